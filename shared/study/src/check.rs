@@ -1,0 +1,291 @@
+//! The rules of a study that concern more than one field, and the limits that keep a hostile study small.
+//!
+//! A problem names the key as it stands in the file, says why the value cannot be, and what to write
+//! instead. All problems are found in one pass, so that a file is not mended line by line over an afternoon.
+
+use std::fmt;
+
+use crate::document::{
+    CHUNK, Evaluation, FORMAT, Plan, RING_BITS, Rounds, WeightRule, colluders, least_honest,
+};
+use crate::quantity::HumanDuration;
+
+/// Fewest sites: with two, the sum and one's own update give the other's.
+pub const MIN_SITES: usize = 3;
+/// Most sites.
+pub const MAX_SITES: usize = 200;
+/// Most classes.
+pub const MAX_LABELS: usize = 64;
+/// Most colour channels of an image.
+pub const MAX_CHANNELS: u32 = 16;
+/// Longest side of an image.
+pub const MAX_SIDE: u32 = 2048;
+/// Most `Train` rounds.
+pub const MAX_ROUNDS: u32 = 10_000;
+/// Most bins of a score histogram.
+pub const MAX_BINS: u32 = 256;
+/// Most attempts of one epoch of keys.
+pub const MAX_ATTEMPTS_PER_EPOCH: u32 = 100;
+/// Largest weight, so that the sum over the most sites fits the ring.
+pub const MAX_WEIGHT_CAP: u32 = 1 << 20;
+/// Longest title and label, in characters.
+const MAX_TITLE: usize = 200;
+const MAX_LABEL: usize = 64;
+
+const SECOND: u64 = 1000;
+const DAY: u64 = 24 * 60 * 60 * SECOND;
+
+/// One rule that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    key: &'static str,
+    why: String,
+    instead: String,
+}
+
+impl Problem {
+    /// The key in `study.toml`, with its section.
+    pub const fn key(&self) -> &'static str {
+        self.key
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.key, self.why, self.instead)
+    }
+}
+
+pub(crate) fn listing(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Collects what is wrong.
+#[derive(Default)]
+struct Findings(Vec<Problem>);
+
+impl Findings {
+    fn require(
+        &mut self,
+        holds: bool,
+        key: &'static str,
+        why: impl FnOnce() -> String,
+        instead: impl Into<String>,
+    ) {
+        if !holds {
+            self.0.push(Problem { key, why: why(), instead: instead.into() });
+        }
+    }
+
+    fn between(&mut self, key: &'static str, value: u64, least: u64, most: u64) {
+        self.require(
+            (least..=most).contains(&value),
+            key,
+            || format!("{value} is out of range"),
+            format!("write a number from {least} to {most}"),
+        );
+    }
+
+    fn lasts(&mut self, key: &'static str, value: HumanDuration, most: u64, most_text: &str) {
+        self.require(
+            (SECOND..=most).contains(&value.as_millis()),
+            key,
+            || format!("{value} is out of range"),
+            format!("write a duration from \"1s\" to \"{most_text}\""),
+        );
+    }
+
+    fn text(&mut self, key: &'static str, text: &str, most: usize) {
+        let fits = !text.is_empty() && text.chars().count() <= most;
+        let clean = text.trim() == text && !text.chars().any(char::is_control);
+        self.require(
+            fits && clean,
+            key,
+            || "a text that is empty, too long, or has blanks around it or control characters in it".into(),
+            format!("write one line of 1 to {most} characters"),
+        );
+    }
+}
+
+/// Every rule that does not hold for `plan`.
+pub fn problems(plan: &Plan) -> Vec<Problem> {
+    let mut findings = Findings::default();
+    let f = &mut findings;
+    f.require(
+        plan.format == FORMAT,
+        "format",
+        || format!("this program reads format {FORMAT}, not {}", plan.format),
+        format!("write format = {FORMAT}, or use the release that wrote the file"),
+    );
+    f.text("title", &plan.title, MAX_TITLE);
+    // TOML has no larger integers, so a larger seed could not be written down again.
+    f.between("seed", plan.seed, 0, i64::MAX as u64);
+    sites(plan, f);
+    data(plan, f);
+    model(plan, f);
+    rounds(plan, &plan.rounds, f);
+    aggregation(plan, f);
+    evaluation(&plan.evaluation, f);
+    findings.0
+}
+
+fn ascending<T: Ord>(list: &[T]) -> bool {
+    list.is_sorted_by(|a, b| a < b)
+}
+
+fn sites(plan: &Plan, f: &mut Findings) {
+    let count = plan.sites.len();
+    f.require(
+        (MIN_SITES..=MAX_SITES).contains(&count),
+        "sites",
+        || format!("{count} sites; among fewer than {MIN_SITES} a sum hides nobody"),
+        format!("name {MIN_SITES} to {MAX_SITES} sites"),
+    );
+    f.require(
+        ascending(&plan.sites),
+        "sites",
+        || "a site is named twice, or signed names are out of order".into(),
+        "name each site once",
+    );
+}
+
+fn data(plan: &Plan, f: &mut Findings) {
+    let data = &plan.data;
+    f.between("data.labels", data.labels.len() as u64, 2, MAX_LABELS as u64);
+    for label in data.labels.iter().take(MAX_LABELS) {
+        f.text("data.labels", label, MAX_LABEL);
+    }
+    let mut labels: Vec<&String> = data.labels.iter().collect();
+    labels.sort();
+    f.require(
+        ascending(&labels),
+        "data.labels",
+        || "a label is named twice".into(),
+        "give each class its own name",
+    );
+    f.between("data.channels", data.channels.into(), 1, MAX_CHANNELS.into());
+    f.between("data.height", data.height.into(), 1, MAX_SIDE.into());
+    f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
+    let plain_zero = |value: f64| value != 0.0 || value.is_sign_positive();
+    f.require(
+        data.mean.abs() <= 100.0 && plain_zero(data.mean),
+        "data.mean",
+        || format!("{} is no mean of pixel values, which lie between 0 and 1", data.mean),
+        "write the mean over the training images, for example 0.5",
+    );
+    f.require(
+        (1e-6..=100.0).contains(&data.std),
+        "data.std",
+        || format!("{} is no standard deviation of pixel values, which lie between 0 and 1", data.std),
+        "write the standard deviation over the training images, for example 0.25",
+    );
+    f.require(
+        data.holdout.get() <= 0.5,
+        "data.holdout",
+        || format!("with {} of the patients held out, fewer are left to train on", data.holdout),
+        "write a share from 0 to 0.5, for example 0.2",
+    );
+    f.between("data.minimum_cases", data.minimum_cases.into(), 1, 1_000_000);
+}
+
+fn model(plan: &Plan, f: &mut Findings) {
+    let images = [plan.data.channels, plan.data.height, plan.data.width];
+    f.require(
+        plan.model.input() == images,
+        "model",
+        || format!("the graph takes images of {:?}, the data has {images:?}", plan.model.input()),
+        "make the graph for data.channels, data.height and data.width",
+    );
+    f.require(
+        plan.model.classes() == plan.classes(),
+        "model",
+        || format!("the graph scores {} classes for {} labels", plan.model.classes(), plan.classes()),
+        "let the last layer have one output per label",
+    );
+    if let Err(error) = plan.training.check(&plan.model) {
+        f.require(false, "training", || error.to_string(), "change the recipe or the model");
+    }
+}
+
+fn rounds(plan: &Plan, rounds: &Rounds, f: &mut Findings) {
+    let sites = plan.sites.len() as u64;
+    f.between("rounds.count", rounds.count.into(), 1, MAX_ROUNDS.into());
+    f.between("rounds.quorum", rounds.quorum.into(), MIN_SITES as u64, sites.max(MIN_SITES as u64));
+    f.require(
+        ascending(&rounds.required),
+        "rounds.required",
+        || "a site is named twice, or signed names are out of order".into(),
+        "name each site once",
+    );
+    if let Some(stranger) = rounds.required.iter().find(|site| plan.sites.binary_search(site).is_err()) {
+        f.require(
+            false,
+            "rounds.required",
+            || format!("\"{stranger}\" is not among the sites of the study"),
+            "name only sites from `sites`, or add it there",
+        );
+    }
+    f.lasts("rounds.collect_timeout", rounds.collect_timeout, 30 * DAY, "30days");
+    f.lasts("rounds.evaluate_timeout", rounds.evaluate_timeout, 30 * DAY, "30days");
+    // Secret keys of a setup are erased after a day, so a longer wait could not succeed.
+    f.lasts("rounds.setup_timeout", rounds.setup_timeout, DAY, "1day");
+    f.between(
+        "rounds.attempts_per_epoch",
+        rounds.attempts_per_epoch.into(),
+        1,
+        MAX_ATTEMPTS_PER_EPOCH.into(),
+    );
+}
+
+fn aggregation(plan: &Plan, f: &mut Findings) {
+    let aggregation = &plan.aggregation;
+    let cap = aggregation.weight_cap;
+    f.require(
+        cap.is_power_of_two() && cap <= MAX_WEIGHT_CAP,
+        "aggregation.weight_cap",
+        || format!("{cap} is not a power of two up to {MAX_WEIGHT_CAP}"),
+        "write the smallest power of two above the training cases of the largest site, for example 4096",
+    );
+    f.require(
+        (aggregation.weight == WeightRule::Equal) == (cap == 1),
+        "aggregation.weight_cap",
+        || format!("a cap of {cap} does not go with weight = \"{}\"", aggregation.weight.name()),
+        "write weight_cap = 1 with weight = \"equal\", and at least 2 otherwise",
+    );
+    let sites = plan.sites.len();
+    let least = least_honest(sites);
+    let most = u32::try_from(sites).unwrap_or(u32::MAX).saturating_sub(colluders(sites)).max(least);
+    f.between("aggregation.min_honest", aggregation.min_honest.into(), least.into(), most.into());
+    f.require(
+        aggregation.chunk == CHUNK,
+        "aggregation.chunk",
+        || format!("{} is not the chunk of this protocol", aggregation.chunk),
+        "leave it out, or write \"1MiB\"",
+    );
+    f.require(
+        aggregation.ring_bits == RING_BITS,
+        "aggregation.ring_bits",
+        || format!("{} is not the ring of this protocol", aggregation.ring_bits),
+        format!("leave it out, or write {RING_BITS}"),
+    );
+}
+
+fn evaluation(evaluation: &Evaluation, f: &mut Findings) {
+    f.between("evaluation.bins", evaluation.bins.into(), 2, MAX_BINS.into());
+    let point = evaluation.operating_point.get();
+    f.require(
+        point > 0.0 && point < 1.0,
+        "evaluation.operating_point",
+        || format!("at {point} every case falls on the same side"),
+        "write a probability between 0 and 1, for example 0.5",
+    );
+    if let Some(gate) = evaluation.gate {
+        let increase = gate.max_loss_increase;
+        f.require(
+            (0.0..=100.0).contains(&increase) && increase.is_sign_positive(),
+            "evaluation.gate.max_loss_increase",
+            || format!("{increase} is no increase of a loss"),
+            "write a number from 0 to 100, for example 0.1, or leave the gate out",
+        );
+    }
+}

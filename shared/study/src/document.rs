@@ -1,0 +1,472 @@
+//! The study document: what a consortium proposes, an operator signs and every site judges.
+//!
+//! A study is written as `study.toml`, becomes a [`Draft`] when every rule in [`crate::check`] holds, and a
+//! [`Study`] when the hash of its initial model is known. Both can only be made by passing the rules, from
+//! a file as from signed bytes, so a value that exists is valid.
+//!
+//! Two files with the same meaning give the same study and so the same hash: durations and sizes are
+//! numbers, defaults are filled in, a preset becomes its graph, and lists of names that mean sets are sorted.
+
+use std::ops::Deref;
+
+use minicbor::{Decode, Decoder, Encode, decode};
+use serde::{Deserialize, Serialize};
+
+use crate::check::{self, Problem};
+use crate::graph::{GraphError, ModelGraph};
+use crate::hash::Hash;
+use crate::metric::Metric;
+use crate::name::{SiteName, StudyName};
+use crate::quantity::{ClipNorm, HumanDuration, HumanSize, Share};
+use crate::recipe::Training;
+use crate::sign::Statement;
+
+/// The only format there is.
+pub const FORMAT: u32 = 1;
+/// Uploads travel, are hashed and are resumed in chunks of this size.
+pub const CHUNK: HumanSize = HumanSize::from_bytes(1 << 20);
+/// Masked sums are taken modulo two to this power.
+pub const RING_BITS: u32 = 32;
+/// Most bytes of a `study.toml`, and of the canonical bytes of a study.
+pub const MAX_BYTES: usize = 256 * 1024;
+
+/// What a study says, as plain data. On its own it is unchecked; inside a [`Draft`] or a [`Study`] every
+/// rule holds, and it can only be read.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Plan {
+    /// Version of this format: [`FORMAT`].
+    #[n(0)]
+    pub format: u32,
+    /// The study's name, unique within the consortium.
+    #[n(1)]
+    pub name: StudyName,
+    /// One line for people.
+    #[n(2)]
+    pub title: String,
+    /// The sites of the study in the order of their names. Its length is the `N` of the thresholds.
+    #[n(3)]
+    pub sites: Vec<SiteName>,
+    /// Where every pseudo-random choice starts: initial weights, batch order, augmentation, rounding.
+    #[n(4)]
+    pub seed: u64,
+    /// What a case is.
+    #[n(5)]
+    pub data: Data,
+    /// The model.
+    #[n(6)]
+    pub model: ModelGraph,
+    /// How a site trains.
+    #[n(7)]
+    pub training: Training,
+    /// How many rounds, with whom, and for how long each wait lasts.
+    #[n(8)]
+    pub rounds: Rounds,
+    /// How updates become integers and integers a sum.
+    #[n(9)]
+    pub aggregation: Aggregation,
+    /// What is measured, and what a model must not lose.
+    #[n(10)]
+    pub evaluation: Evaluation,
+}
+
+impl Plan {
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.data.labels.len()
+    }
+}
+
+/// What a case is, and how it becomes numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct Data {
+    /// Names of the classes; the position is the class number.
+    #[n(0)]
+    pub labels: Vec<String>,
+    /// Colour channels of an image.
+    #[n(1)]
+    pub channels: u32,
+    /// Rows the image is brought to.
+    #[n(2)]
+    pub height: u32,
+    /// Columns the image is brought to.
+    #[n(3)]
+    pub width: u32,
+    /// Subtracted from every pixel value, which lies between 0 and 1.
+    #[n(4)]
+    pub mean: f64,
+    /// Then divided by this.
+    #[n(5)]
+    pub std: f64,
+    /// Share of patients held out for evaluation, where the source has no split of its own.
+    #[n(6)]
+    #[serde(default = "default_holdout")]
+    pub holdout: Share,
+    /// A site with fewer labelled, usable cases does not upload.
+    #[n(7)]
+    #[serde(default = "default_minimum_cases")]
+    pub minimum_cases: u32,
+    /// A site withdraws from a round when a smaller share of its items is usable.
+    #[n(8)]
+    #[serde(default = "default_smallest_usable_share")]
+    pub smallest_usable_share: Share,
+}
+
+fn default_holdout() -> Share {
+    Share::constant(0.2)
+}
+
+fn default_minimum_cases() -> u32 {
+    10
+}
+
+fn default_smallest_usable_share() -> Share {
+    Share::constant(0.9)
+}
+
+/// How many rounds, with whom, and how long each wait lasts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct Rounds {
+    /// Number of `Train` rounds.
+    #[n(0)]
+    pub count: u32,
+    /// Least number of Survivors. The threshold of the protocol may ask for more.
+    #[n(1)]
+    pub quorum: u32,
+    /// Sites without which no round starts, in the order of their names.
+    #[n(2)]
+    #[serde(default)]
+    pub required: Vec<SiteName>,
+    /// How long sites may take to return a masked update.
+    #[n(3)]
+    #[serde(default = "default_collect_timeout")]
+    pub collect_timeout: HumanDuration,
+    /// How long sites may take to return masked evaluation counts.
+    #[n(4)]
+    #[serde(default = "default_evaluate_timeout")]
+    pub evaluate_timeout: HumanDuration,
+    /// How long a site may take to settle its pair keys before it waits for the next epoch.
+    #[n(5)]
+    #[serde(default = "default_setup_timeout")]
+    pub setup_timeout: HumanDuration,
+    /// Attempts served by one key setup.
+    #[n(6)]
+    #[serde(default = "default_attempts_per_epoch")]
+    pub attempts_per_epoch: u32,
+    /// How an aggregate becomes the next model.
+    #[n(7)]
+    #[serde(default)]
+    pub strategy: Strategy,
+}
+
+fn default_collect_timeout() -> HumanDuration {
+    HumanDuration::from_secs(2 * 60 * 60)
+}
+
+fn default_evaluate_timeout() -> HumanDuration {
+    HumanDuration::from_secs(30 * 60)
+}
+
+fn default_setup_timeout() -> HumanDuration {
+    HumanDuration::from_secs(10 * 60)
+}
+
+fn default_attempts_per_epoch() -> u32 {
+    100
+}
+
+/// How an aggregate becomes the next model. Rules that must see single updates cannot run under masks,
+/// so there is no name for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(from = "StrategySection", into = "StrategySection")]
+pub enum Strategy {
+    /// The weighted mean of the sites' updates is added to the model (McMahan et al. 2017).
+    #[default]
+    #[n(0)]
+    FedAvg,
+}
+
+/// `strategy` as written. A table of its own, because a tagged enum would let unknown keys pass beside a
+/// kind without parameters.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StrategySection {
+    kind: StrategyKind,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StrategyKind {
+    FedAvg,
+}
+
+impl From<StrategySection> for Strategy {
+    fn from(section: StrategySection) -> Self {
+        match section.kind {
+            StrategyKind::FedAvg => Self::FedAvg,
+        }
+    }
+}
+
+impl From<Strategy> for StrategySection {
+    fn from(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::FedAvg => Self { kind: StrategyKind::FedAvg },
+        }
+    }
+}
+
+/// How updates become integers and integers a sum.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Aggregation {
+    /// Bound on the L2 norm of one site's update, running statistics not included.
+    #[n(0)]
+    pub clip_norm: ClipNorm,
+    /// What a site's update counts.
+    #[n(1)]
+    pub weight: WeightRule,
+    /// Largest weight; a power of two.
+    #[n(2)]
+    pub weight_cap: u32,
+    /// Least number of honest sites behind any opened sum.
+    #[n(3)]
+    pub min_honest: u32,
+    /// Size of an upload's pieces: [`CHUNK`].
+    #[n(4)]
+    pub chunk: HumanSize,
+    /// Sums are taken modulo two to this power: [`RING_BITS`].
+    #[n(5)]
+    pub ring_bits: u32,
+}
+
+impl Aggregation {
+    /// The weight of an update trained on `examples` cases: at least 1, at most the cap.
+    pub fn weight_of(&self, examples: u32) -> u32 {
+        let weight = match self.weight {
+            WeightRule::Equal => 1,
+            WeightRule::Examples => examples,
+            WeightRule::Coarse => nearest_power_of_two(examples),
+        };
+        weight.clamp(1, self.weight_cap)
+    }
+}
+
+/// The power of two nearest to `count` on the logarithmic scale; 1 for zero.
+fn nearest_power_of_two(count: u32) -> u32 {
+    let Some(lower) = count.checked_ilog2() else { return 1 };
+    // Nearer to 2^(l+1) means above 2^(l+1/2), the square root of 2^(2l+1), which no integer meets.
+    let square = u64::from(count) * u64::from(count);
+    let up = u32::from(square > 1_u64 << (2 * lower + 1));
+    1 << (lower + up).min(31)
+}
+
+/// What a site's update counts in the mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum WeightRule {
+    /// The power of two nearest to the number of training examples: hides small changes of a cohort.
+    #[default]
+    #[n(0)]
+    Coarse,
+    /// The number of training examples, where every site's policy allows exact weights.
+    #[n(1)]
+    Examples,
+    /// Every site counts the same.
+    #[n(2)]
+    Equal,
+}
+
+impl WeightRule {
+    /// The name used in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Coarse => "coarse",
+            Self::Examples => "examples",
+            Self::Equal => "equal",
+        }
+    }
+}
+
+/// What is measured on held-out cases, and what a new model must not lose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields, default)]
+#[cbor(map)]
+pub struct Evaluation {
+    /// Bins of the score histograms.
+    #[n(0)]
+    pub bins: u32,
+    /// Probability from which a case counts as positive.
+    #[n(1)]
+    pub operating_point: Share,
+    /// The metric that picks the recommended model among the adopted ones.
+    #[n(2)]
+    pub recommend: Metric,
+    /// The acceptance gate; none means that every candidate is adopted.
+    #[n(3)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<AcceptanceGate>,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self { bins: 256, operating_point: Share::constant(0.5), recommend: Metric::Auroc, gate: None }
+    }
+}
+
+/// When a candidate is refused and the model before it stays.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct AcceptanceGate {
+    /// Largest increase of the mean clipped loss that is still adopted.
+    #[n(0)]
+    pub max_loss_increase: f64,
+}
+
+/// The floor of `h`, the least number of honest sites behind an opened sum: 2, and 3 from five sites on.
+pub const fn least_honest(sites: usize) -> u32 {
+    if sites >= 5 { 3 } else { 2 }
+}
+
+/// How many of `sites` may help the coordinator: `ceil(N/3) − 1`.
+pub const fn colluders(sites: usize) -> u32 {
+    (sites.div_ceil(3) as u32).saturating_sub(1)
+}
+
+/// A study whose initial model has not been made yet. Every rule holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    plan: Plan,
+}
+
+impl Draft {
+    /// Reads a `study.toml`. Every rule that does not hold is reported at once.
+    pub fn from_toml(text: &str) -> Result<Self, InvalidStudy> {
+        Self::new(crate::file::read(text)?)
+    }
+
+    /// Checks a plan.
+    pub fn new(plan: Plan) -> Result<Self, InvalidStudy> {
+        let problems = check::problems(&plan);
+        if problems.is_empty() { Ok(Self { plan }) } else { Err(InvalidStudy::Rules(problems)) }
+    }
+
+    /// The study, once its initial model is known.
+    pub fn with_initial_model(self, initial_model: Hash) -> Study {
+        Study { plan: self.plan, initial_model }
+    }
+}
+
+impl Deref for Draft {
+    type Target = Plan;
+
+    fn deref(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+/// A complete study: a plan and the hash of the model it starts from. Signed by an operator. Every rule
+/// holds, also for one that was decoded.
+#[derive(Clone, Debug, PartialEq, Encode)]
+#[cbor(map)]
+pub struct Study {
+    #[n(0)]
+    plan: Plan,
+    #[n(1)]
+    initial_model: Hash,
+}
+
+impl Study {
+    /// Hash of the file with the initial weights.
+    pub const fn initial_model(&self) -> Hash {
+        self.initial_model
+    }
+
+    /// What sites accept, and what names the study everywhere else.
+    pub fn hash(&self) -> Hash {
+        Hash::of_value(Self::LABEL, self)
+    }
+
+    /// The plan alone, for example to propose it again from another initial model.
+    pub fn into_draft(self) -> Draft {
+        Draft { plan: self.plan }
+    }
+}
+
+impl Statement for Study {
+    const LABEL: &'static str = "study";
+}
+
+impl Deref for Study {
+    type Target = Plan;
+
+    fn deref(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+/// The same fields as [`Study`], before the rules were checked.
+#[derive(Decode)]
+#[cbor(map)]
+struct Unchecked {
+    #[n(0)]
+    plan: Plan,
+    #[n(1)]
+    initial_model: Hash,
+}
+
+impl<'b, C> Decode<'b, C> for Study {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        // A few bytes can stand for a value much larger in memory, so length comes before content. A
+        // study may also lie inside another message; those are at most one chunk long.
+        if (d.input().len() - d.position()) as u64 > CHUNK.bytes() {
+            return Err(decode::Error::message("a study is at most 256 KiB long"));
+        }
+        let start = d.position();
+        let Unchecked { plan, initial_model } = Unchecked::decode(d, ctx)?;
+        if d.position() - start > MAX_BYTES {
+            return Err(decode::Error::message("a study is at most 256 KiB long"));
+        }
+        let draft = Draft::new(plan).map_err(|error| decode::Error::message(error.to_string()))?;
+        Ok(draft.with_initial_model(initial_model))
+    }
+}
+
+/// Why a file or signed bytes are no study.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum InvalidStudy {
+    /// More text than a study has.
+    #[error("the file has {bytes} bytes; a study has at most {MAX_BYTES}")]
+    TooLong {
+        /// Length of the text.
+        bytes: usize,
+    },
+    /// Not TOML, an unknown or missing key, or a value of the wrong kind; the text names line and key.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key that means nothing here; said with the sections around it.
+    #[error("{0}: there is no such key; remove it, or correct its spelling")]
+    UnknownKey(String),
+    /// `[model]` describes no model for these images.
+    #[error("model: {0}")]
+    Model(#[from] GraphError),
+    /// One or more rules do not hold.
+    #[error("{}", check::listing(.0))]
+    Rules(Vec<Problem>),
+}
+
+impl InvalidStudy {
+    /// The rules that do not hold; empty when the file could not be read that far.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Rules(problems) => problems,
+            Self::TooLong { .. } | Self::Syntax(_) | Self::UnknownKey(_) | Self::Model(_) => &[],
+        }
+    }
+}

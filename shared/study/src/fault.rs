@@ -1,0 +1,125 @@
+//! Why layers do not form a model.
+
+use crate::shape::{
+    LayerName, MAX_ACTIVATIONS_PER_CASE, MAX_LAYERS, MAX_PARAMETERS, MAX_SCRATCH, MAX_SIDE, Shape,
+};
+
+/// Why layers do not form a model.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GraphError {
+    /// One layer does not fit.
+    #[error("{name} ({kind}): {fault}")]
+    Layer {
+        /// Where the layer stands.
+        name: LayerName,
+        /// Its kind.
+        kind: &'static str,
+        /// What is wrong with it.
+        fault: GraphFault,
+    },
+    /// The image has a side of zero or above [`MAX_SIDE`].
+    #[error("an image of {channels}x{height}x{width} has a side of zero or one that is too long")]
+    Input {
+        /// Channels of the image.
+        channels: u32,
+        /// Height of the image.
+        height: u32,
+        /// Width of the image.
+        width: u32,
+    },
+    /// More than [`MAX_LAYERS`].
+    #[error("{count} layers, at most {MAX_LAYERS} are allowed")]
+    TooManyLayers {
+        /// Number of layers.
+        count: usize,
+    },
+    /// The last layer leaves an image.
+    #[error("the graph ends in {shape}, a classifier ends in a row of one number per class")]
+    NoScores {
+        /// What the last layer gives.
+        shape: Shape,
+    },
+    /// The last layer scores another number of classes than the study has labels.
+    #[error("the graph scores {graph} classes, the study has {study} labels")]
+    Classes {
+        /// Classes of the graph.
+        graph: u32,
+        /// Labels of the study.
+        study: u32,
+    },
+    /// A classifier needs two classes.
+    #[error("the graph scores {0} classes, at least two are needed")]
+    TooFewClasses(u32),
+    /// No layer has a number that training could change.
+    #[error("the graph has nothing to train")]
+    NothingToTrain,
+    /// The preset has no place for an option.
+    #[error("preset {preset} takes no `{option}`")]
+    OptionNotTaken {
+        /// Name of the preset.
+        preset: &'static str,
+        /// Name of the option.
+        option: &'static str,
+    },
+}
+
+/// What is wrong with one layer.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GraphFault {
+    /// The layer works on images.
+    #[error("needs an image, gets a {0}")]
+    NeedsImage(Shape),
+    /// The layer works on rows.
+    #[error("needs a row of numbers (put a flatten before it), gets an {0}")]
+    NeedsRow(Shape),
+    /// A number that must lie between 1 and [`MAX_SIDE`].
+    #[error("`{0}` must be between 1 and {MAX_SIDE}")]
+    OutOfRange(&'static str),
+    /// The window is larger than what it slides over.
+    #[error("a window of {window} does not fit into {shape}")]
+    WindowTooLarge {
+        /// Side of the window.
+        window: u32,
+        /// What it slides over.
+        shape: Shape,
+    },
+    /// Padding at least as wide as the kernel.
+    #[error("padding of {padding} is not below the kernel of {kernel}")]
+    PaddingTooLarge {
+        /// Zeros on each side.
+        padding: u32,
+        /// Side of the kernel.
+        kernel: u32,
+    },
+    /// Groups do not divide channels.
+    #[error("{groups} groups do not divide {channels} channels")]
+    UnevenGroups {
+        /// Number of groups.
+        groups: u32,
+        /// Number of channels.
+        channels: u32,
+    },
+    /// A dropout rate outside `[0, 1)`.
+    #[error("a dropout rate of {0} is not at least 0 and below 1")]
+    DropoutRate(f64),
+    /// The branches of a residual layer differ.
+    #[error("the main branch gives {main}, the shortcut {shortcut}")]
+    BranchesDiffer {
+        /// Output of the main branch.
+        main: Shape,
+        /// Output of the shortcut.
+        shortcut: Shape,
+    },
+    /// A residual inside a residual.
+    #[error("a residual layer holds no other residual layer")]
+    NestedResidual,
+    /// Too many numbers in the model up to this layer.
+    #[error("the model grows to {0} numbers, at most {MAX_PARAMETERS} are allowed")]
+    TooManyParameters(u64),
+    /// Too many values stay behind for the backward pass.
+    #[error("one case leaves {0} values in the layers, at most {MAX_ACTIVATIONS_PER_CASE} are allowed")]
+    TooManyActivations(u64),
+    /// The unfolded image of a convolution is too large.
+    #[error("the convolution unfolds one case into {0} values, at most {MAX_SCRATCH} are allowed")]
+    TooMuchScratch(u64),
+}

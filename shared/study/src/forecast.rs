@@ -1,0 +1,149 @@
+//! What a study will cost, before anybody is asked: bytes on the wire, memory and disk, attempts and keys.
+//!
+//! Computed from the document alone. Vector and model are exact but for a few counters; what depends on
+//! the protocol's envelopes is an upper estimate and says so by the word "about".
+
+use std::fmt;
+
+use crate::document::{CHUNK, Plan};
+use crate::quantity::HumanSize;
+
+/// Bytes of a 32-bit word, on the wire and in memory.
+const WORD: u64 = 4;
+/// What a coordinator takes beside the model: buffers, connections, program.
+const COORDINATOR_BASE: u64 = 64 << 20;
+/// A share of 32 bytes with its position and place in an envelope, rounded up.
+const SHARE: u64 = 40;
+/// Two hashes: what a receipt says about each peer.
+const COMMITMENTS: u64 = 64;
+/// A receipt or envelope without what grows with the sites: signature, context, hashes, tag.
+const MESSAGE: u64 = 512;
+/// Counters beside update and histograms: weight, losses, cases, saturated and clipped entries.
+const COUNTERS: u64 = 32;
+
+/// The cost of a study.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// Sites of the study.
+    pub sites: u64,
+    /// Numbers in the model, running statistics included.
+    pub parameters: u64,
+    /// Of those, numbers that training changes by gradients.
+    pub trainable: u64,
+    /// Length of the model in a file, without its header.
+    pub model: HumanSize,
+    /// Bytes to a site in a round: the model, and its peers' receipts and envelopes.
+    pub down_per_round: HumanSize,
+    /// Bytes from a site in a round: the masked update, evaluation counts, receipts and envelopes.
+    pub up_per_round: HumanSize,
+    /// Pieces in which an update travels.
+    pub chunks: u64,
+    /// Most memory of the coordinator, whatever the number of sites.
+    pub coordinator_memory: HumanSize,
+    /// Most disk for the uploads of one attempt at the coordinator.
+    pub coordinator_spool: HumanSize,
+    /// Memory of one batch in training at a site: activations, and model, gradient and optimiser state.
+    pub site_memory: HumanSize,
+    /// Attempts when nothing fails: a `Train` and an `Evaluate` for every round.
+    pub attempts: u64,
+    /// Key setups for those attempts.
+    pub epochs: u64,
+}
+
+impl Forecast {
+    /// Of a study.
+    pub fn of(plan: &Plan) -> Self {
+        let sites = plan.sites.len() as u64;
+        let parameters = plan.model.len() as u64;
+        let trainable = plan
+            .model
+            .parameters()
+            .iter()
+            .filter(|block| block.is_trainable())
+            .map(|block| block.len() as u64);
+        let classes = plan.classes() as u64;
+        let model = parameters * WORD;
+        let update = (parameters + COUNTERS) * WORD;
+        // For each class a histogram of the cases that are of it and one of those that are not.
+        let counts = (2 * classes * u64::from(plan.evaluation.bins) + classes * classes + COUNTERS) * WORD;
+        // In each of the two attempts of a round: shares of one's own seed and of one with every peer,
+        // dealt to everybody; and a receipt, which everybody reads.
+        let dealt = 2 * sites * (sites * SHARE + MESSAGE);
+        let receipt = 2 * (sites * COMMITMENTS + MESSAGE);
+        let attempts = 2 * u64::from(plan.rounds.count);
+        let activations = plan.model.activations_per_case() * plan.training.batch() as u64;
+        Self {
+            sites,
+            parameters,
+            trainable: trainable.sum(),
+            model: HumanSize::from_bytes(model),
+            down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
+            up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
+            chunks: update.div_ceil(CHUNK.bytes()),
+            coordinator_memory: HumanSize::from_bytes(COORDINATOR_BASE + 3 * model),
+            coordinator_spool: HumanSize::from_bytes(sites * update),
+            // Start, weights, gradient and two moments.
+            site_memory: HumanSize::from_bytes(activations * WORD + 5 * model),
+            attempts,
+            epochs: attempts.div_ceil(u64::from(plan.rounds.attempts_per_epoch)),
+        }
+    }
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sites, parameters, trainable, model, attempts, epochs, .. } = self;
+        writeln!(f, "model        {parameters} parameters ({trainable} trained), {model}")?;
+        writeln!(f, "each round   about {} down and {} up per site", self.down_per_round, self.up_per_round)?;
+        writeln!(f, "each site    about {} of memory to train", self.site_memory)?;
+        writeln!(
+            f,
+            "coordinator  at most about {} of memory, {} of disk for {sites} uploads",
+            self.coordinator_memory, self.coordinator_spool
+        )?;
+        writeln!(f, "protocol     {attempts} attempts if nothing fails, {epochs} key setup(s)")?;
+        f.write_str("privacy      only sums are seen; no formal guarantee")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Draft;
+    use crate::template::study_toml;
+
+    fn forecast(sites: usize, preset: &str) -> Forecast {
+        let sites: Vec<_> = (0..sites).map(|n| format!("s{n}").parse().unwrap()).collect();
+        let text = study_toml(&"s".parse().unwrap(), &sites).replace("small-cnn", preset);
+        Forecast::of(&Draft::from_toml(&text).unwrap())
+    }
+
+    #[test]
+    fn figures_follow_from_the_model() {
+        let small = forecast(4, "small-cnn");
+        // 3x3 → 32, 3x3 → 64, 7·7·64 → 128, 128 → 2, each with its biases.
+        let parameters = (9 + 1) * 32 + (9 * 32 + 1) * 64 + (49 * 64 + 1) * 128 + (128 + 1) * 2;
+        assert_eq!((small.parameters, small.trainable), (parameters, parameters));
+        assert_eq!(small.model.bytes(), 4 * parameters);
+        assert!(
+            small.up_per_round > small.model && small.up_per_round.bytes() < small.model.bytes() + 16_384
+        );
+        assert_eq!((small.chunks, small.attempts, small.epochs), (2, 20, 1));
+        let batch = forecast(4, "cnn-bn");
+        assert!(batch.trainable < batch.parameters, "running statistics are not trained");
+    }
+
+    #[test]
+    fn coordinator_memory_does_not_grow_with_sites() {
+        let (few, many) = (forecast(4, "small-cnn"), forecast(100, "small-cnn"));
+        assert_eq!(few.coordinator_memory, many.coordinator_memory);
+        assert_eq!(many.coordinator_spool.bytes(), 25 * few.coordinator_spool.bytes());
+        assert!(many.up_per_round > few.up_per_round, "shares are dealt to everybody");
+    }
+
+    #[test]
+    fn without_noise_no_guarantee_is_printed() {
+        let text = forecast(4, "small-cnn").to_string();
+        assert!(text.contains("no formal guarantee") && !text.contains("epsilon"), "{text}");
+    }
+}

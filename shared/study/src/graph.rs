@@ -1,0 +1,302 @@
+//! The model as data: layers, and the order of the numbers they hold.
+//!
+//! A study names its model by a graph that anyone can read, hash and check without a tensor library;
+//! `learning` interprets it. A model in memory or on a disk is a flat `Vec<f32>` in the order of
+//! [`ModelGraph::parameters`], which is the order of the layers and, within a layer, weight before
+//! bias, scale, shift, running mean, running variance.
+//!
+//! A graph comes from an operator whom a site need not trust. [`ModelGraph::new`] therefore derives
+//! every shape with checked arithmetic and refuses graphs above the [caps](crate::shape) before
+//! anybody allocates for them. No canonical bytes make the decoder recurse:
+//! see [`crate::layer`].
+
+use std::ops::Range;
+
+use minicbor::{Decode, Decoder, Encode, decode};
+
+pub use crate::fault::{GraphError, GraphFault};
+use crate::hash::Hash;
+pub use crate::layer::*;
+pub use crate::preset::{ModelSpec, Norm, Preset};
+pub use crate::shape::{LayerName, Shape};
+
+/// A model: the shape of one image `[channels, height, width]` and the layers it passes through.
+///
+/// A value that exists has been checked: every layer's shape fits and the caps hold.
+#[derive(Clone, Debug, PartialEq, Encode)]
+#[cbor(map)]
+pub struct ModelGraph {
+    #[n(0)]
+    input: [u32; 3],
+    #[n(1)]
+    layers: Vec<Layer>,
+    #[cbor(skip)]
+    parameters: Vec<ParameterSpec>,
+    #[cbor(skip)]
+    classes: u32,
+    #[cbor(skip)]
+    activations: u64,
+}
+
+impl ModelGraph {
+    /// Checks shapes and caps. The last layer must end in one number per class.
+    pub fn new(input: [u32; 3], layers: Vec<Layer>) -> Result<Self, GraphError> {
+        let summary = crate::shape::check(input, &layers)?;
+        Ok(Self {
+            input,
+            layers,
+            parameters: summary.parameters,
+            classes: summary.classes,
+            activations: summary.activations,
+        })
+    }
+
+    /// The shape of one image: channels, height, width.
+    pub const fn input(&self) -> [u32; 3] {
+        self.input
+    }
+
+    /// Number of values in one image.
+    pub fn input_len(&self) -> usize {
+        self.input.iter().map(|&side| side as usize).product()
+    }
+
+    /// The layers, first to last.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Number of classes the last layer scores.
+    pub const fn classes(&self) -> usize {
+        self.classes as usize
+    }
+
+    /// Every block of numbers in the model, in the order of the flat vector.
+    pub fn parameters(&self) -> &[ParameterSpec] {
+        &self.parameters
+    }
+
+    /// Length of the flat vector, running statistics included.
+    pub fn len(&self) -> usize {
+        self.parameters.last().map_or(0, |last| last.range().end)
+    }
+
+    /// Whether the model holds no number at all. Never true of a checked graph.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Values that one image leaves behind in the layers while training, for memory estimates.
+    pub const fn activations_per_case(&self) -> u64 {
+        self.activations
+    }
+
+    /// Hash of the graph's canonical bytes: what a model file must name to be loaded into it.
+    pub fn hash(&self) -> Hash {
+        Hash::of_value("model-graph", self)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for ModelGraph {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        #[derive(Decode)]
+        #[cbor(map)]
+        struct Written {
+            #[n(0)]
+            input: [u32; 3],
+            #[n(1)]
+            layers: Vec<Layer>,
+        }
+        let written = Written::decode(d, ctx)?;
+        Self::new(written.input, written.layers).map_err(|error| decode::Error::message(error.to_string()))
+    }
+}
+
+/// What the numbers of a block are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Kernel of a convolution or matrix of a linear layer.
+    Weight,
+    /// Number added per output.
+    Bias,
+    /// Factor of a normalisation.
+    Scale,
+    /// Summand of a normalisation.
+    Shift,
+    /// Running mean of a batch normalisation.
+    RunningMean,
+    /// Running variance of a batch normalisation.
+    RunningVariance,
+}
+
+impl Role {
+    /// The word that ends a block's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+            Self::Scale => "scale",
+            Self::Shift => "shift",
+            Self::RunningMean => "running_mean",
+            Self::RunningVariance => "running_variance",
+        }
+    }
+
+    /// Whether gradients change it. Running statistics are measured, not trained.
+    pub const fn is_trainable(self) -> bool {
+        !matches!(self, Self::RunningMean | Self::RunningVariance)
+    }
+}
+
+/// One block of the flat vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterSpec {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) role: Role,
+    pub(crate) offset: usize,
+    pub(crate) fan_in: usize,
+}
+
+impl ParameterSpec {
+    /// Name of the block, for example `layers.4.main.0.weight`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Shape of the block, slowest axis first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// What the block is for.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether gradients change the block.
+    pub const fn is_trainable(&self) -> bool {
+        self.role.is_trainable()
+    }
+
+    /// Number of values in the block.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the block is empty. Never true in a checked graph.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the block lies in the flat vector.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+
+    /// Number of inputs behind each output of a weight; 1 for everything else.
+    pub const fn fan_in(&self) -> usize {
+        self.fan_in
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::canonical::Canonical;
+
+    fn explicit(text: &str) -> Result<ModelGraph, GraphError> {
+        let spec: ModelSpec = toml::from_str(text).unwrap();
+        spec.graph([1, 8, 8], 2)
+    }
+
+    #[test]
+    fn blocks_follow_each_other_without_gap_in_the_order_of_layers() {
+        let graph = explicit(
+            r#"layers = [
+                { kind = "conv2d", filters = 4, kernel = 3, padding = 1 },
+                { kind = "residual", main = [
+                    { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false, groups = 2 },
+                    { kind = "batch-norm" },
+                  ], shortcut = [ { kind = "group-norm", groups = 2 } ] },
+                { kind = "global-average-pool" },
+                { kind = "linear", outputs = 2 },
+            ]"#,
+        )
+        .unwrap();
+        let got: Vec<_> = graph.parameters().iter().map(|b| (b.name(), b.shape(), b.range().start)).collect();
+        let want: [(&str, &[usize], usize); 11] = [
+            ("layers.0.weight", &[4, 1, 3, 3], 0),
+            ("layers.0.bias", &[4], 36),
+            ("layers.1.main.0.weight", &[4, 2, 3, 3], 40),
+            ("layers.1.main.1.scale", &[4], 112),
+            ("layers.1.main.1.shift", &[4], 116),
+            ("layers.1.main.1.running_mean", &[4], 120),
+            ("layers.1.main.1.running_variance", &[4], 124),
+            ("layers.1.shortcut.0.scale", &[4], 128),
+            ("layers.1.shortcut.0.shift", &[4], 132),
+            ("layers.3.weight", &[2, 4], 136),
+            ("layers.3.bias", &[2], 144),
+        ];
+        assert_eq!(got, want);
+        assert_eq!((graph.len(), graph.classes(), graph.input_len()), (146, 2, 64));
+        let frozen = graph.parameters().iter().filter(|block| !block.is_trainable());
+        assert_eq!(
+            frozen.map(|block| block.role().name()).collect::<Vec<_>>(),
+            ["running_mean", "running_variance"]
+        );
+    }
+
+    #[test]
+    fn a_graph_comes_back_from_its_canonical_bytes() {
+        let graph = ModelSpec::Preset { preset: Preset::Resnet18, norm: None }.graph([3, 28, 28], 4).unwrap();
+        assert_eq!(ModelGraph::from_canonical(&graph.to_canonical()), Ok(graph.clone()));
+        let other = ModelSpec::Preset { preset: Preset::Resnet18, norm: None }.graph([3, 28, 28], 5).unwrap();
+        assert_ne!(graph.hash(), other.hash());
+    }
+
+    #[test]
+    fn canonical_bytes_of_layers_that_do_not_fit_are_refused() {
+        #[derive(Encode)]
+        #[cbor(map)]
+        struct Unchecked {
+            #[n(0)]
+            input: [u32; 3],
+            #[n(1)]
+            layers: Vec<Layer>,
+        }
+        let layers = vec![Layer::Linear(Linear { outputs: 2, bias: true })];
+        let bytes = minicbor::to_vec(Unchecked { input: [1, 8, 8], layers }).unwrap();
+        let error = ModelGraph::from_canonical(&bytes).unwrap_err().to_string();
+        assert!(error.contains("layers.0 (linear)"), "{error}");
+    }
+
+    #[test]
+    fn unknown_keys_and_mixtures_are_refused() {
+        for text in [
+            "",
+            "preset = \"small-cnn\"\nlayers = []",
+            "norm = \"group\"\nlayers = []",
+            "preset = \"small-cnn\"\ndepth = 3",
+            "preset = \"vgg\"",
+            r#"layers = [{ kind = "linear", outputs = 2, colour = "red" }]"#,
+            r#"layers = [{ kind = "linear" }]"#,
+            r#"layers = [{ kind = "lambda" }]"#,
+        ] {
+            assert!(toml::from_str::<ModelSpec>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_model_section_comes_back_from_a_file() {
+        for text in [
+            "preset = \"small-cnn\"\nnorm = \"group\"\n",
+            "preset = \"resnet18\"\n",
+            "[[layers]]\nkind = \"flatten\"\n\n[[layers]]\nkind = \"linear\"\noutputs = 2\nbias = false\n",
+        ] {
+            let spec: ModelSpec = toml::from_str(text).unwrap();
+            assert_eq!(toml::to_string(&spec).unwrap(), text);
+            assert_eq!(ModelSpec::from_canonical(&spec.to_canonical()), Ok(spec));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The commented `study.toml` that `consilium study new` writes.
+
+use crate::name::{SiteName, StudyName};
+
+/// A complete study with every key explained. It passes every check as soon as `sites` names at least
+/// three sites; with fewer, the check says so.
+pub fn study_toml(name: &StudyName, sites: &[SiteName]) -> String {
+    let listed: Vec<String> = sites.iter().map(|site| format!("\"{site}\"")).collect();
+    let quorum = sites.len().saturating_sub(1).max(3);
+    TEMPLATE
+        .replace("{name}", name.as_str())
+        .replace("{sites}", &listed.join(", "))
+        .replace("{quorum}", &quorum.to_string())
+}
+
+const TEMPLATE: &str = r#"# A study: what the hospitals agree to, word by word. It holds data, never code.
+# Check it with `consilium study check FILE`; nothing is sent before `consilium study propose FILE`.
+# Unknown keys are errors. Keys with a # before them are optional and show their default.
+
+format = 1
+name = "{name}"                      # a-z, 0-9 and '-'; unique in the consortium
+title = "One line that says what is asked"
+sites = [{sites}]                    # at least 3; the protection is computed over this list
+seed = 1                             # every pseudo-random choice starts here
+
+[data]                               # what a case is
+labels = ["normal", "pneumonia"]     # the position is the class number
+channels = 1                         # 1 for grey, 3 for colour
+height = 28                          # images are brought to this size
+width = 28
+mean = 0.57                          # pixel values lie between 0 and 1; each becomes (x - mean) / std
+std = 0.17
+# holdout = 0.2                      # share of patients held out, where the source has no split of its own
+# minimum_cases = 10                 # a site with fewer labelled, usable cases does not upload
+# smallest_usable_share = 0.9        # a site with a smaller share of usable items sits the round out
+
+[model]                              # a preset, or [[model.layers]] one by one
+preset = "small-cnn"                 # logistic, small-cnn, cnn-bn, resnet18; with norm = "group" or "batch" where it applies
+
+[training]                           # how a site trains in each round
+optimiser = "adam"                   # adam, adamw, sgd
+learning_rate = 0.001
+batch = 32
+epochs = 1                           # or steps = N: as much work for a large site as for a small one
+# weight_decay = 0.0
+# schedule = "constant"              # or "cosine", or { step = { every = 5, factor = 0.5 } }, over the whole study
+# augment = { flip = false, crop = 0 }  # mirror; shift by up to so many pixels
+
+[rounds]
+count = 10                           # rounds of training
+quorum = {quorum}                           # fewest sites that a round may end with; the protocol may ask for more
+# required = []                      # sites without which no round starts
+# collect_timeout = "2h"             # how long sites may take to return an update
+# evaluate_timeout = "30m"           # how long they may take to return evaluation counts
+# setup_timeout = "10m"              # how long a site may take to settle keys with the others
+# attempts_per_epoch = 100           # new keys after so many attempts, at most 100
+# strategy = { kind = "fedavg" }     # how the sum becomes the next model
+
+[aggregation]
+# clip_norm = 10.0                   # bound on the L2 norm of one site's update
+# weight = "coarse"                  # coarse (power of two), examples (exact), equal
+# weight_cap = 4096                  # smallest power of two above the training cases of the largest site
+# min_honest = 2                     # honest sites behind any opened sum; from five sites on the default is 3
+
+[evaluation]
+# bins = 256                         # resolution of the score histograms behind AUROC
+# operating_point = 0.5              # probability from which a case counts as positive
+# recommend = "auroc"                # loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier, ece
+# gate = { max_loss_increase = 0.1 } # refuse a model that loses more than this; without the line all are adopted
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Draft;
+
+    fn name(text: &str) -> SiteName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_template_is_a_study() {
+        let sites = [name("b"), name("a"), name("c"), name("d")];
+        let draft = Draft::from_toml(&study_toml(&"lungs".parse().unwrap(), &sites)).unwrap();
+        assert_eq!(draft.name.as_str(), "lungs");
+        assert_eq!(draft.rounds.quorum, 3);
+    }
+
+    #[test]
+    fn the_defaults_in_its_comments_are_the_defaults() {
+        let sites = [name("a"), name("b"), name("c"), name("d")];
+        let plain = study_toml(&"lungs".parse().unwrap(), &sites);
+        let spelt: String = plain
+            .lines()
+            .map(|line| {
+                // `# key = value` in a section; prose has no such shape, and the gate has no default.
+                let key = line.strip_prefix("# ").filter(|rest| !rest.starts_with("gate"));
+                key.filter(|rest| rest.split(' ').nth(1) == Some("=")).unwrap_or(line).to_owned() + "\n"
+            })
+            .collect();
+        assert_ne!(spelt, plain);
+        assert_eq!(Draft::from_toml(&spelt), Draft::from_toml(&plain));
+    }
+
+    #[test]
+    fn without_sites_the_check_says_so() {
+        let error = Draft::from_toml(&study_toml(&"lungs".parse().unwrap(), &[])).unwrap_err();
+        assert!(error.problems().iter().any(|problem| problem.key() == "sites"), "{error}");
+    }
+}

@@ -1,0 +1,467 @@
+//! The study document from file to signed bytes and back.
+
+use consilium_study::canonical::Canonical;
+use consilium_study::check::Problem;
+use consilium_study::document::{Draft, InvalidStudy, MAX_BYTES, Plan, Study, WeightRule};
+use consilium_study::hash::Hash;
+use consilium_study::metric::Metric;
+use minicbor::{Decode, Encode};
+use proptest::prelude::*;
+
+/// Every key there is, spelt out, with the defaults where there are some.
+const FULL: &str = r#"
+format = 1
+name = "pneumonia"
+title = "Pneumonia on chest radiographs of children"
+sites = ["d", "b", "c", "a"]
+seed = 1
+[data]
+labels = ["normal", "pneumonia"]
+channels = 1
+height = 28
+width = 28
+mean = 0.57
+std = 0.17
+holdout = 0.2
+minimum_cases = 10
+smallest_usable_share = 0.9
+[model]
+preset = "small-cnn"
+norm = "group"
+[training]
+optimiser = "sgd"
+learning_rate = 0.01
+momentum = 0.9
+weight_decay = 0.0
+batch = 32
+epochs = 1
+schedule = "constant"
+class_weights = [1.0, 2.0]
+augment = { flip = true, crop = 2 }
+[rounds]
+count = 10
+quorum = 3
+required = ["c", "a"]
+collect_timeout = "2h"
+evaluate_timeout = "30m"
+setup_timeout = "10m"
+attempts_per_epoch = 100
+strategy = { kind = "fedavg" }
+[aggregation]
+clip_norm = 10.0
+weight = "coarse"
+weight_cap = 4096
+min_honest = 2
+chunk = "1MiB"
+ring_bits = 32
+[evaluation]
+bins = 256
+operating_point = 0.5
+recommend = "auroc"
+gate = { max_loss_increase = 0.1 }
+"#;
+
+fn draft(text: &str) -> Draft {
+    Draft::from_toml(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn study(text: &str) -> Study {
+    draft(text).with_initial_model(Hash::of_bytes(b"weights"))
+}
+
+fn edited(from: &str, to: &str) -> String {
+    assert!(FULL.contains(from), "{from}");
+    FULL.replacen(from, to, 1)
+}
+
+/// What a hostile signer encodes: the fields of a study, with no rule kept.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Forged {
+    #[n(0)]
+    plan: Plan,
+    #[n(1)]
+    initial_model: Hash,
+}
+
+fn forged(change: impl FnOnce(&mut Plan)) -> Vec<u8> {
+    let mut plan = (*draft(FULL)).clone();
+    change(&mut plan);
+    Forged { plan, initial_model: Hash::of_bytes(b"weights") }.to_canonical()
+}
+
+#[test]
+fn a_study_survives_the_wire() {
+    let study = study(FULL);
+    let bytes = study.to_canonical();
+    assert_eq!(Study::from_canonical(&bytes), Ok(study.clone()));
+    assert_eq!(forged(|_| ()), bytes, "the forger of these tests writes what a study writes");
+    assert_eq!(study.sites.iter().map(ToString::to_string).collect::<String>(), "abcd");
+    assert_eq!(study.evaluation.recommend, Metric::Auroc);
+}
+
+#[test]
+fn two_files_with_the_same_meaning_have_the_same_hash() {
+    let hash = study(FULL).hash();
+    let same = [
+        ("\"2h\"", "\"120m\""),
+        ("\"1MiB\"", "\"1024KiB\""),
+        ("[\"d\", \"b\", \"c\", \"a\"]", "[\"a\", \"b\", \"c\", \"d\"]"),
+        ("[\"c\", \"a\"]", "[\"a\", \"c\"]"),
+        ("clip_norm = 10.0", "clip_norm = 10"),
+        ("holdout = 0.2\n", ""),
+        ("minimum_cases = 10\n", ""),
+        ("smallest_usable_share = 0.9\n", ""),
+        ("collect_timeout = \"2h\"\n", ""),
+        ("evaluate_timeout = \"30m\"\n", ""),
+        ("setup_timeout = \"10m\"\n", ""),
+        ("attempts_per_epoch = 100\n", ""),
+        ("strategy = { kind = \"fedavg\" }\n", ""),
+        ("clip_norm = 10.0\n", ""),
+        ("weight = \"coarse\"\n", ""),
+        ("weight_cap = 4096\n", ""),
+        ("min_honest = 2\n", ""),
+        ("chunk = \"1MiB\"\n", ""),
+        ("ring_bits = 32\n", ""),
+        ("bins = 256\n", ""),
+        ("operating_point = 0.5\n", ""),
+        ("recommend = \"auroc\"\n", ""),
+        ("seed = 1\n", "seed = 1 # a comment\n"),
+    ];
+    for (from, to) in same {
+        assert_eq!(study(&edited(from, to)).hash(), hash, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn files_with_another_meaning_have_another_hash() {
+    let other = [
+        ("\"pneumonia\"\ntitle", "\"pneumonia-2\"\ntitle"),
+        ("of children", "of adults"),
+        ("\"d\", ", "\"e\", "),
+        ("seed = 1", "seed = 2"),
+        ("[\"normal\", \"pneumonia\"]", "[\"pneumonia\", \"normal\"]"),
+        ("height = 28", "height = 32"),
+        ("mean = 0.57", "mean = 0.5"),
+        ("std = 0.17", "std = 0.2"),
+        ("holdout = 0.2", "holdout = 0.25"),
+        ("minimum_cases = 10", "minimum_cases = 11"),
+        ("norm = \"group\"\n", ""),
+        ("learning_rate = 0.01", "learning_rate = 0.02"),
+        ("count = 10", "count = 11"),
+        ("quorum = 3", "quorum = 4"),
+        ("[\"c\", \"a\"]", "[]"),
+        ("\"2h\"", "\"1h\""),
+        ("attempts_per_epoch = 100", "attempts_per_epoch = 99"),
+        ("clip_norm = 10.0", "clip_norm = 5.0"),
+        ("weight = \"coarse\"", "weight = \"examples\""),
+        ("weight_cap = 4096", "weight_cap = 8192"),
+        ("min_honest = 2", "min_honest = 3"),
+        ("bins = 256", "bins = 32"),
+        ("operating_point = 0.5", "operating_point = 0.4"),
+        ("recommend = \"auroc\"", "recommend = \"loss\""),
+        ("gate = { max_loss_increase = 0.1 }\n", ""),
+        ("max_loss_increase = 0.1", "max_loss_increase = 0.2"),
+    ];
+    let mut hashes = vec![study(FULL).hash()];
+    for (from, to) in other {
+        let hash = study(&edited(from, to)).hash();
+        assert!(!hashes.contains(&hash), "{from} -> {to}");
+        hashes.push(hash);
+    }
+    let elsewhere = draft(FULL).with_initial_model(Hash::of_bytes(b"other weights")).hash();
+    assert!(!hashes.contains(&elsewhere));
+}
+
+#[test]
+fn every_broken_rule_names_its_key_and_what_to_write() {
+    let broken = [
+        ("format = 1", "format = 2", "format"),
+        ("title = \"Pneumonia on", "title = \" Pneumonia on", "title"),
+        ("\"d\", \"b\", \"c\", \"a\"", "\"a\", \"c\"", "sites"),
+        ("\"d\", \"b\"", "\"b\", \"b\"", "sites"),
+        ("\"normal\", \"pneumonia\"", "\"normal\", \"normal\"", "data.labels"),
+        ("height = 28", "height = 4096", "data.height"),
+        ("mean = 0.57", "mean = -0.0", "data.mean"),
+        ("mean = 0.57", "mean = nan", "data.mean"),
+        ("mean = 0.57", "mean = inf", "data.mean"),
+        ("std = 0.17", "std = 0.0", "data.std"),
+        ("std = 0.17", "std = nan", "data.std"),
+        ("holdout = 0.2", "holdout = 0.6", "data.holdout"),
+        ("minimum_cases = 10", "minimum_cases = 0", "data.minimum_cases"),
+        ("[1.0, 2.0]", "[1.0]", "training"),
+        ("count = 10", "count = 0", "rounds.count"),
+        ("count = 10", "count = 10001", "rounds.count"),
+        ("quorum = 3", "quorum = 2", "rounds.quorum"),
+        ("quorum = 3", "quorum = 5", "rounds.quorum"),
+        ("[\"c\", \"a\"]", "[\"x\"]", "rounds.required"),
+        ("[\"c\", \"a\"]", "[\"a\", \"a\"]", "rounds.required"),
+        ("\"2h\"", "\"900ms\"", "rounds.collect_timeout"),
+        ("\"30m\"", "\"31days\"", "rounds.evaluate_timeout"),
+        ("\"10m\"", "\"25h\"", "rounds.setup_timeout"),
+        ("attempts_per_epoch = 100", "attempts_per_epoch = 101", "rounds.attempts_per_epoch"),
+        ("weight_cap = 4096", "weight_cap = 5000", "aggregation.weight_cap"),
+        ("weight_cap = 4096", "weight_cap = 1", "aggregation.weight_cap"),
+        ("weight = \"coarse\"", "weight = \"equal\"", "aggregation.weight_cap"),
+        ("min_honest = 2", "min_honest = 1", "aggregation.min_honest"),
+        ("min_honest = 2", "min_honest = 4", "aggregation.min_honest"),
+        ("chunk = \"1MiB\"", "chunk = \"2MiB\"", "aggregation.chunk"),
+        ("ring_bits = 32", "ring_bits = 16", "aggregation.ring_bits"),
+        ("bins = 256", "bins = 257", "evaluation.bins"),
+        ("operating_point = 0.5", "operating_point = 1.0", "evaluation.operating_point"),
+        ("max_loss_increase = 0.1", "max_loss_increase = -0.1", "evaluation.gate.max_loss_increase"),
+        ("max_loss_increase = 0.1", "max_loss_increase = nan", "evaluation.gate.max_loss_increase"),
+    ];
+    for (from, to, key) in broken {
+        let error = Draft::from_toml(&edited(from, to)).expect_err(to);
+        let keys: Vec<_> = error.problems().iter().map(Problem::key).collect();
+        assert_eq!(keys, [key], "{from} -> {to}: {error}");
+        assert!(error.to_string().contains("; "), "no advice in: {error}");
+    }
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = edited("quorum = 3", "quorum = 9").replace("bins = 256", "bins = 1").replace("1MiB", "3MiB");
+    let error = Draft::from_toml(&text).unwrap_err();
+    let keys: Vec<_> = error.problems().iter().map(Problem::key).collect();
+    assert_eq!(keys, ["rounds.quorum", "aggregation.chunk", "evaluation.bins"]);
+    assert_eq!(error.to_string().lines().count(), 3);
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_their_line() {
+    for (from, to) in [
+        ("\"2h\"", "7200"),
+        ("\"2h\"", "\"7200\""),
+        ("chunk = \"1MiB\"", "chunk = 1048576"),
+        ("seed = 1", "seed = -1"),
+        ("holdout = 0.2", "holdout = nan"),
+        ("clip_norm = 10.0", "clip_norm = inf"),
+        ("clip_norm = 10.0", "clip_norm = 0.0"),
+        ("name = \"pneumonia\"", "name = \"../pneumonia\""),
+        ("kind = \"fedavg\"", "kind = \"krum\""),
+        ("recommend = \"auroc\"", "recommend = \"auruc\""),
+    ] {
+        let error = Draft::from_toml(&edited(from, to)).expect_err(to);
+        assert!(matches!(error, InvalidStudy::Syntax(_)), "{to}: {error}");
+        assert!(error.to_string().contains("line "), "{to}: {error}");
+    }
+}
+
+#[test]
+fn one_letter_off_in_any_key_is_an_error() {
+    let mut tried = 0;
+    let bytes = FULL.as_bytes();
+    let mut in_text = false;
+    for (at, &byte) in bytes.iter().enumerate() {
+        in_text ^= byte == b'"';
+        if in_text || !(byte.is_ascii_lowercase() || byte == b'_') || !is_key(&FULL[at..]) {
+            continue;
+        }
+        for letter in [b'x', b'e', b'_'] {
+            if letter == byte {
+                continue;
+            }
+            let mut changed = bytes.to_vec();
+            changed[at] = letter;
+            let changed = String::from_utf8(changed).unwrap();
+            assert!(Draft::from_toml(&changed).is_err(), "at {at}:\n{changed}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 1000, "only {tried} mutations were tried");
+}
+
+/// Whether the word that `rest` begins in is a key or the name of a section.
+fn is_key(rest: &str) -> bool {
+    let after = rest.trim_start_matches(|letter: char| letter.is_ascii_lowercase() || letter == '_');
+    after.starts_with(" =") || after.starts_with("]\n")
+}
+
+#[test]
+fn unknown_keys_are_refused_in_every_section() {
+    let sections = [
+        "[data]\n",
+        "[model]\n",
+        "[training]\n",
+        "[rounds]\n",
+        "[aggregation]\n",
+        "[evaluation]\n",
+        "format = 1\n",
+    ];
+    for section in sections {
+        let error =
+            Draft::from_toml(&edited(section, &format!("{section}surprise = 1\n"))).expect_err(section);
+        assert!(error.to_string().contains("surprise"), "{section}: {error}");
+    }
+    for table in ["{ flip = true", "{ kind = \"fedavg\"", "{ max_loss_increase = 0.1"] {
+        assert!(Draft::from_toml(&edited(table, &format!("{table}, surprise = 1"))).is_err(), "{table}");
+    }
+}
+
+#[test]
+fn every_layer_refuses_unknown_keys() {
+    let layers = [
+        "kind = \"conv2d\", filters = 4, kernel = 3, padding = 1",
+        "kind = \"batch-norm\"",
+        "kind = \"group-norm\", groups = 2",
+        "kind = \"activation\", function = \"relu\"",
+        "kind = \"max-pool\", size = 2",
+        "kind = \"average-pool\", size = 2",
+        "kind = \"residual\", main = [{ kind = \"conv2d\", filters = 4, kernel = 3, padding = 1 }]",
+        "kind = \"global-average-pool\"",
+        "kind = \"dropout\", rate = 0.5",
+        "kind = \"linear\", outputs = 2",
+    ];
+    let file = |changed: Option<usize>| {
+        let list: Vec<String> = layers
+            .iter()
+            .enumerate()
+            .map(|(at, layer)| {
+                format!("{{ {layer}{} }}", if changed == Some(at) { ", surprise = 1" } else { "" })
+            })
+            .collect();
+        edited("preset = \"small-cnn\"\nnorm = \"group\"\n", &format!("layers = [{}]\n", list.join(", ")))
+    };
+    draft(&file(None));
+    for (at, layer) in layers.iter().enumerate() {
+        let error = Draft::from_toml(&file(Some(at))).expect_err(layer).to_string();
+        assert!(error.contains("surprise"), "{error}");
+    }
+}
+
+#[test]
+fn a_hostile_signer_cannot_get_round_the_rules() {
+    type Change = fn(&mut Plan);
+    let changes: [(&str, Change); 12] = [
+        ("format", |plan| plan.format = 2),
+        ("sites", |plan| plan.sites.truncate(2)),
+        ("sites", |plan| plan.sites.reverse()),
+        ("sites", |plan| plan.sites = (0..201).map(|n| format!("s{n:03}").parse().unwrap()).collect()),
+        ("seed", |plan| plan.seed = u64::MAX),
+        ("data.height", |plan| plan.data.height = u32::MAX),
+        ("data.mean", |plan| plan.data.mean = f64::NAN),
+        ("data.labels", |plan| plan.data.labels[0] = "x".repeat(1000)),
+        ("rounds.required", |plan| plan.rounds.required.reverse()),
+        ("aggregation.weight_cap", |plan| plan.aggregation.weight_cap = 0),
+        ("evaluation.bins", |plan| plan.evaluation.bins = u32::MAX),
+        ("rounds.count", |plan| plan.rounds.count = u32::MAX),
+    ];
+    for (key, change) in changes {
+        let error = Study::from_canonical(&forged(change)).expect_err(key);
+        assert!(error.to_string().contains(key), "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_study_is_short() {
+    assert!(matches!(Draft::from_toml(&"#".repeat(MAX_BYTES + 1)), Err(InvalidStudy::TooLong { .. })));
+    let long = forged(|plan| plan.title = "x".repeat(MAX_BYTES));
+    assert!(Study::from_canonical(&long).unwrap_err().to_string().contains("256 KiB"));
+    let longer = forged(|plan| plan.title = "x".repeat(2 << 20));
+    assert!(Study::from_canonical(&longer).unwrap_err().to_string().contains("256 KiB"));
+}
+
+#[test]
+fn weights_are_the_nearest_power_of_two() {
+    let mut aggregation = draft(FULL).aggregation.clone();
+    for (examples, weight) in
+        [(0, 1), (1, 1), (2, 2), (3, 4), (5, 4), (6, 8), (11, 8), (12, 16), (5792, 4096), (u32::MAX, 4096)]
+    {
+        assert_eq!(aggregation.weight_of(examples), weight, "{examples}");
+    }
+    aggregation.weight = WeightRule::Examples;
+    assert_eq!(aggregation.weight_of(777), 777);
+    assert_eq!(aggregation.weight_of(9999), 4096);
+    aggregation.weight = WeightRule::Equal;
+    assert_eq!(aggregation.weight_of(777), 1);
+}
+
+prop_compose! {
+    /// A file with every free choice drawn, and its keys in any spelling that means the same.
+    fn files()(
+        sites in 3_usize..12,
+        seed in 0..i64::MAX,
+        (height, width) in (8_u32..64, 8_u32..64),
+        mean in -1.0..2.0_f64,
+        std in 0.01..2.0_f64,
+        share in 0.0..0.5_f64,
+        preset in prop::sample::select(vec!["logistic", "small-cnn", "cnn-bn", "resnet18"]),
+        timeout in 1_u64..86_400,
+        clip in 0.1..100.0_f64,
+        (weight, cap) in prop::sample::select(vec![("coarse", 64), ("examples", 1 << 20), ("equal", 1)]),
+        metric in prop::sample::select(Metric::ALL.to_vec()),
+        gate in prop::option::of(0.0..1.0_f64),
+        bins in 2_u32..=256,
+        quorum in 0_usize..100,
+        required in 0_usize..100,
+    ) -> String {
+        let names: Vec<String> = (0..sites).rev().map(|site| format!("\"site-{site}\"")).collect();
+        let gate = gate.map_or_else(String::new, |loss| format!("gate = {{ max_loss_increase = {loss:?} }}"));
+        format!(
+            "format = 1\nname = \"s\"\ntitle = \"t\"\nsites = [{}]\nseed = {seed}\n\
+             [data]\nlabels = [\"no\", \"yes\"]\nchannels = 3\nheight = {height}\nwidth = {width}\n\
+             mean = {mean:?}\nstd = {std:?}\nholdout = {share:?}\nsmallest_usable_share = {share:?}\n\
+             [model]\npreset = \"{preset}\"\n\
+             [training]\noptimiser = \"adam\"\nlearning_rate = {std:?}\nbatch = 2\nsteps = 3\n\
+             [rounds]\ncount = 5\nquorum = {}\nrequired = [{}]\ncollect_timeout = \"{timeout}s\"\n\
+             [aggregation]\nclip_norm = {clip:?}\nweight = \"{weight}\"\nweight_cap = {cap}\n\
+             [evaluation]\nbins = {bins}\nrecommend = \"{metric}\"\n{gate}\n",
+            names.join(", "),
+            3 + quorum % (sites - 2),
+            names[..required % (sites + 1)].join(", "),
+        )
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// File, study, bytes, study: nothing is lost, and the numbers are those of the file.
+    #[test]
+    fn what_is_written_is_what_is_signed(text in files(), initial: [u8; 32]) {
+        let draft = draft(&text);
+        let study = draft.clone().with_initial_model(Hash::from_bytes(initial));
+        let arrived = Study::from_canonical(&study.to_canonical()).unwrap();
+        prop_assert_eq!(&arrived, &study);
+        prop_assert_eq!(arrived.hash(), study.hash());
+        prop_assert_eq!(arrived.into_draft(), draft.clone());
+        let line = format!("\nmean = {:?}\nstd = {:?}\n", draft.data.mean, draft.data.std);
+        prop_assert!(text.contains(&line), "{line}");
+    }
+
+    /// Changed bytes never panic, and what still decodes keeps every rule and has other bytes.
+    #[test]
+    fn changed_bytes_are_no_way_round(
+        text in files(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index,
+    ) {
+        let bytes = study(&text).to_canonical();
+        let mut changed = bytes.clone();
+        changed[at.index(bytes.len())] = byte;
+        if let Ok(other) = Study::from_canonical(&changed) {
+            prop_assert!(Draft::new((*other).clone()).is_ok());
+            prop_assert_eq!(other.to_canonical(), changed);
+        }
+        prop_assert!(Study::from_canonical(&bytes[..cut.index(bytes.len())]).is_err());
+    }
+
+    /// No text panics.
+    #[test]
+    fn any_text_is_a_study_or_an_error(noise in "[a-z\\[\\]={}\"0-9. \n]{0,200}", at: prop::sample::Index) {
+        let at = at.index(FULL.len());
+        let text = format!("{}{noise}{}", &FULL[..at], &FULL[at..]);
+        if let Ok(draft) = Draft::from_toml(&text) {
+            prop_assert!(Draft::new((*draft).clone()).is_ok());
+        }
+    }
+
+    /// The class is the nearest power of two on the logarithmic scale.
+    #[test]
+    fn coarse_weights_agree_with_logarithms(examples in 1_u32..1_000_000) {
+        let mut aggregation = draft(FULL).aggregation.clone();
+        aggregation.weight_cap = 1 << 20;
+        let slow = f64::from(examples).log2().round().exp2();
+        prop_assert_eq!(aggregation.weight_of(examples), slow as u32);
+    }
+}
