@@ -1,0 +1,139 @@
+//! Adding masked vectors, and taking the opened masks out of the sum.
+
+use minicbor::bytes::ByteArray;
+use minicbor::{Decode, Encode};
+
+use crate::context::Context;
+use crate::layout::CHUNK_WORDS;
+use crate::mask::{MaskStream, Role, Sign, apply_all};
+use crate::numbering::SiteIndex;
+use crate::secret::MaskSeed;
+
+/// A seed that was opened. It belongs to evidence: with the masked vectors it lets an auditor add again.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct OpenedMask {
+    /// A survivor.
+    #[n(0)]
+    pub survivor: SiteIndex,
+    /// The dropped site that the seed is shared with; the survivor itself for its self mask.
+    #[n(1)]
+    pub peer: SiteIndex,
+    /// The seed.
+    #[n(2)]
+    pub seed: ByteArray<32>,
+}
+
+impl std::fmt::Debug for OpenedMask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenedMask({}, {})", self.survivor, self.peer)
+    }
+}
+
+/// All masks that stand in the sum of the survivors, each opened.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct OpenedSeeds {
+    /// In the order of survivors, then peers.
+    #[n(0)]
+    pub masks: Vec<OpenedMask>,
+}
+
+/// The sum of masked vectors in `Z_{2^32}`.
+pub struct Accumulator {
+    words: Vec<u32>,
+}
+
+/// A chunk that does not belong into the sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("chunk {index} has {got} bytes instead of {want}")]
+pub struct WrongChunk {
+    /// Its index.
+    pub index: usize,
+    /// Its length.
+    pub got: usize,
+    /// The length that it has to have; 0 where the vector has no such chunk.
+    pub want: usize,
+}
+
+impl Accumulator {
+    /// An empty sum.
+    pub fn new(words: usize) -> Self {
+        Self { words: vec![0; words] }
+    }
+
+    /// Adds chunk `index` of a site's masked vector. Only chunks that match their receipt may be added.
+    pub fn add_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), WrongChunk> {
+        self.combine(index, bytes, u32::wrapping_add)
+    }
+
+    /// Takes a chunk out again.
+    pub fn remove_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), WrongChunk> {
+        self.combine(index, bytes, u32::wrapping_sub)
+    }
+
+    fn combine(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        join: impl Fn(u32, u32) -> u32,
+    ) -> Result<(), WrongChunk> {
+        let part = index
+            .checked_mul(CHUNK_WORDS)
+            .and_then(|start| self.words.get_mut(start..))
+            .map(|rest| {
+                let length = rest.len().min(CHUNK_WORDS);
+                &mut rest[..length]
+            })
+            .unwrap_or_default();
+        if part.is_empty() || bytes.len() != part.len() * 4 {
+            return Err(WrongChunk { index, got: bytes.len(), want: part.len() * 4 });
+        }
+        let (masked, _) = bytes.as_chunks::<4>();
+        for (word, masked) in part.iter_mut().zip(masked) {
+            *word = join(*word, u32::from_le_bytes(*masked));
+        }
+        Ok(())
+    }
+
+    /// Takes all opened masks out of the sum, in one pass over it.
+    pub fn remove_masks(&mut self, context: &Context, opened: &OpenedSeeds) {
+        let ctx = context.hash();
+        let mut streams: Vec<_> = opened
+            .masks
+            .iter()
+            .map(|mask| {
+                let seed = MaskSeed::from_bytes(&mask.seed);
+                let (role, sign) = if mask.survivor == mask.peer {
+                    (Role::Own, Sign::Plus)
+                } else {
+                    (Role::Pair, Sign::of_pair(mask.survivor, mask.peer))
+                };
+                MaskStream::new(&seed, &ctx, role, sign.undo())
+            })
+            .collect();
+        apply_all(&mut streams, &mut self.words);
+    }
+
+    /// The sum.
+    pub fn into_words(self) -> Vec<u32> {
+        self.words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_other_lengths_are_refused() {
+        let mut sum = Accumulator::new(CHUNK_WORDS + 2);
+        assert_eq!(sum.add_chunk(1, &[1, 0, 0, 0, 2, 0, 0, 0]), Ok(()));
+        assert_eq!(sum.add_chunk(1, &[1, 0, 0, 0]), Err(WrongChunk { index: 1, got: 4, want: 8 }));
+        assert_eq!(sum.add_chunk(2, &[]), Err(WrongChunk { index: 2, got: 0, want: 0 }));
+        assert!(sum.add_chunk(usize::MAX, &[0; 4]).is_err());
+        assert!(sum.add_chunk(0, &[0; 8]).is_err());
+        assert_eq!(sum.remove_chunk(1, &[1, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(sum.into_words()[CHUNK_WORDS..], [0, 2]);
+    }
+}

@@ -1,0 +1,185 @@
+//! The checks of the consistency trip, which the coordinator runs for itself and every survivor for itself
+//! (design, section 3).
+//!
+//! The trip looks superfluous and is not: pairwise seeds are shared too, so without `t` signatures on one set of
+//! survivors a coordinator could tell each site another story and open one site's vector without a forged
+//! message. The tests in `site/opening/split_view.rs` carry the attack out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consilium_study::name::SiteName;
+
+use crate::context::Context;
+use crate::message::{Receipt, Survivors};
+use crate::numbering::SiteIndex;
+use crate::pin::StudyPin;
+use crate::terms::{RosterSet, Terms};
+
+/// Why survivors are not in order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Inconsistent {
+    /// Fewer than `t`.
+    #[error("{got} survivors, and {want} are needed")]
+    TooFew {
+        /// Survivors.
+        got: usize,
+        /// The threshold.
+        want: usize,
+    },
+    /// A survivor without a receipt, or with another than is at hand.
+    #[error("the receipt of survivor {0} is not at hand")]
+    Receipt(SiteIndex),
+    /// A receipt of another attempt or of another sender.
+    #[error("the receipt of survivor {0} belongs elsewhere")]
+    Foreign(SiteIndex),
+    /// Two receipts that commit to different seeds for their pair.
+    #[error("survivors {0} and {1} commit to different seeds")]
+    UnequalPair(SiteIndex, SiteIndex),
+    /// Terms that the survivors do not meet.
+    #[error("the terms of survivor {site} are not met: {unmet}")]
+    Terms {
+        /// Whose terms.
+        site: SiteIndex,
+        /// Which.
+        unmet: UnmetTerms,
+    },
+}
+
+/// Which of a site's terms is not met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnmetTerms {
+    /// Too few honest sites behind the sum.
+    #[error("too few honest sites stand behind the sum")]
+    MinHonest,
+    /// Too few survivors.
+    #[error("too few sites survived")]
+    MinSelection,
+    /// The survivors differ from earlier ones by too few.
+    #[error("the survivors differ too little from earlier ones")]
+    MinChange,
+    /// The starting model was opened with other survivors.
+    #[error("this starting model was opened with other survivors")]
+    Repeat,
+}
+
+/// Whether `sites` count as the set `bound`: the same, or the same less exactly those whose guilt is proved.
+pub(crate) fn counts_as(
+    sites: &BTreeSet<SiteName>,
+    bound: &BTreeSet<SiteName>,
+    guilty: &BTreeSet<SiteName>,
+) -> bool {
+    sites == bound || sites.iter().eq(bound.difference(guilty))
+}
+
+/// Whether the survivors meet one site's terms.
+pub(crate) fn meets(
+    terms: &Terms,
+    context: &Context,
+    sites: &BTreeSet<SiteName>,
+    roster: &[SiteName],
+    guilty: &BTreeSet<SiteName>,
+) -> Result<(), UnmetTerms> {
+    if terms.min_honest > context.thresholds.honest {
+        return Err(UnmetTerms::MinHonest);
+    }
+    if sites.len() < usize::from(terms.min_selection) {
+        return Err(UnmetTerms::MinSelection);
+    }
+    if terms.min_change > 0 {
+        let set = RosterSet::of(roster, sites);
+        let too_near =
+            |earlier: &RosterSet| (1..u32::from(terms.min_change)).contains(&set.distance(earlier));
+        if terms.earlier.iter().any(too_near) {
+            return Err(UnmetTerms::MinChange);
+        }
+    }
+    for bound in &terms.bound {
+        if !counts_as(sites, &bound.iter().cloned().collect(), guilty) {
+            return Err(UnmetTerms::Repeat);
+        }
+    }
+    Ok(())
+}
+
+/// Checks everything about survivors that does not depend on who checks. The signatures of `receipts` were
+/// checked when they were taken.
+pub(crate) fn check<'a>(
+    pin: &StudyPin,
+    context: &Context,
+    survivors: &Survivors,
+    receipts: impl Fn(SiteIndex) -> Option<&'a Receipt>,
+    guilty: &BTreeSet<SiteName>,
+) -> Result<(), Inconsistent> {
+    let want = usize::from(context.thresholds.threshold);
+    if survivors.len() < want {
+        return Err(Inconsistent::TooFew { got: survivors.len(), want });
+    }
+    let ctx = context.hash();
+    let mut held = BTreeMap::new();
+    for member in survivors.members() {
+        let receipt = receipts(member.site).ok_or(Inconsistent::Receipt(member.site))?;
+        if receipt.hash() != member.receipt {
+            return Err(Inconsistent::Receipt(member.site));
+        }
+        if !fits(receipt, context) || receipt.ctx != ctx || receipt.sender != member.site {
+            return Err(Inconsistent::Foreign(member.site));
+        }
+        held.insert(member.site, receipt);
+    }
+    if let Some((a, b)) = unequal_pairs(&held).first() {
+        return Err(Inconsistent::UnequalPair(*a, *b));
+    }
+    let sites = StudyPin::names_of(context, survivors.indices());
+    let roster = pin.names();
+    for (site, receipt) in &held {
+        meets(&receipt.terms, context, &sites, &roster, guilty)
+            .map_err(|unmet| Inconsistent::Terms { site: *site, unmet })?;
+    }
+    Ok(())
+}
+
+/// Whether a receipt speaks to a Selection of this size.
+pub(crate) fn fits(receipt: &Receipt, context: &Context) -> bool {
+    receipt.envelopes.len() == context.selection.len()
+}
+
+/// Pairs whose two receipts commit to different seeds, each with its lower index first.
+pub(crate) fn unequal_pairs(receipts: &BTreeMap<SiteIndex, &Receipt>) -> Vec<(SiteIndex, SiteIndex)> {
+    let mut unequal = Vec::new();
+    for (a, of_a) in receipts {
+        for (b, of_b) in receipts.range(a..).skip(1) {
+            if of_a.pair_commitment(*b) != of_b.pair_commitment(*a) {
+                unequal.push((*a, *b));
+            }
+        }
+    }
+    unequal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &str) -> BTreeSet<SiteName> {
+        names.split(' ').filter(|name| !name.is_empty()).map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_proved_guilt_makes_a_smaller_set_the_same() {
+        assert!(counts_as(&set("a b c"), &set("a b c"), &set("")));
+        assert!(!counts_as(&set("a b"), &set("a b c"), &set("")));
+        assert!(counts_as(&set("a b"), &set("a b c"), &set("c")));
+        assert!(counts_as(&set("a b"), &set("a b c"), &set("c d")));
+        assert!(!counts_as(&set("a"), &set("a b c"), &set("c")), "b is not guilty");
+        assert!(!counts_as(&set("a b d"), &set("a b c"), &set("c")), "d was not in");
+    }
+
+    #[test]
+    fn distances_count_sites_that_come_and_go() {
+        let roster: Vec<SiteName> = set("a b c d e f g h i j").into_iter().collect();
+        let of = |names| RosterSet::of(&roster, &set(names));
+        assert_eq!(of("a b j").distance(&of("a b j")), 0);
+        assert_eq!(of("a b j").distance(&of("a c")), 3);
+        assert_eq!(of("").distance(&of("a b c d e f g h i j")), 10);
+    }
+}

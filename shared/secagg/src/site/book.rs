@@ -1,0 +1,124 @@
+//! The repeat book: which survivors a site has signed for which model, across all its studies.
+//!
+//! The repeat rule (design, section 3): per starting model and purpose a site signs no other survivors, not in
+//! a retry, not after the gate refused a candidate, not in another study. With deterministic training the
+//! difference of two such sums would be the missing site's update.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consilium_study::canonical::{Canonical, NotCanonical};
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+use minicbor::{Decode, Encode};
+
+use crate::context::{Context, Purpose};
+use crate::terms::Repeat;
+
+/// The part that a model played in a sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(index_only)]
+enum Part {
+    #[n(0)]
+    Trained,
+    #[n(1)]
+    Evaluated,
+    /// An evaluation compares with it; its loss is in the sum as well.
+    #[n(2)]
+    ComparedWith,
+    #[n(3)]
+    Statistics,
+}
+
+impl From<Purpose> for Part {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Train => Self::Trained,
+            Purpose::Evaluate => Self::Evaluated,
+            Purpose::Statistics => Self::Statistics,
+        }
+    }
+}
+
+/// Survivors by what was opened with them. One per site, for all its studies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RepeatBook {
+    /// Each set once; rounds with the same survivors share it.
+    #[n(0)]
+    sets: Vec<BTreeSet<SiteName>>,
+    #[n(1)]
+    opened: BTreeMap<(Part, Hash), u64>,
+    #[cbor(skip)]
+    changed: bool,
+}
+
+/// The site's policy never lets a model be opened again with other survivors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("policy.repeat = \"never\" admits no consent")]
+pub struct NeverRepeat;
+
+impl RepeatBook {
+    /// An empty book.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads what [`super::Store::save_record`] was given.
+    pub fn restore(bytes: &[u8]) -> Result<Self, NotCanonical> {
+        Self::from_canonical(bytes)
+    }
+
+    fn parts(context: &Context) -> impl Iterator<Item = (Part, Hash)> + use<> {
+        let baseline = context.baseline.map(|baseline| (Part::ComparedWith, baseline));
+        std::iter::once((context.purpose.into(), context.model)).chain(baseline)
+    }
+
+    /// The survivors that bind this site where `model` is summed again for `purpose`.
+    pub fn bound(&self, model: &Hash, purpose: Purpose) -> Option<&BTreeSet<SiteName>> {
+        self.set(&(purpose.into(), *model))
+    }
+
+    fn set(&self, part: &(Part, Hash)) -> Option<&BTreeSet<SiteName>> {
+        let index = usize::try_from(*self.opened.get(part)?).ok()?;
+        self.sets.get(index)
+    }
+
+    /// All sets that bind this site in an attempt: none, one, or two where an evaluation compares.
+    pub(crate) fn binding(&self, context: &Context) -> Vec<&BTreeSet<SiteName>> {
+        Self::parts(context).filter_map(|part| self.set(&part)).collect()
+    }
+
+    /// Writes down that the attempt is opened with these survivors. What is bound stays bound.
+    pub(crate) fn bind(&mut self, context: &Context, survivors: &BTreeSet<SiteName>) {
+        let index = self.sets.iter().position(|set| set == survivors).unwrap_or_else(|| {
+            self.sets.push(survivors.clone());
+            self.sets.len() - 1
+        });
+        for part in Self::parts(context) {
+            self.opened.entry(part).or_insert(index as u64);
+        }
+        self.changed = true;
+    }
+
+    /// A person at the site lets `model` be opened once more with other survivors. The shell writes it to the
+    /// ledger. Persist a machine afterwards.
+    pub fn consent(&mut self, model: &Hash, repeat: Repeat) -> Result<(), NeverRepeat> {
+        match repeat {
+            Repeat::Never => Err(NeverRepeat),
+            Repeat::Ask => {
+                self.opened.retain(|(_, opened), _| opened != model);
+                self.changed = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The bytes to save, if something changed since the last call of [`RepeatBook::saved`].
+    pub(crate) fn unsaved(&self) -> Option<Vec<u8>> {
+        self.changed.then(|| self.to_canonical())
+    }
+
+    pub(crate) fn saved(&mut self) {
+        self.changed = false;
+    }
+}

@@ -1,0 +1,129 @@
+//! What a site writes down about one study. Chain keys are not in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+use consilium_study::sign::Signed;
+use minicbor::bytes::ByteArray;
+use minicbor::{Decode, Encode};
+
+use crate::alarm::Alarm;
+use crate::context::Context;
+use crate::held::Held;
+use crate::message::{
+    Advert, Answer, Confirmation, Encapsulation, Envelope, EpochOpening, Receipt, Survivors,
+    SurvivorsSignature, Upload,
+};
+use crate::numbering::{Attempt, Epoch, SiteIndex};
+use crate::terms::RosterSet;
+
+/// The record of one study at one site.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct Record {
+    #[n(0)]
+    pub(super) study: Hash,
+    #[n(1)]
+    pub(super) roster: Hash,
+    #[n(2)]
+    pub(super) site: SiteName,
+    #[n(3)]
+    pub(super) instance: ByteArray<16>,
+    #[n(4)]
+    pub(super) version: u64,
+    /// The last epoch that was opened here, also where its keys were lost.
+    #[n(5)]
+    pub(super) last_epoch: Option<Epoch>,
+    #[n(6)]
+    pub(super) epoch: Option<EpochRecord>,
+    /// The highest attempt that was accepted.
+    #[n(7)]
+    pub(super) highest: Option<Attempt>,
+    #[n(8)]
+    pub(super) attempt: Option<AttemptRecord>,
+    #[n(9)]
+    pub(super) alarms: Vec<Alarm>,
+    /// Dealers whose guilt was proved.
+    #[n(10)]
+    pub(super) guilty: BTreeSet<SiteName>,
+}
+
+/// An epoch whose keys this site has.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct EpochRecord {
+    #[n(0)]
+    pub(super) opening: Held<EpochOpening>,
+    #[n(1)]
+    pub(super) advert: Held<Advert>,
+    #[n(2)]
+    pub(super) pairs: BTreeMap<SiteName, PairRecord>,
+    /// Survivors of this epoch that were written down.
+    #[n(3)]
+    pub(super) earlier: BTreeSet<RosterSet>,
+}
+
+/// What is known of one pair.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct PairRecord {
+    #[n(0)]
+    pub(super) advert: Held<Advert>,
+    #[n(1)]
+    pub(super) agreed: Option<AgreedRecord>,
+}
+
+/// The messages of a pair that has a key: made or taken once.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct AgreedRecord {
+    /// Of the lower name, whichever end that is.
+    #[n(0)]
+    pub(super) encapsulation: Signed<Encapsulation>,
+    /// Of this site.
+    #[n(1)]
+    pub(super) confirmation: Signed<Confirmation>,
+}
+
+/// The attempt that a site is in.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct AttemptRecord {
+    #[n(0)]
+    pub(super) context: Held<Context>,
+    #[n(1)]
+    pub(super) own: Own,
+    #[n(2)]
+    pub(super) receipts: BTreeMap<SiteIndex, Held<Receipt>>,
+    #[n(3)]
+    pub(super) envelopes: BTreeMap<SiteIndex, Envelope>,
+    #[n(4)]
+    pub(super) verdicts: BTreeMap<SiteIndex, bool>,
+    #[n(5)]
+    pub(super) opening: Opening,
+}
+
+/// The site's own vector.
+#[derive(Encode, Decode)]
+#[expect(clippy::large_enum_variant, reason = "one per study, and small only for a while")]
+pub(super) enum Own {
+    /// Not masked, or masked into a spool of which nothing left.
+    #[n(0)]
+    Unsealed,
+    /// Masked and signed for. From here on bytes are resent, never remade.
+    #[n(1)]
+    Sealed(#[n(0)] Upload, #[n(1)] Envelope),
+}
+
+/// Whether the site has let survivors be opened.
+#[derive(Encode, Decode)]
+#[expect(clippy::large_enum_variant, reason = "one per study, and small only for a while")]
+pub(super) enum Opening {
+    /// It has not.
+    #[n(0)]
+    Closed,
+    /// For these survivors and no others.
+    #[n(1)]
+    Bound(#[n(0)] Survivors, #[n(1)] Option<Signed<SurvivorsSignature>>, #[n(2)] Option<Signed<Answer>>),
+}

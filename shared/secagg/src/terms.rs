@@ -1,0 +1,83 @@
+//! What a site demands of a Selection and of the survivors, and how everybody enforces it for everybody.
+//!
+//! Floors come from the site's policy. They and the survivors that bind a site travel in its receipt, and
+//! every signer checks the terms of *every* receipt in `U`: otherwise `t` lenient sites could open a sum
+//! over the head of a strict one.
+
+use std::collections::BTreeSet;
+
+use consilium_study::name::SiteName;
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+/// What a site's policy asks of every attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Floors {
+    /// Least number of honest sites behind a sum; 0 where the rule of the protocol is enough.
+    pub min_honest: u16,
+    /// Least number of sites in Selection and survivors; 0 where `t` is enough.
+    pub min_selection: u16,
+    /// Survivors differ from all earlier ones of the epoch by nobody or by at least so many; 0 is off.
+    pub min_change: u16,
+    /// Sites that must stand in every Selection.
+    pub known_sites: Vec<SiteName>,
+    /// Who may let the same starting model be opened with other survivors.
+    pub repeat: Repeat,
+}
+
+/// What happens when other survivors are proposed for a starting model that was opened before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Repeat {
+    /// A person at the site decides.
+    #[n(0)]
+    #[default]
+    Ask,
+    /// Never.
+    #[n(1)]
+    Never,
+}
+
+/// A set of sites of the study's roster: one bit per site, in the order of names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(transparent)]
+pub struct RosterSet(#[n(0)] ByteVec);
+
+impl RosterSet {
+    /// The set of `sites` within `roster`. Sites outside the roster are left out.
+    pub fn of(roster: &[SiteName], sites: &BTreeSet<SiteName>) -> Self {
+        let mut bits = vec![0; roster.len().div_ceil(8)];
+        for (position, _) in roster.iter().enumerate().filter(|(_, site)| sites.contains(*site)) {
+            bits[position / 8] |= 1 << (position % 8);
+        }
+        Self(bits.into())
+    }
+
+    /// In how many sites two sets of one roster differ.
+    pub fn distance(&self, other: &Self) -> u32 {
+        let longest = self.0.len().max(other.0.len());
+        let byte = |set: &Self, at: usize| set.0.get(at).copied().unwrap_or(0);
+        (0..longest).map(|at| (byte(self, at) ^ byte(other, at)).count_ones()).sum()
+    }
+}
+
+/// What one site demands of the survivors of an attempt; part of its receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Terms {
+    /// Least number of honest sites behind the sum.
+    #[n(0)]
+    pub min_honest: u16,
+    /// Least number of survivors.
+    #[n(1)]
+    pub min_selection: u16,
+    /// Survivors differ from those of `earlier` by nobody or by at least so many; 0 is off.
+    #[n(2)]
+    pub min_change: u16,
+    /// Earlier survivors of this epoch, where `min_change` is on.
+    #[n(3)]
+    pub earlier: Vec<RosterSet>,
+    /// Survivors that this site has signed for the same starting model and purpose: no others may be opened.
+    #[n(4)]
+    pub bound: Vec<Vec<SiteName>>,
+}
