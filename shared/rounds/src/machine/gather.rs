@@ -1,0 +1,245 @@
+//! Between attempts: waiting for a Selection, and beginning an attempt with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use consilium_secagg::context::{Context, ContextFields, PROTOCOL_VERSION, Purpose, Selection};
+use consilium_secagg::coordinator::CollectMasked;
+use consilium_secagg::layout::CHUNK_WORDS;
+use consilium_secagg::numbering::Attempt;
+use consilium_study::name::{Principal, SiteName};
+use consilium_study::sign::{Signed, SigningKey};
+
+use super::run::{Gathering, Live, Member, OpenedSet, Phase, Run, Stage, Step, UploadState};
+use super::select::{Rules, Selected, Shortage, select};
+use super::sites::{RestAfter, Standing};
+use super::{Effects, StudyMachine};
+use crate::record::{Record, Unevaluated};
+use crate::time::Timestamp;
+use crate::vector::{evaluate_layout, train_layout};
+
+impl StudyMachine {
+    /// Tries to begin an attempt. Returns whether anything changed.
+    pub(super) fn gather(
+        &mut self,
+        gathering: Gathering,
+        now: Timestamp,
+        key: &SigningKey,
+        effects: &mut Effects,
+    ) -> bool {
+        if self.epoch_is_due(now) {
+            self.open_epoch(now, key, effects);
+            return true;
+        }
+        if self.rest_the_hopeless(now) {
+            return true;
+        }
+        match self.choose(now) {
+            Ok(selected) => {
+                let wait = gathering.not_before > now || !self.latecomers(&selected.sites, now).is_empty();
+                if !wait {
+                    self.begin(&selected, gathering, now, key, effects);
+                }
+                !wait
+            }
+            Err(_) if self.gives_up_evaluation(gathering, now) => {
+                self.conclude_unevaluated(Unevaluated::NoQuorum, now, effects);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Without a gate, a candidate that nobody can evaluate is adopted when the study's patience ends.
+    fn gives_up_evaluation(&self, gathering: Gathering, now: Timestamp) -> bool {
+        let evaluating = self.run().is_some_and(|run| matches!(run.step, Step::Evaluate { .. }));
+        let patience = gathering.since.after_human(self.study.rounds.evaluate_timeout);
+        evaluating && self.study.evaluation.gate.is_none() && now >= patience
+    }
+
+    /// The Selection that could begin now.
+    pub(super) fn choose(&self, now: Timestamp) -> Result<Selected, Shortage> {
+        let ready: BTreeMap<_, _> = self
+            .available(now)
+            .filter_map(|site| Some((site.clone(), self.sites[site].accepted()?.terms)))
+            .collect();
+        let epoch = self.epoch.as_ref();
+        let bound = self.bound_set(|site| ready.contains_key(site));
+        let number = epoch.map_or(0, |epoch| epoch.opening.epoch.get());
+        let earlier: Vec<_> =
+            self.opened.iter().filter(|set| set.epoch == number).map(|set| set.survivors.clone()).collect();
+        let rules = Rules {
+            roster: self.study.sites.len(),
+            quorum: self.study.rounds.quorum as usize,
+            min_honest: self.study.aggregation.min_honest,
+            required: &self.study.rounds.required,
+            bound: bound.as_ref(),
+            earlier: &earlier,
+        };
+        select(&ready, |one, other| epoch.is_some_and(|epoch| epoch.has_settled(one, other)), &rules)
+    }
+
+    /// The survivors that the repeat rule demands for the next attempt, guilty dealers left out; none when
+    /// nothing was opened for its model and purpose, or everyone here who was in it allows another set.
+    fn bound_set(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<BTreeSet<SiteName>> {
+        let run = self.run()?;
+        let (model, purpose) = (self.next_model(run), run.step.purpose());
+        let binds = |set: &&OpenedSet| {
+            let same_part = (set.model, set.purpose) == (model, purpose)
+                || (purpose == Purpose::Evaluate && set.baseline == Some(self.model));
+            same_part && set.selected.iter().any(|site| is_ready(site) && !set.freed.contains(site))
+        };
+        let set = self.opened.iter().rev().find(binds)?;
+        // A set less exactly the guilty counts as the same.
+        let innocent = |site: &&SiteName| self.sites[*site].standing != Standing::Guilty;
+        Some(set.survivors.iter().filter(innocent).cloned().collect())
+    }
+
+    /// The model that the next context names.
+    fn next_model(&self, run: &Run) -> consilium_study::hash::Hash {
+        match &run.step {
+            Step::Train(_) => self.model,
+            Step::Evaluate { trained, .. } => trained.candidate,
+        }
+    }
+
+    /// Sites that will probably be ready soon: their connection broke a moment ago, or they are settling keys.
+    /// Each with the moment until which it is waited for.
+    pub(super) fn latecomers(
+        &self,
+        selected: &BTreeSet<SiteName>,
+        now: Timestamp,
+    ) -> BTreeMap<SiteName, Timestamp> {
+        let unsettled = self.unsettled(now);
+        let settling = self.epoch.iter().flat_map(|epoch| {
+            unsettled.iter().map(|site| {
+                let since = self.settling_since(site, epoch);
+                (site.clone(), since.after_human(self.study.rounds.setup_timeout))
+            })
+        });
+        let returning = self
+            .sites
+            .iter()
+            .filter_map(|(site, record)| Some((site.clone(), record.expected_back(&self.timing)?)));
+        let bound = self.bound_set(|site| selected.contains(site));
+        settling
+            .chain(returning)
+            .filter(|(site, until)| *until > now && !selected.contains(site))
+            .filter(|(site, _)| bound.as_ref().is_none_or(|bound| bound.contains(site)))
+            .collect()
+    }
+
+    /// Leaves sites alone that had an epoch from its beginning and could not settle.
+    fn rest_the_hopeless(&mut self, now: Timestamp) -> bool {
+        let Some(epoch) = &self.epoch else { return false };
+        let patience = self.study.rounds.setup_timeout;
+        let hopeless: Vec<_> = self
+            .unsettled(now)
+            .into_iter()
+            .filter(|site| self.settling_since(site, epoch).after_human(patience) <= now)
+            .collect();
+        for site in &hopeless {
+            let timing = self.timing;
+            if let Some(record) = self.sites.get_mut(site) {
+                record.rest(RestAfter::Setup, now, &timing);
+            }
+        }
+        !hopeless.is_empty()
+    }
+
+    fn begin(
+        &mut self,
+        selected: &Selected,
+        gathering: Gathering,
+        now: Timestamp,
+        key: &SigningKey,
+        effects: &mut Effects,
+    ) {
+        let (Some(run), Some(epoch)) = (self.run(), &self.epoch) else { return };
+        let adverts = selected.sites.iter().map(|site| {
+            (site.clone(), epoch.setup.advert(site).expect("who has settled its pairs has advertised"))
+        });
+        let selection = Selection::new(adverts).expect("a Selection with thresholds has 3 to 200 sites");
+        let model = self.next_model(run);
+        let (baseline, layout) = match run.step {
+            Step::Train(_) => (
+                None,
+                train_layout(&self.study, &self.ranges).expect("a proposal was pinned when it was taken up"),
+            ),
+            // A candidate that equals its starting model has nothing to be compared with.
+            Step::Evaluate { .. } => {
+                (Some(self.model).filter(|start| *start != model), evaluate_layout(&self.study))
+            }
+        };
+        let pin = self.pin();
+        let fields = ContextFields {
+            version: PROTOCOL_VERSION,
+            study: pin.study,
+            roster: pin.roster,
+            epoch: epoch.opening.epoch,
+            round: run.step.round(),
+            attempt: Attempt::new(self.next_attempt).expect("attempts are numbered from 1"),
+            purpose: run.step.purpose(),
+            model,
+            baseline,
+            selection,
+            groups: 1,
+            thresholds: selected.thresholds,
+            layout,
+            chunk_words: CHUNK_WORDS as u32,
+            ring_bits: 32,
+            clip_norm: pin.clip_norm,
+            weight_cap: pin.weight_cap,
+            noise: pin.noise,
+        };
+        let context = Context::new(fields).expect("a proposal was checked when it was taken up");
+        let signed = Signed::seal(&context, Principal::Coordinator, key);
+        let phase =
+            CollectMasked::new(&pin, &signed, self.guilty()).expect("our own context fits our own study");
+        let member = Member { progressed: now, progress: None, upload: UploadState::Awaited, busy_ms: 0 };
+        let live = Live {
+            signed: signed.clone(),
+            ctx: context.hash(),
+            context,
+            begun: now,
+            needed: selected.needed as u32,
+            abandoned: gathering.abandoned,
+            members: selected.sites.iter().map(|site| (site.clone(), member.clone())).collect(),
+            phase: Phase::Collect(phase),
+            bytes_up: 0,
+            bytes_down: 0,
+        };
+        self.next_attempt += 1;
+        if let Some(run) = self.run_mut() {
+            run.stage = Stage::Attempt(Box::new(live));
+        }
+        effects.record(Record::Context(signed));
+    }
+
+    /// Survivors count as signed from now on.
+    pub(super) fn remember_opened(&mut self, context: &Context, survivors: BTreeSet<SiteName>) {
+        self.opened.push(OpenedSet {
+            model: context.model,
+            purpose: context.purpose,
+            epoch: context.epoch.get(),
+            survivors,
+            baseline: context.baseline,
+            selected: context.selection.members().iter().map(|member| member.site.clone()).collect(),
+            freed: BTreeSet::new(),
+        });
+    }
+
+    /// Forgets opened sets that can bind no more: of models that will never be started from again, and of
+    /// earlier epochs.
+    pub(super) fn forget_opened(&mut self) {
+        let epoch = self.epoch.as_ref().map_or(0, |epoch| epoch.opening.epoch.get());
+        let changes_matter = self
+            .sites
+            .values()
+            .any(|record| record.accepted().is_some_and(|accepted| accepted.terms.min_change.is_some()));
+        let model = self.model;
+        self.opened.retain(|set| {
+            let starts = set.purpose == Purpose::Train && set.model == model;
+            starts || set.baseline == Some(model) || (changes_matter && set.epoch == epoch)
+        });
+    }
+}

@@ -1,0 +1,350 @@
+//! What a sum leads to: a candidate, its adoption or refusal, the next round, the release.
+
+use std::collections::BTreeSet;
+
+use consilium_secagg::context::Purpose;
+use consilium_secagg::numbering::{Attempt, RoundNumber};
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+
+use super::run::{Gathering, Life, Run, Stage, Step, Summing, Trained};
+use super::{Effects, StudyMachine};
+use crate::event::{Effect, Notice, SumRefused, Summed};
+use crate::message::{Settled, SettledAs, StudyState};
+use crate::metrics::{Figures, TrainFigures};
+use crate::reason::Abandonment;
+use crate::record::{
+    Adoption, Course, Evaluated, GateRefusal, OpenedSum, Record, Release, ReleaseReason, Unevaluated, Verdict,
+};
+use crate::status::{LineState, RoundLine};
+use crate::time::Timestamp;
+use crate::vector::Ranges;
+
+impl StudyMachine {
+    /// The shell has added up.
+    pub(super) fn summed(
+        &mut self,
+        attempt: Attempt,
+        outcome: Result<Summed, SumRefused>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let Some(run) = self.run() else { return };
+        let Stage::Summing(summing) = &run.stage else { return };
+        if summing.job.context.attempt != attempt {
+            // The answer of a job that was given out twice.
+            return;
+        }
+        let (summing, step) = ((**summing).clone(), run.step.clone());
+        match (outcome, step) {
+            (Ok(Summed::Train { aggregate, candidate, figures, largest }), Step::Train(round)) => {
+                opened(&summing, aggregate, Some(candidate), effects);
+                let survivors = summing.job.survivors.iter().cloned().collect();
+                let trained = Trained { candidate, figures, largest, survivors };
+                self.trained(round, &summing, trained, now, effects);
+            }
+            (Ok(Summed::Evaluate { aggregate, figures }), Step::Evaluate { round, trained }) => {
+                opened(&summing, aggregate, None, effects);
+                self.evaluated(round, &summing, &trained, figures, now, effects);
+            }
+            // A model that is not finite, or counts that no vectors lead to. An answer of the wrong kind is
+            // no sum either.
+            (Err(SumRefused) | Ok(_), _) => self.sum_failed(&summing, now, effects),
+        }
+    }
+
+    fn trained(
+        &mut self,
+        round: RoundNumber,
+        summing: &Summing,
+        trained: Trained,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let line = line_of(summing, LineState::Trained, Some(trained.figures.loss), None, now);
+        self.settled = Some(Settled {
+            attempt: summing.job.context.attempt,
+            ctx: summing.ctx,
+            outcome: SettledAs::Opened,
+            model: self.model,
+            candidate: Some(trained.candidate),
+        });
+        if let Some(run) = self.run_mut() {
+            *run = Run {
+                step: Step::Evaluate { round, trained },
+                stage: Stage::Gathering(Gathering::begin(now)),
+            };
+        }
+        self.was_counted(summing.job.context.purpose, &summing.job.survivors);
+        self.add_line(line, effects);
+    }
+
+    fn evaluated(
+        &mut self,
+        round: RoundNumber,
+        summing: &Summing,
+        trained: &Trained,
+        figures: Option<Figures>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let evaluated = figures.map(|figures| Evaluated {
+            ctx: summing.ctx,
+            survivors: summing.job.survivors.iter().cloned().collect(),
+            figures,
+        });
+        let verdict = self.judge(evaluated.as_ref());
+        let state = match verdict {
+            Verdict::Adopted => LineState::Adopted,
+            Verdict::Unevaluated(cause) => LineState::Unevaluated(cause),
+            Verdict::Refused(cause) => LineState::Refused(cause),
+        };
+        let figures = evaluated.as_ref().map(|evaluated| &evaluated.figures);
+        let loss = figures.map(|figures| figures.loss);
+        let line = line_of(summing, state, loss, figures.and_then(|figures| figures.auroc), now);
+        self.was_counted(summing.job.context.purpose, &summing.job.survivors);
+        self.conclude(round, trained, verdict, evaluated, now, effects);
+        self.settled = Some(Settled {
+            attempt: summing.job.context.attempt,
+            ctx: summing.ctx,
+            outcome: SettledAs::Opened,
+            model: self.model,
+            candidate: None,
+        });
+        self.add_line(line, effects);
+    }
+
+    /// The acceptance gate: a candidate may not lose more than the study's margin against its starting model
+    /// over the same cases. Figures that are none do not pass a gate that is on.
+    fn judge(&self, evaluated: Option<&Evaluated>) -> Verdict {
+        let Some(evaluated) = evaluated else {
+            return match self.study.evaluation.gate {
+                Some(_) => Verdict::Refused(GateRefusal::BadCounts),
+                None => Verdict::Unevaluated(Unevaluated::BadCounts),
+            };
+        };
+        let increase = evaluated.figures.loss_increase().unwrap_or(f64::INFINITY);
+        match self.study.evaluation.gate {
+            Some(gate) if increase > gate.max_loss_increase => Verdict::Refused(GateRefusal::LossIncrease),
+            Some(_) | None => Verdict::Adopted,
+        }
+    }
+
+    /// Nobody can say how good the candidate is, and no gate waits for it.
+    pub(super) fn conclude_unevaluated(&mut self, cause: Unevaluated, now: Timestamp, effects: &mut Effects) {
+        let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else { return };
+        self.conclude(round, &trained, Verdict::Unevaluated(cause), None, now, effects);
+        if let Some(settled) = &mut self.settled {
+            settled.model = self.model;
+            settled.candidate = None;
+        }
+        let line = RoundLine {
+            round: round.get(),
+            kind: crate::status::Kind::Evaluate,
+            state: LineState::Unevaluated(cause),
+            loss: None,
+            auroc: None,
+            selected: 0,
+            counted: 0,
+            missing: Vec::new(),
+            bytes_up: 0,
+            bytes_down: 0,
+            seconds: 0.0,
+            overhead_seconds: None,
+        };
+        self.add_line(line, effects);
+    }
+
+    /// Ends a round.
+    fn conclude(
+        &mut self,
+        round: RoundNumber,
+        trained: &Trained,
+        verdict: Verdict,
+        evaluated: Option<Evaluated>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let adoption = Adoption {
+            round,
+            start: self.model,
+            candidate: trained.candidate,
+            verdict,
+            trained: trained.figures,
+            evaluated,
+        };
+        if !matches!(verdict, Verdict::Refused(_)) {
+            self.model = trained.candidate;
+            self.ranges = Ranges::after(&self.study, &trained.largest);
+            self.participants.extend(trained.survivors.iter().cloned());
+        }
+        self.adoptions.push(adoption.clone());
+        self.forget_opened();
+        effects.record(Record::Adoption(adoption));
+        if round.get() >= self.study.rounds.count {
+            self.close(now, effects);
+        } else if let Some(run) = self.run_mut() {
+            let next = RoundNumber::new(round.get() + 1).expect("the number of rounds fits a round number");
+            *run = Run { step: Step::Train(next), stage: Stage::Gathering(Gathering::begin(now)) };
+        }
+    }
+
+    fn sum_failed(&mut self, summing: &Summing, now: Timestamp, effects: &mut Effects) {
+        let context = &summing.job.context;
+        let (attempt, cause) = (context.attempt, Abandonment::SumFailed);
+        effects.record(Record::Abandoned {
+            attempt,
+            ctx: summing.ctx,
+            cause,
+            missing: summing.missing.clone(),
+            by: None,
+        });
+        effects.push(Effect::DiscardUploads { attempt, survivors: Vec::new() });
+        effects.notify(Notice::Abandoned { attempt, cause });
+        self.give_up(attempt, summing.ctx, cause, summing.abandoned + 1, now);
+        let line = line_of(summing, LineState::Abandoned(cause), None, None, now);
+        self.add_line(line, effects);
+        if self.waiting_candidate().is_some() && self.study.evaluation.gate.is_none() {
+            self.conclude_unevaluated(Unevaluated::BadCounts, now, effects);
+        }
+    }
+
+    /// Sites that were counted are trusted to be there again.
+    fn was_counted(&mut self, purpose: Purpose, survivors: &[SiteName]) {
+        for site in survivors {
+            if let Some(record) = self.sites.get_mut(site) {
+                record.was_counted(purpose);
+            }
+        }
+    }
+
+    /// All rounds are done: one transition, with the recommended model in it.
+    fn close(&mut self, now: Timestamp, effects: &mut Effects) {
+        let release = Release {
+            study: self.study.hash(),
+            model: self.study.initial_model(),
+            reason: ReleaseReason::NothingAdopted,
+            rounds: self.adoptions.len() as u32,
+            participants: self.participants.clone(),
+            absent: self.sites.keys().filter(|site| !self.participants.contains(*site)).cloned().collect(),
+        };
+        let release = match self.recommended() {
+            Some((adoption, reason)) => Release { model: adoption.candidate, reason, ..release },
+            None => release,
+        };
+        effects.course(Course::Close, &consilium_study::name::Principal::Coordinator);
+        effects.push(Effect::Publish(Box::new(release.clone())));
+        effects.notify(Notice::State(StudyState::Closed));
+        self.life = Life::Closed { release: Box::new(release), since: now, late: false };
+    }
+
+    /// The best of the adopted models by the study's metric. Only models whose held-out cases are those of the
+    /// same sites are compared: the largest such group, the later one of equals. Without figures, the last.
+    fn recommended(&self) -> Option<(&Adoption, ReleaseReason)> {
+        let adopted: Vec<&Adoption> = self
+            .adoptions
+            .iter()
+            .filter(|adoption| !matches!(adoption.verdict, Verdict::Refused(_)))
+            .collect();
+        let last = *adopted.last()?;
+        let metric = self.study.evaluation.recommend;
+        let measured: Vec<(&Adoption, &Evaluated, f64)> = adopted
+            .iter()
+            .filter_map(|adoption| {
+                let evaluated = adoption.evaluated.as_ref()?;
+                Some((*adoption, evaluated, evaluated.figures.get(metric)?))
+            })
+            .collect();
+        let size = |group: &BTreeSet<SiteName>| {
+            measured.iter().filter(|(_, evaluated, _)| evaluated.survivors == *group).count()
+        };
+        let group =
+            measured.iter().map(|(_, evaluated, _)| &evaluated.survivors).max_by_key(|group| size(group));
+        let Some(group) = group else {
+            return Some((last, ReleaseReason::LastAdopted { round: last.round }));
+        };
+        let mut best: Option<(&Adoption, &Evaluated, f64)> = None;
+        for (adoption, evaluated, figure) in &measured {
+            let of_group = evaluated.survivors == *group;
+            if of_group && best.is_none_or(|(_, _, before)| metric.improves(*figure, before)) {
+                best = Some((adoption, evaluated, *figure));
+            }
+        }
+        best.map(|(adoption, evaluated, _)| {
+            let reason = ReleaseReason::BestEvaluated {
+                round: adoption.round,
+                metric,
+                evaluated: Box::new(evaluated.clone()),
+                among: size(group) as u32,
+            };
+            (adoption, reason)
+        })
+    }
+
+    pub(super) fn published(&mut self, effects: &mut Effects) {
+        if let Life::Closed { release, .. } = &self.life {
+            let release = release.clone();
+            effects.record(Record::Release((*release).clone()));
+            effects.notify(Notice::State(StudyState::Released { model: release.model }));
+            self.life = Life::Released(release);
+        }
+    }
+
+    /// The recommended model of a study whose rounds are done.
+    pub fn release(&self) -> Option<&Release> {
+        match &self.life {
+            Life::Closed { release, .. } | Life::Released(release) => Some(release),
+            Life::Proposed | Life::Open | Life::Running(_) | Life::Paused { .. } | Life::Stopped { .. } => {
+                None
+            }
+        }
+    }
+
+    /// What training said about the candidate that waits for its evaluation.
+    pub fn candidate(&self) -> Option<(Hash, TrainFigures)> {
+        match &self.run()?.step {
+            Step::Evaluate { trained, .. } => Some((trained.candidate, trained.figures)),
+            Step::Train(_) => None,
+        }
+    }
+}
+
+fn line_of(
+    summing: &Summing,
+    state: LineState,
+    loss: Option<f64>,
+    auroc: Option<f64>,
+    now: Timestamp,
+) -> RoundLine {
+    let context = &summing.job.context;
+    let seconds = now.since(summing.begun).as_secs_f64();
+    let training = context.purpose == Purpose::Train;
+    RoundLine {
+        round: context.round.get(),
+        kind: context.purpose.into(),
+        state,
+        loss,
+        auroc,
+        selected: summing.selected,
+        counted: summing.job.survivors.len() as u32,
+        missing: summing.missing.clone(),
+        bytes_up: summing.bytes_up,
+        bytes_down: summing.bytes_down,
+        seconds,
+        overhead_seconds: training.then(|| (seconds - summing.busy_ms as f64 / 1000.0).max(0.0)),
+    }
+}
+
+fn opened(summing: &Summing, aggregate: Hash, candidate: Option<Hash>, effects: &mut Effects) {
+    let context = &summing.job.context;
+    effects.record(Record::Opened(OpenedSum {
+        attempt: context.attempt,
+        ctx: summing.ctx,
+        round: context.round,
+        purpose: context.purpose,
+        aggregate,
+        candidate,
+    }));
+    let survivors = summing.job.survivors.clone();
+    effects.push(Effect::DiscardUploads { attempt: context.attempt, survivors });
+}

@@ -1,0 +1,36 @@
+//! Summable metrics: what a site counts over its cases, and what the federation reads from the sum.
+//!
+//! A site never sends a figure. It adds integers (a score histogram per class, a confusion matrix, losses in
+//! fixed point) to the tail of its masked vector; only the sum over the survivors is opened, and every figure
+//! is derived from that. So the AUROC of the federation is the AUROC of all its held-out cases together, with
+//! scores in bins and ties counted half (Hanley and McNeil 1982), and nobody's own figure exists outside its
+//! hospital.
+//!
+//! [`exact`] has the same figures from the scores themselves, for the tables that `demo` and `simulate` print.
+
+mod counts;
+pub mod exact;
+mod figures;
+mod train;
+mod wide;
+
+pub use counts::{EvaluationCounts, EvaluationShape, InvalidShape, MalformedCounts};
+pub use figures::Figures;
+pub use train::{TrainCounts, TrainFigures};
+pub use wide::Wide;
+
+/// Losses are clipped here (nats), so that one absurd case cannot outweigh a hospital.
+pub const LOSS_CLIP: f64 = 16.0;
+
+/// Fixed-point steps per unit.
+pub(crate) const UNIT: f64 = 65_536.0;
+
+/// Cross-entropy of one case, clipped, in fixed point. A probability that is not a number costs the most.
+pub(crate) fn fixed_loss(probability: f32) -> u64 {
+    let loss = -f64::from(probability).ln();
+    let loss = if loss.is_nan() { LOSS_CLIP } else { loss.clamp(0.0, LOSS_CLIP) };
+    (loss * UNIT).round() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! Why something did not happen: closed lists, so that a reason can be counted, translated and tested.
+
+use std::fmt;
+
+use minicbor::{Decode, Encode};
+use serde::Serialize;
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $n:literal $item:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        #[cbor(index_only)]
+        pub enum $name {
+            $(#[doc = $text] #[n($n)] $item,)+
+        }
+
+        impl $name {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$item,)+];
+
+            /// In words.
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$item => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.text())
+            }
+        }
+    };
+}
+
+reasons!(
+    /// Why a site takes no further part in an attempt. It is a dropout of that attempt and nothing worse.
+    Withdrawal {
+        0 TooFewCases = "fewer labelled, usable cases than the study's minimum",
+        1 TooFewUsable = "a smaller share of items is usable than the study asks for",
+        2 NoData = "the data source cannot be read",
+        3 NoDevice = "the compute device is gone or too small",
+        4 TrainingFailed = "local training failed",
+        5 NoSpace = "no space left for the masked update",
+        6 StoppedAtSite = "a person at the site stopped the work",
+        7 OutsideHours = "outside the site's working hours",
+        8 NoKeys = "the keys of this epoch are gone",
+        9 ModelUnavailable = "the starting model could not be fetched",
+    }
+);
+
+reasons!(
+    /// Why a site refuses a directive. It says so instead of falling silent.
+    Decline {
+        0 Malformed = "the message does not decode",
+        1 UnknownStudy = "the study is not known here",
+        2 NotAccepted = "the study was not accepted here",
+        3 Signature = "a signature does not match",
+        4 Roster = "the roster is not the one the study was accepted with",
+        5 Epoch = "the epoch is not the one this site has keys for",
+        6 Attempt = "the attempt is not above every earlier one",
+        7 Context = "the context differs from what the study says",
+        8 Thresholds = "the thresholds are not those of the formula",
+        9 TooFewSites = "fewer sites than this site's policy asks for",
+        10 UnknownSites = "a site that this site insists on is missing",
+        11 Model = "the starting model is not acceptable here",
+        12 SecondSurvivors = "another set of survivors was signed for this attempt",
+        13 Repeat = "another set of survivors was signed for this starting model",
+        14 Terms = "the survivors break the terms of a receipt",
+        15 Receipts = "the receipts do not fit together",
+        16 Signatures = "too few valid signatures on these survivors",
+        17 Paused = "the study is paused at this site",
+        18 Policy = "the site's policy forbids it",
+        19 NotSelected = "this site is not in the Selection",
+    }
+);
+
+reasons!(
+    /// Why a member of a Selection is not among the survivors.
+    Dropout {
+        0 NoUpload = "no complete upload by the deadline",
+        1 Withdrew = "withdrew",
+        2 Declined = "refused the context",
+        3 LeftOut = "left out: its envelopes do not open, its commitments differ from its peers', or terms forbid it",
+        4 Revoked = "its certificate was revoked",
+    }
+);
+
+reasons!(
+    /// Why an attempt ended without a sum.
+    Abandonment {
+        0 BelowQuorum = "fewer survivors than the quorum",
+        1 RepeatRule = "the survivors are not the set that was signed for this starting model",
+        2 Terms = "no set of survivors meets the terms of all its members",
+        3 Paused = "the study was paused before the survivors were named",
+        4 Stopped = "the study was stopped",
+        5 DeclaredLost = "an operator declared the attempt lost",
+        6 GuiltyDealer = "a dealer's shares were proved not to fit its commitment",
+        7 Restored = "the coordinator was restored from a backup",
+        8 SumFailed = "the uploads or the recovered masks do not give a sum",
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_words() {
+        fn texts(list: impl Iterator<Item = &'static str>) {
+            let all: Vec<_> = list.collect();
+            let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+            assert_eq!(all.len(), distinct.len());
+        }
+        texts(Withdrawal::ALL.iter().map(|reason| reason.text()));
+        texts(Decline::ALL.iter().map(|reason| reason.text()));
+        texts(Dropout::ALL.iter().map(|reason| reason.text()));
+        texts(Abandonment::ALL.iter().map(|reason| reason.text()));
+    }
+}

@@ -1,0 +1,156 @@
+//! From uploads and opened seeds to a candidate or to figures: the arithmetic of a round.
+//!
+//! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
+//! same uploads, same seeds, same starting model, same bytes. Memory is one vector and one chunk, whatever the
+//! number of sites.
+
+use consilium_secagg::accumulator::{Accumulator, OpenedSeeds, WrongChunk};
+use consilium_secagg::context::{Context, Purpose};
+use consilium_secagg::layout::{BlockKind, Layout};
+use consilium_secagg::quantiser::{Aggregate, DecodeError, decode};
+use consilium_study::document::Study;
+use consilium_study::hash::{Hash, Hasher};
+use consilium_study::name::SiteName;
+use minicbor::{Decode, Encode};
+
+use crate::metrics::{EvaluationCounts, Figures, MalformedCounts, TrainCounts, TrainFigures};
+use crate::strategy::{StrategyError, next_model};
+use crate::vector::evaluation_shape;
+
+/// Everything a sum needs besides the uploads and, after training, the starting model (`context.model`).
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct SumJob {
+    /// The context of the attempt.
+    #[n(0)]
+    pub context: Context,
+    /// Whose uploads to add, in the order of names.
+    #[n(1)]
+    pub survivors: Vec<SiteName>,
+    /// The masks to take off.
+    #[n(2)]
+    pub seeds: OpenedSeeds,
+}
+
+/// What a sum gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sum {
+    /// Of a training round.
+    Train {
+        /// Plain hash of the sum's words, little-endian.
+        aggregate: Hash,
+        /// The candidate, shape `[params]`.
+        candidate: Vec<f32>,
+        /// What training says about itself.
+        figures: TrainFigures,
+        /// Largest magnitude of the mean update in each block.
+        largest: Vec<f64>,
+    },
+    /// Of an evaluation.
+    Evaluate {
+        /// Plain hash of the sum's words, little-endian.
+        aggregate: Hash,
+        /// The figures, or how the counts contradict each other; `Ok(None)` when no case was counted.
+        figures: Result<Option<Figures>, MalformedCounts>,
+    },
+}
+
+/// Why there is no sum. `E` is the error of whoever reads the uploads.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum SumError<E> {
+    /// An upload cannot be read.
+    #[error("the upload of {site} cannot be read: {error}")]
+    Read {
+        /// Whose.
+        site: SiteName,
+        /// Why.
+        error: E,
+    },
+    /// An upload of another length than the layout.
+    #[error(transparent)]
+    Chunk(#[from] WrongChunk),
+    /// No survivors' vectors lead to this sum: a site sent other values than the protocol allows.
+    #[error("the sum is out of bounds: {0}")]
+    Decode(#[from] DecodeError),
+    /// The sum gives no model.
+    #[error(transparent)]
+    Strategy(#[from] StrategyError),
+    /// A training sum needs its starting model.
+    #[error("a training sum needs the model that the round started from")]
+    NoStart,
+    /// This version publishes no statistics.
+    #[error("this version sums no statistics")]
+    Statistics,
+}
+
+/// Adds the uploads, takes the masks off and reads the sum. `read(site, index)` returns chunk `index` of a
+/// site's upload; `start` is the model named by the context of a training round.
+pub fn sum<E>(
+    study: &Study,
+    job: &SumJob,
+    start: Option<&[f32]>,
+    mut read: impl FnMut(&SiteName, usize) -> Result<Vec<u8>, E>,
+) -> Result<Sum, SumError<E>> {
+    let layout = &job.context.layout;
+    let mut total = Accumulator::new(layout.words());
+    for site in &job.survivors {
+        for index in 0..layout.chunks() {
+            let chunk = read(site, index).map_err(|error| SumError::Read { site: site.clone(), error })?;
+            total.add_chunk(index, &chunk)?;
+        }
+    }
+    total.remove_masks(&job.context, &job.seeds);
+    let words = total.into_words();
+    let aggregate = hash_of(&words);
+    let decoded = decode(&job.context, &words)?;
+    match job.context.purpose {
+        Purpose::Train => {
+            let start = start.ok_or(SumError::NoStart)?;
+            let candidate = next_model(study.rounds.strategy, start, &decoded.update)?;
+            let (figures, largest) = train_figures(layout, &decoded);
+            Ok(Sum::Train { aggregate, candidate, figures, largest })
+        }
+        Purpose::Evaluate => {
+            let counts = EvaluationCounts::from_words(evaluation_shape(study), &decoded.counts);
+            Ok(Sum::Evaluate { aggregate, figures: counts.map(|counts| counts.figures()) })
+        }
+        Purpose::Statistics => Err(SumError::Statistics),
+    }
+}
+
+/// Plain hash of words, little-endian, one after the other.
+fn hash_of(words: &[u32]) -> Hash {
+    let mut hasher = Hasher::new();
+    let mut buffer = Vec::with_capacity(1 << 16);
+    for part in words.chunks(1 << 14) {
+        buffer.clear();
+        buffer.extend(part.iter().flat_map(|word| word.to_le_bytes()));
+        hasher.update(&buffer);
+    }
+    hasher.finish()
+}
+
+fn train_figures(layout: &Layout, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>) {
+    let mut rest = aggregate.update.as_slice();
+    let mut square = 0.0;
+    let mut largest = Vec::with_capacity(layout.blocks().len());
+    for block in layout.blocks() {
+        let (part, after) = rest.split_at(block.length as usize);
+        largest.push(part.iter().fold(0.0, |largest: f64, entry| largest.max(f64::from(entry.abs()))));
+        if block.kind == BlockKind::Update {
+            square += part.iter().map(|entry| f64::from(*entry).powi(2)).sum::<f64>();
+        }
+        rest = after;
+    }
+    let loss = TrainCounts::from_words(&aggregate.counts)
+        .expect("the layout of a training round has room for its counts")
+        .loss(aggregate.weight);
+    let figures = TrainFigures {
+        loss,
+        weight: aggregate.weight,
+        clipped: aggregate.clipped,
+        saturated: aggregate.saturated.iter().copied().map(u64::from).sum(),
+        update_norm: square.sqrt(),
+    };
+    (figures, largest)
+}

@@ -1,0 +1,8 @@
+//! Whole studies over the real machines: a bad network, dying processes, and the rules of a study.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
+
+mod network;
+mod parts;
+mod rules;
+mod sim;

@@ -1,0 +1,354 @@
+//! The rules of a study: who is waited for, what is adopted, when keys change, what a lost attempt leaves behind.
+
+use std::collections::BTreeSet;
+
+use consilium_rounds::local::{Federation, Models};
+use consilium_rounds::message::{Directive, SiteMessage, StudyState};
+use consilium_rounds::reason::Abandonment;
+use consilium_rounds::record::{Record, ReleaseReason, Unevaluated, Verdict};
+use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
+use consilium_rounds::{Act, Effect, Event, Shortage, Timestamp};
+use consilium_study::hash::Hash;
+
+use crate::parts::{OneHot, hash_of_model, name, study_text};
+use crate::sim::{Faults, Packet, Sim};
+
+fn sim(sites: usize, rounds: u32, extra: &str, gate: &str) -> Sim {
+    Sim::new(7, sites, &study_text(sites, rounds, extra, gate))
+}
+
+/// Steps in peace until something holds; time passes only when nothing else can happen.
+fn until(sim: &mut Sim, what: impl Fn(&Sim) -> bool) {
+    for _ in 0..20_000 {
+        if what(sim) {
+            return;
+        }
+        if !sim.step(&Faults::default()) {
+            let deadline = sim.machine.deadline().unwrap_or_else(|| panic!("{:#?}", sim.machine.status()));
+            sim.now = sim.now.max(deadline.as_millis());
+            sim.event(Event::Tick);
+        }
+    }
+    panic!("it never came: {:#?}", sim.machine.status());
+}
+
+fn waits_for(sim: &Sim, reason: &WaitReason) -> bool {
+    sim.machine.status().waits.iter().any(|wait| wait.reason == *reason)
+}
+
+#[test]
+fn a_required_site_holds_the_start_and_an_optional_one_joins_later() {
+    let mut sim = sim(5, 4, "required = [\"s04\"]", "");
+    for site in 0..3 {
+        sim.connect(site);
+    }
+    sim.act(Act::Start);
+    sim.settle(2_000);
+    assert_eq!(sim.machine.state(), StudyState::Proposed);
+    assert!(sim.machine.status().waits.iter().any(|wait| wait.sites.contains(&name(4))));
+    sim.connect(4);
+    until(&mut sim, |sim| sim.machine.status().lines.len() >= 2);
+    assert!(sim.contexts().iter().all(|context| context.selection.len() == 4));
+    sim.connect(3);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert_eq!(sim.contexts().last().unwrap().selection.len(), 5);
+    // The required site goes away: the next round waits for it by name.
+}
+
+#[test]
+fn below_quorum_an_attempt_is_given_up_and_the_round_waits_by_name() {
+    let mut sim = sim(4, 2, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().phase == Phase::CollectMasked);
+    sim.disconnect(2);
+    sim.disconnect(3);
+    until(&mut sim, |sim| {
+        sim.machine.status().waits.iter().any(|wait| matches!(wait.reason, WaitReason::Sites(_)))
+    });
+    let abandoned = sim.records.iter().any(|record| {
+        matches!(record, Record::Abandoned { cause: Abandonment::BelowQuorum, missing, .. } if missing.len() == 2)
+    });
+    assert!(abandoned);
+    sim.settle(5_000);
+    let status = sim.machine.status();
+    let wait = &status.waits[0];
+    assert_eq!(wait.reason, WaitReason::Sites(Shortage::TooFew { ready: 2, needed: 3 }));
+    assert_eq!(wait.sites, [name(2), name(3)]);
+    sim.connect(2);
+    sim.connect(3);
+    sim.settle(20_000);
+    sim.ends_released_once();
+}
+
+#[test]
+fn a_refused_candidate_leaves_the_model_and_is_never_the_last_word() {
+    let mut sim = sim(4, 3, "", "gate = { max_loss_increase = 0.01 }");
+    for site in &mut sim.sites {
+        site.work.worse = true;
+    }
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    assert!(matches!(sim.machine.adoptions()[0].verdict, Verdict::Refused(_)));
+    assert_eq!(sim.machine.model(), sim.machine.study().initial_model());
+    // The same starting model again: a site that is missing now is waited for, not left out.
+    sim.disconnect(1);
+    sim.settle(5_000);
+    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
+    sim.connect(1);
+    for site in &mut sim.sites {
+        site.work.worse = false;
+    }
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert!(sim.machine.status().lines.iter().any(|line| matches!(line.state, LineState::Refused(_))));
+}
+
+#[test]
+fn nothing_adopted_releases_the_initial_model() {
+    let mut sim = sim(3, 1, "", "gate = { max_loss_increase = 0.01 }");
+    for site in &mut sim.sites {
+        site.work.worse = true;
+    }
+    sim.connect_all();
+    sim.act(Act::Start);
+    sim.settle(20_000);
+    let release = sim.machine.release().unwrap();
+    assert_eq!(release.reason, ReleaseReason::NothingAdopted);
+    assert_eq!(release.model, sim.machine.study().initial_model());
+}
+
+#[test]
+fn without_a_gate_nobody_waits_for_an_evaluation_and_with_one_everybody_does() {
+    for (gate, waits) in [("", false), ("gate = { max_loss_increase = 0.5 }", true)] {
+        let mut sim = sim(4, 1, "", gate);
+        sim.connect_all();
+        sim.act(Act::Start);
+        until(&mut sim, |sim| sim.machine.candidate().is_some());
+        sim.disconnect(0);
+        sim.disconnect(1);
+        sim.settle(10_000);
+        if waits {
+            assert!(sim.machine.candidate().is_some(), "the candidate waits");
+            sim.connect(0);
+            sim.connect(1);
+            sim.settle(20_000);
+            assert_eq!(sim.machine.adoptions()[0].verdict, Verdict::Adopted);
+        } else {
+            let verdict = sim.machine.adoptions()[0].verdict;
+            assert_eq!(verdict, Verdict::Unevaluated(Unevaluated::NoQuorum));
+            assert!(matches!(sim.machine.release().unwrap().reason, ReleaseReason::LastAdopted { .. }));
+        }
+        sim.ends_released_once();
+    }
+}
+
+#[test]
+fn a_site_without_held_out_cases_still_trains() {
+    let mut sim = sim(4, 4, "", "");
+    sim.sites[3].work.blind = true;
+    sim.connect_all();
+    sim.act(Act::Start);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    for line in sim.machine.status().lines {
+        assert_eq!(line.counted, if line.kind == Kind::Train { 4 } else { 3 }, "{line:?}");
+    }
+}
+
+#[test]
+fn once_survivors_are_named_only_a_person_gives_the_attempt_up() {
+    let mut sim = sim(4, 2, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().phase == Phase::ConsistencyCheck);
+    let attempt = sim.contexts().last().unwrap().attempt;
+    sim.disconnect(0);
+    sim.disconnect(1);
+    sim.now += 10_000_000_000;
+    sim.event(Event::Tick);
+    sim.settle(5_000);
+    assert_eq!(sim.machine.status().phase, Phase::ConsistencyCheck, "no deadline ends it");
+    assert!(waits_for(&sim, &WaitReason::Signatures));
+    sim.act(Act::DeclareLost { attempt });
+    sim.act(Act::DeclareLost { attempt });
+    sim.settle(5_000);
+    // The repeat rule still counts it as opened.
+    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(0), name(1)] })));
+    // One of the two comes back, which is not enough; with the other the same set is complete again.
+    sim.connect(0);
+    sim.settle(5_000);
+    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
+    sim.connect(1);
+    sim.settle(20_000);
+    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
+}
+
+#[test]
+fn keys_change_when_they_are_used_up_or_lost() {
+    let mut sim = sim(4, 5, "attempts_per_epoch = 2", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 2);
+    let epochs = |sim: &Sim| sim.records.iter().filter(|record| matches!(record, Record::Epoch(_))).count();
+    assert!(epochs(&sim) >= 2);
+    let before = epochs(&sim);
+    sim.sites[2].local.lose_keys();
+    sim.disconnect(2);
+    sim.connect(2);
+    until(&mut sim, |sim| sim.machine.status().sites[2].rung == Rung::Preparing);
+    // It rests for a moment, so that it cannot keep the others busy with new keys.
+    sim.now += 3_000;
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert!(epochs(&sim) > before);
+    assert_eq!(sim.contexts().last().unwrap().selection.len(), 4);
+}
+
+#[test]
+fn a_restored_coordinator_goes_on_above_what_the_sites_have_seen() {
+    let mut sim = sim(4, 4, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    let backup = sim.machine.clone();
+    let models = sim.models.clone();
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 2);
+    let above = sim.contexts().last().unwrap().attempt.get();
+    sim.machine = backup;
+    sim.models = models;
+    sim.uploads.clear();
+    sim.jobs.clear();
+    sim.crash_coordinator();
+    sim.act(Act::Restored { above });
+    sim.settle(20_000);
+    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
+}
+
+#[test]
+fn a_refusal_or_a_revocation_ends_a_sites_part_and_not_the_study() {
+    let mut sim = sim(5, 3, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().phase == Phase::CollectMasked);
+    sim.event(Event::Revoked(name(4)));
+    assert_eq!(sim.machine.directives_for(&name(4)), []);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert!(sim.contexts().last().unwrap().selection.index_of(&name(4)).is_none());
+}
+
+#[test]
+fn strangers_and_strange_messages_change_nothing() {
+    let mut sim = sim(4, 1, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().phase == Phase::CollectMasked);
+    let before = sim.machine.clone();
+    let stranger = "stranger".parse().unwrap();
+    let settled = SiteMessage::PairsSettled { epoch: sim.contexts()[0].epoch, with: Vec::new() };
+    sim.event(Event::Message { from: stranger, message: settled });
+    assert!(sim.machine == before);
+    // One site's receipt in another's mouth, and bytes that do not match the receipt.
+    until(&mut sim, |sim| {
+        sim.network.iter().any(|(_, packet)| matches!(packet, Packet::Say(SiteMessage::Masked(_))))
+    });
+    let (from, masked) = sim
+        .network
+        .iter()
+        .find_map(|(from, packet)| match packet {
+            Packet::Say(message @ SiteMessage::Masked(_)) => Some((*from, message.clone())),
+            _ => None,
+        })
+        .unwrap();
+    let other = (from + 1) % 4;
+    sim.event(Event::Message { from: name(other), message: masked.clone() });
+    let attempt = sim.contexts()[0].attempt;
+    assert_eq!(sim.machine.expects_upload(&name(other), attempt), None);
+    sim.event(Event::Message { from: name(from), message: masked });
+    let expected = sim.machine.expects_upload(&name(from), attempt).unwrap();
+    let wrong = vec![7; expected.bytes as usize];
+    assert!(sim.machine.check_chunk(&name(from), attempt, 0, &wrong).is_err());
+    assert!(sim.refused.len() >= 2);
+    sim.settle(20_000);
+    sim.ends_released_once();
+}
+
+#[test]
+fn directives_are_a_function_of_the_state() {
+    let mut sim = sim(4, 1, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    let mut kinds = BTreeSet::new();
+    while !sim.is_over() {
+        for site in 0..4 {
+            let stored = consilium_rounds::StudyMachine::from_bytes(&sim.machine.to_bytes()).unwrap();
+            let list = sim.machine.directives_for(&name(site));
+            assert_eq!(stored.directives_for(&name(site)), list);
+            kinds.extend(list.iter().map(|letter| match letter.message {
+                Directive::Proposal { .. } => "proposal",
+                Directive::StudyState(_) => "state",
+                Directive::Opening(_) => "opening",
+                Directive::Adverts(_) => "adverts",
+                Directive::Encapsulations(_) => "encapsulations",
+                Directive::Confirmations(_) => "confirmations",
+                Directive::Begin { .. } => "begin",
+                Directive::Receipts { .. } => "receipts",
+                Directive::Envelopes { .. } => "envelopes",
+                Directive::Survivors { .. } => "survivors",
+                Directive::Unmask(_) => "unmask",
+                Directive::Settled(_) => "settled",
+                Directive::Guilt(_) => "guilt",
+            }));
+        }
+        for _ in 0..5 {
+            sim.step(&Faults::default());
+        }
+    }
+    assert_eq!(kinds.len(), 12, "{kinds:?}");
+}
+
+#[derive(Default)]
+struct Memory(std::collections::BTreeMap<Hash, Vec<f32>>);
+
+impl Models for Memory {
+    fn read(&self, model: &Hash) -> Option<Vec<f32>> {
+        self.0.get(model).cloned()
+    }
+
+    fn write(&mut self, parameters: Vec<f32>) -> Hash {
+        let hash = hash_of_model(&parameters);
+        self.0.insert(hash, parameters);
+        hash
+    }
+}
+
+#[test]
+fn a_federation_in_one_process_reaches_its_release() {
+    let sim = sim(4, 3, "", "");
+    let study = sim.machine.study().clone();
+    let mut models = Memory::default();
+    models.write(vec![0.0; study.model.len()]);
+    let locals = sim.sites.into_iter().map(|site| site.local).collect();
+    let mut federation = Federation::new((sim.machine, Vec::new()), sim.key, locals, models);
+    let mut now = 5_000;
+    let mut sums = 0;
+    let release = federation
+        .run(
+            || {
+                now += 1;
+                Timestamp::from_millis(now)
+            },
+            |site| {
+                let position = (0..4).find(|position| name(*position) == *site).unwrap();
+                OneHot { study: study.clone(), position, worse: false, blind: false }
+            },
+            |effect| sums += usize::from(matches!(effect, Effect::Sum(_))),
+        )
+        .unwrap();
+    assert_eq!(sums, 6);
+    let parameters = federation.models().read(&release.model).unwrap();
+    assert!(parameters[3] > parameters[0] && parameters[0] > 0.0);
+}
