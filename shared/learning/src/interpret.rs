@@ -1,0 +1,323 @@
+//! A graph run on tensors.
+//!
+//! Training and scoring are two types, not a switch: the layers that differ (batch normalisation
+//! and dropout) ask the [`Pass`] they run in, and neither pass can turn into the other.
+
+use burn::tensor::{Tensor, TensorData, activation};
+use consilium_study::graph::{Function, Layer, ModelGraph, Role};
+
+use crate::operation::convolution::conv2d;
+use crate::operation::normalisation::{EPSILON, Moments, Sets, normalise};
+use crate::operation::pooling::{average_pool, max_pool};
+use crate::random::{Draws, LocalSeed, Purpose};
+use crate::tensors::{Cursor, Leaves};
+
+/// Share of the last batch in the running statistics.
+const MOMENTUM: f32 = 0.1;
+
+const CHECKED: &str = "a checked graph gives each layer the kind of input it needs";
+
+/// Scores `[cases, classes]`, before softmax, of `images` `[cases, channels, height, width]`.
+pub(crate) fn logits(
+    graph: &ModelGraph,
+    leaves: &Leaves,
+    images: Tensor<4>,
+    pass: &mut impl Pass,
+) -> Tensor<2> {
+    let signal = run(graph.layers(), Signal::Image(images), &mut leaves.cursor(), pass);
+    signal.into_row()
+}
+
+/// What differs between training and scoring.
+pub(crate) trait Pass {
+    /// Normalises `input` `[cases, channels, height, width]`.
+    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm) -> Tensor<4>;
+
+    /// The factors of a dropout layer for that many values; none when nothing is dropped.
+    fn dropout(&mut self, rate: f64, values: usize) -> Option<Vec<f32>>;
+}
+
+/// The blocks of a batch normalisation, each `[channels]`.
+pub(crate) struct BatchNorm {
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
+}
+
+/// Statistics of the batch, values dropped.
+pub(crate) struct TrainingPass<'a> {
+    seed: &'a LocalSeed,
+    step: u64,
+    dropouts: u32,
+    moments: Vec<Moments>,
+    values_per_channel: Vec<usize>,
+}
+
+impl<'a> TrainingPass<'a> {
+    /// The pass of step `step` of a round.
+    pub(crate) fn new(seed: &'a LocalSeed, step: u64) -> Self {
+        Self { seed, step, dropouts: 0, moments: Vec::new(), values_per_channel: Vec::new() }
+    }
+
+    /// Moves the running statistics in `model` towards this batch's.
+    ///
+    /// The running variance is unbiased, as PyTorch keeps it, so that models travel between the two.
+    pub(crate) fn update_statistics(&self, graph: &ModelGraph, model: &mut [f32]) {
+        let of = |role| graph.parameters().iter().filter(move |block| block.role() == role);
+        let blocks = of(Role::RunningMean).zip(of(Role::RunningVariance));
+        for ((mean, variance), (moments, &count)) in
+            blocks.zip(self.moments.iter().zip(&self.values_per_channel))
+        {
+            let unbiased = if count > 1 { count as f32 / (count - 1) as f32 } else { 1.0 };
+            for (kept, new) in model[mean.range()].iter_mut().zip(&moments.means) {
+                *kept += MOMENTUM * (new - *kept);
+            }
+            for (kept, new) in model[variance.range()].iter_mut().zip(&moments.variances) {
+                *kept += MOMENTUM * (new * unbiased - *kept);
+            }
+        }
+    }
+}
+
+impl Pass for TrainingPass<'_> {
+    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm) -> Tensor<4> {
+        let [cases, _, height, width] = input.dims();
+        let (output, moments) = normalise(input, blocks.scale, blocks.shift, Sets::Channels);
+        self.moments.push(moments);
+        self.values_per_channel.push(cases * height * width);
+        output
+    }
+
+    fn dropout(&mut self, rate: f64, values: usize) -> Option<Vec<f32>> {
+        let mut draws = Draws::local(self.seed, Purpose::Dropout, self.dropouts, self.step);
+        self.dropouts += 1;
+        let (rate, kept) = (rate as f32, 1.0 / (1.0 - rate) as f32);
+        Some((0..values).map(|_| if draws.unit() < rate { 0.0 } else { kept }).collect())
+    }
+}
+
+/// Running statistics, nothing dropped.
+pub(crate) struct ScoringPass;
+
+impl Pass for ScoringPass {
+    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm) -> Tensor<4> {
+        let BatchNorm { scale, shift, mean, variance } = blocks;
+        burn::tensor::module::batch_norm(input, scale, shift, mean, variance, f64::from(EPSILON))
+    }
+
+    fn dropout(&mut self, _rate: f64, _values: usize) -> Option<Vec<f32>> {
+        None
+    }
+}
+
+/// What flows between two layers: `[cases, channels, height, width]` or `[cases, values]`.
+#[derive(Clone)]
+enum Signal {
+    Image(Tensor<4>),
+    Row(Tensor<2>),
+}
+
+impl Signal {
+    fn into_image(self) -> Tensor<4> {
+        match self {
+            Self::Image(image) => image,
+            Self::Row(_) => unreachable!("{CHECKED}"),
+        }
+    }
+
+    fn into_row(self) -> Tensor<2> {
+        match self {
+            Self::Row(row) => row,
+            Self::Image(_) => unreachable!("{CHECKED}"),
+        }
+    }
+
+    fn add(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Image(one), Self::Image(other)) => Self::Image(one + other),
+            (Self::Row(one), Self::Row(other)) => Self::Row(one + other),
+            _ => unreachable!("{CHECKED}"),
+        }
+    }
+}
+
+fn run(layers: &[Layer], input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
+    layers.iter().fold(input, |signal, layer| apply(layer, signal, blocks, pass))
+}
+
+/// Recursion ends after one level: a checked graph nests no residual in a residual.
+fn apply(layer: &Layer, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
+    match layer {
+        Layer::Conv2d(conv) => {
+            let weight = blocks.kernel();
+            let bias = conv.bias.then(|| blocks.row());
+            Signal::Image(conv2d(input.into_image(), weight, bias, conv))
+        }
+        Layer::GroupNorm(norm) => {
+            let (scale, shift) = (blocks.row(), blocks.row());
+            let sets = Sets::Groups(norm.groups as usize);
+            Signal::Image(normalise(input.into_image(), scale, shift, sets).0)
+        }
+        Layer::BatchNorm => {
+            let (scale, shift, mean, variance) = (blocks.row(), blocks.row(), blocks.row(), blocks.row());
+            Signal::Image(pass.batch_norm(input.into_image(), BatchNorm { scale, shift, mean, variance }))
+        }
+        Layer::Activation(activation) => match input {
+            Signal::Image(image) => Signal::Image(activate(activation.function, image)),
+            Signal::Row(row) => Signal::Row(activate(activation.function, row)),
+        },
+        Layer::MaxPool(pool) => Signal::Image(max_pool(input.into_image(), pool)),
+        Layer::AveragePool(pool) => Signal::Image(average_pool(input.into_image(), pool)),
+        Layer::GlobalAveragePool => {
+            let image = input.into_image();
+            let [cases, channels, height, width] = image.dims();
+            let means = image.reshape([cases, channels, height * width]).mean_dim(2);
+            Signal::Row(means.reshape([cases, channels]))
+        }
+        Layer::Flatten => Signal::Row(input.into_image().flatten(1, 3)),
+        Layer::Linear(linear) => {
+            let sums = input.into_row().matmul(blocks.matrix().transpose());
+            Signal::Row(if linear.bias { sums + blocks.row().unsqueeze() } else { sums })
+        }
+        Layer::Dropout(dropout) => match input {
+            Signal::Image(image) => Signal::Image(drop_values(image, dropout.rate, pass)),
+            Signal::Row(row) => Signal::Row(drop_values(row, dropout.rate, pass)),
+        },
+        Layer::Residual(residual) => {
+            let main = run(&residual.main, input.clone(), blocks, pass);
+            let shortcut = run(&residual.shortcut, input, blocks, pass);
+            main.add(shortcut)
+        }
+    }
+}
+
+fn activate<const D: usize>(function: Function, input: Tensor<D>) -> Tensor<D> {
+    match function {
+        Function::Relu => activation::relu(input),
+        Function::Gelu => activation::gelu(input),
+        Function::Silu => activation::silu(input),
+        Function::Tanh => activation::tanh(input),
+    }
+}
+
+fn drop_values<const D: usize>(input: Tensor<D>, rate: f64, pass: &mut impl Pass) -> Tensor<D> {
+    let shape = input.dims();
+    match pass.dropout(rate, shape.iter().product()) {
+        Some(factors) => {
+            let factors = Tensor::from_data(TensorData::new(factors, shape), &input.device());
+            input * factors
+        }
+        None => input,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::initial::initial;
+    use crate::loss::cross_entropy;
+    use crate::operation::testing::numbers;
+    use burn::tensor::Device;
+    use consilium_study::graph::ModelSpec;
+    use consilium_study::name::SiteName;
+
+    /// Every kind of layer, smooth throughout: max pooling and ReLU have kinks where differences lie.
+    const EVERY_LAYER: &str = r#"
+        layers = [
+            { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false },
+            { kind = "batch-norm" },
+            { kind = "activation", function = "tanh" },
+            { kind = "residual", main = [
+                { kind = "conv2d", filters = 6, kernel = 3, stride = 2, padding = 1, groups = 2 },
+                { kind = "group-norm", groups = 3 },
+                { kind = "activation", function = "silu" },
+              ], shortcut = [ { kind = "conv2d", filters = 6, kernel = 1, stride = 2 } ] },
+            { kind = "average-pool", size = 2, stride = 1 },
+            { kind = "dropout", rate = 0.25 },
+            { kind = "residual", main = [ { kind = "activation", function = "gelu" } ] },
+            { kind = "flatten" },
+            { kind = "linear", outputs = 5 },
+            { kind = "activation", function = "tanh" },
+            { kind = "linear", outputs = 3, bias = false },
+        ]"#;
+
+    #[test]
+    fn gradients_are_slopes() {
+        let spec: ModelSpec = toml::from_str(EVERY_LAYER).unwrap();
+        let graph = spec.graph([2, 6, 6], 3).unwrap();
+        let model = initial(&graph, 3);
+        let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
+        let labels = [0, 2, 1, 1];
+        let loss = |leaves: &Leaves, device: &Device| {
+            let images = Tensor::from_data(numbers(&[4, 2, 6, 6], 5), device);
+            let mut pass = TrainingPass::new(&seed, 7);
+            cross_entropy(logits(&graph, leaves, images, &mut pass), &labels, Some(&[1.0, 2.0, 0.5]))
+        };
+        let leaves = Leaves::tracked(&graph, &model);
+        let mut gradient = vec![9.0; graph.len()];
+        let tracked = loss(&leaves, &Device::flex().autodiff());
+        leaves.gradient(&graph, tracked.backward(), &mut gradient);
+
+        let at = |model: &[f32]| {
+            let value: f32 = loss(&Leaves::constant(&graph, model), &Device::flex()).into_scalar();
+            f64::from(value)
+        };
+        for block in graph.parameters() {
+            for index in block.range().step_by(1 + block.len() / 4) {
+                let slope = f64::from(gradient[index]);
+                if !block.is_trainable() {
+                    assert!(slope == 0.0, "{}", block.name());
+                    continue;
+                }
+                let moved = |by: f32| {
+                    let mut moved = model.clone();
+                    moved[index] += by;
+                    at(&moved)
+                };
+                let difference = (moved(0.01) - moved(-0.01)) / 0.02;
+                assert!(
+                    (difference - slope).abs() < 2e-3 + 0.02 * slope.abs(),
+                    "{}: {difference} {slope}",
+                    block.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn scoring_drops_nothing_and_uses_running_statistics() {
+        let spec: ModelSpec = toml::from_str(
+            r#"layers = [{ kind = "batch-norm" }, { kind = "dropout", rate = 0.9 }, { kind = "flatten" },
+                { kind = "linear", outputs = 2, bias = false }]"#,
+        )
+        .unwrap();
+        let graph = spec.graph([1, 1, 2], 2).unwrap();
+        // Scale 2, shift 1, running mean 3, running variance 4; the linear layer is the identity.
+        let mut model = vec![2.0, 1.0, 3.0, 4.0, 1.0, 0.0, 0.0, 1.0];
+        let images = || TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]);
+        let leaves = Leaves::constant(&graph, &model);
+        let scores = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut ScoringPass);
+        let scores: Vec<f32> = crate::tensors::values(&scores.into_data());
+        assert!((scores[0] - 1.0).abs() < 1e-4 && (scores[1] - 3.0).abs() < 1e-4, "{scores:?}");
+
+        // Training: batch mean 4 and unbiased variance 2 move the statistics by a tenth.
+        let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
+        let mut pass = TrainingPass::new(&seed, 0);
+        let _ = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut pass);
+        pass.update_statistics(&graph, &mut model);
+        assert!((model[2] - 3.1).abs() < 1e-6 && (model[3] - 3.8).abs() < 1e-6, "{model:?}");
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_depends_on_its_step() {
+        let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
+        let factors = |step| TrainingPass::new(&seed, step).dropout(0.25, 10_000).unwrap();
+        assert_eq!(factors(1), factors(1));
+        assert_ne!(factors(1), factors(2));
+        let mean = factors(1).iter().sum::<f32>() / 10_000.0;
+        assert!((mean - 1.0).abs() < 0.03, "{mean}");
+        let mut pass = TrainingPass::new(&seed, 1);
+        assert_ne!(pass.dropout(0.25, 100), pass.dropout(0.25, 100), "two layers drop differently");
+    }
+}

@@ -1,0 +1,96 @@
+//! What a model says about cases.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use consilium_study::graph::ModelGraph;
+
+use consilium_study::preprocessing::Preprocessing;
+
+use crate::dataset::{Dataset, InvalidDataset};
+use crate::interpret::{ScoringPass, logits};
+use crate::loss::probabilities;
+use crate::tensors::{Leaves, values};
+
+/// Most cases scored together.
+const BATCH: u64 = 64;
+/// Values in the layers above which fewer are: 256 MiB in f32.
+const BATCH_ACTIVATIONS: u64 = 1 << 26;
+
+/// A probability per case and class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    classes: usize,
+    values: Vec<f32>,
+}
+
+impl Scores {
+    /// Number of cases.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.classes
+    }
+
+    /// Whether there is no case.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Number of classes.
+    pub const fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Probabilities of each case, in the order of the data; each sums to 1.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.classes)
+    }
+
+    /// Probability of one class for each case.
+    pub fn of_class(&self, class: usize) -> impl ExactSizeIterator<Item = f32> + '_ {
+        self.iter().map(move |case| case[class])
+    }
+}
+
+/// Why cases cannot be scored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScoreError {
+    /// The model is not one of the graph.
+    #[error("the model has {got} numbers, the graph has {want}")]
+    WrongLength {
+        /// Numbers of the model.
+        got: usize,
+        /// Numbers of the graph.
+        want: usize,
+    },
+    /// The cases do not fit the graph.
+    #[error(transparent)]
+    Dataset(#[from] InvalidDataset),
+}
+
+/// Scores every case of `data`. Running statistics are used, nothing is dropped or varied.
+pub fn score(
+    graph: &ModelGraph,
+    preprocessing: Preprocessing,
+    model: &[f32],
+    data: &Dataset,
+) -> Result<Scores, ScoreError> {
+    if model.len() != graph.len() {
+        return Err(ScoreError::WrongLength { got: model.len(), want: graph.len() });
+    }
+    data.check(graph)?;
+    let leaves = Leaves::constant(graph, model);
+    let size = data.case_len();
+    let [channels, height, width] = data.shape().map(|side| side as usize);
+    let together = (BATCH_ACTIVATIONS / graph.activations_per_case().max(1)).clamp(1, BATCH) as usize;
+    let mut all = Vec::with_capacity(data.len() * graph.classes());
+    for first in (0..data.len()).step_by(together) {
+        let past = (first + together).min(data.len());
+        let mut images = vec![0.0; (past - first) * size];
+        for (case, image) in (first..past).zip(images.chunks_exact_mut(size)) {
+            data.read(case, preprocessing, image);
+        }
+        let images = TensorData::new(images, [past - first, channels, height, width]);
+        let images = Tensor::from_data(images, &Device::flex());
+        let scores = logits(graph, &leaves, images, &mut ScoringPass);
+        all.extend(probabilities(&values(&scores.into_data()), graph.classes()));
+    }
+    Ok(Scores { classes: graph.classes(), values: all })
+}

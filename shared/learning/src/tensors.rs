@@ -1,0 +1,120 @@
+//! The flat vector as tensors for one pass, and gradients back as a flat vector.
+
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use consilium_study::graph::ModelGraph;
+
+/// One block of the model.
+enum Leaf {
+    Row(Tensor<1>),
+    Matrix(Tensor<2>),
+    Kernel(Tensor<4>),
+}
+
+/// The blocks of a model in the graph's order.
+pub(crate) struct Leaves(Vec<Leaf>);
+
+impl Leaves {
+    /// Blocks that take part in no differentiation.
+    pub(crate) fn constant(graph: &ModelGraph, model: &[f32]) -> Self {
+        Self::build(graph, model, &Device::flex(), false)
+    }
+
+    /// Blocks whose trainable members collect gradients.
+    pub(crate) fn tracked(graph: &ModelGraph, model: &[f32]) -> Self {
+        Self::build(graph, model, &Device::flex().autodiff(), true)
+    }
+
+    fn build(graph: &ModelGraph, model: &[f32], device: &Device, track: bool) -> Self {
+        let leaf = |block: &consilium_study::graph::ParameterSpec| {
+            let data = TensorData::new(model[block.range()].to_vec(), block.shape().to_vec());
+            let track = track && block.is_trainable();
+            match block.shape().len() {
+                1 => Leaf::Row(Tensor::from_data(data, device).set_require_grad(track)),
+                2 => Leaf::Matrix(Tensor::from_data(data, device).set_require_grad(track)),
+                _ => Leaf::Kernel(Tensor::from_data(data, device).set_require_grad(track)),
+            }
+        };
+        Self(graph.parameters().iter().map(leaf).collect())
+    }
+
+    /// Hands the blocks out, first to last.
+    pub(crate) fn cursor(&self) -> Cursor<'_> {
+        Cursor(self.0.iter())
+    }
+
+    /// Gradients of the trainable blocks in a flat vector; zero for the others.
+    pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients, out: &mut [f32]) {
+        for (leaf, block) in self.0.iter().zip(graph.parameters()) {
+            let data = match leaf {
+                Leaf::Row(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
+                Leaf::Matrix(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
+                Leaf::Kernel(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
+            };
+            let out = &mut out[block.range()];
+            match data {
+                Some(data) => out.copy_from_slice(&values(&data)),
+                None => out.fill(0.0),
+            }
+        }
+    }
+}
+
+/// The values of a tensor.
+pub(crate) fn values(data: &TensorData) -> Vec<f32> {
+    data.try_to_vec().expect("tensors of this crate hold f32")
+}
+
+/// Walks over the blocks of a model. Layers take theirs in the order in which the graph names them,
+/// so the kinds below cannot differ from what a checked graph has.
+pub(crate) struct Cursor<'a>(std::slice::Iter<'a, Leaf>);
+
+const SAME_ORDER: &str = "the graph names its blocks in the order in which its layers take them";
+
+impl Cursor<'_> {
+    pub(crate) fn row(&mut self) -> Tensor<1> {
+        match self.0.next() {
+            Some(Leaf::Row(leaf)) => leaf.clone(),
+            _ => unreachable!("{SAME_ORDER}"),
+        }
+    }
+
+    pub(crate) fn matrix(&mut self) -> Tensor<2> {
+        match self.0.next() {
+            Some(Leaf::Matrix(leaf)) => leaf.clone(),
+            _ => unreachable!("{SAME_ORDER}"),
+        }
+    }
+
+    pub(crate) fn kernel(&mut self) -> Tensor<4> {
+        match self.0.next() {
+            Some(Leaf::Kernel(leaf)) => leaf.clone(),
+            _ => unreachable!("{SAME_ORDER}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consilium_study::graph::{ModelSpec, Preset};
+
+    #[test]
+    fn a_flat_vector_comes_back_bit_for_bit() {
+        let spec = ModelSpec::Preset { preset: Preset::CnnBn, norm: None };
+        let graph = spec.graph([1, 8, 8], 3).unwrap();
+        // All kinds of bits, signed zeros, subnormals and infinities among them.
+        let model: Vec<f32> =
+            (0..graph.len() as u32).map(|bits| f32::from_bits(bits.wrapping_mul(0x9e37_79b9))).collect();
+        let leaves = Leaves::constant(&graph, &model);
+        let mut back = Vec::new();
+        for leaf in leaves.0 {
+            back.extend(values(&match leaf {
+                Leaf::Row(leaf) => leaf.into_data(),
+                Leaf::Matrix(leaf) => leaf.into_data(),
+                Leaf::Kernel(leaf) => leaf.into_data(),
+            }));
+        }
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&model), bits(&back));
+    }
+}

@@ -1,0 +1,332 @@
+//! One round's training at one site.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use consilium_study::graph::ModelGraph;
+use consilium_study::recipe::{Extent, RecipeError, Training};
+
+use crate::augment;
+use consilium_study::preprocessing::Preprocessing;
+
+use crate::dataset::{Dataset, InvalidDataset};
+use crate::interpret::{TrainingPass, logits};
+use crate::loss::cross_entropy;
+use crate::optimise::Stepper;
+use crate::random::{Draws, LocalSeed, Purpose};
+use crate::tensors::Leaves;
+
+/// What a site trains in one round.
+#[derive(Clone, Debug)]
+pub struct LocalTraining<'a> {
+    /// The model.
+    pub graph: &'a ModelGraph,
+    /// The recipe.
+    pub recipe: &'a Training,
+    /// How pictures become inputs.
+    pub preprocessing: Preprocessing,
+    /// How long to train: in a study [`Training::extent`]; baselines set their own.
+    pub budget: Extent,
+    /// What all draws hang on. Its round also places the round in the schedule.
+    pub seed: LocalSeed,
+    /// Rounds of the whole study, for the schedule.
+    pub rounds: u32,
+}
+
+/// How far a round's training is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Loss of the last batch.
+    pub loss: f32,
+}
+
+/// What a round's training gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The model after training, in the graph's order.
+    pub model: Vec<f32>,
+    /// Steps made.
+    pub steps: u64,
+    /// Cases passed through, repeats counted.
+    pub examples: u64,
+    /// Mean over these of the training loss at the moment of passing.
+    pub mean_loss: f64,
+}
+
+/// Why a round's training gave no model.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum TrainError {
+    /// The starting model is not one of the graph.
+    #[error("the starting model has {got} numbers, the graph has {want}")]
+    WrongLength {
+        /// Numbers of the starting model.
+        got: usize,
+        /// Numbers of the graph.
+        want: usize,
+    },
+    /// There is nothing to train on.
+    #[error("there are no cases to train on")]
+    NoCases,
+    /// The cases do not fit the graph.
+    #[error(transparent)]
+    Dataset(#[from] InvalidDataset),
+    /// The recipe does not fit the graph.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The loss or the model stopped being finite: the learning rate is too high for these cases.
+    #[error("training diverged in step {step}")]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+    },
+    /// The caller asked to stop.
+    #[error("training was stopped after {steps} steps")]
+    Stopped {
+        /// Steps done.
+        steps: u64,
+    },
+}
+
+/// Trains from `start` on `data`. `progress` is called after every step and may stop the training.
+///
+/// Nothing is kept between calls: optimiser state begins anew, and all draws follow from the seed.
+pub fn train(
+    task: &LocalTraining,
+    start: &[f32],
+    data: &Dataset,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    let LocalTraining { graph, recipe, .. } = *task;
+    if start.len() != graph.len() {
+        return Err(TrainError::WrongLength { got: start.len(), want: graph.len() });
+    }
+    if data.is_empty() {
+        return Err(TrainError::NoCases);
+    }
+    data.check(graph)?;
+    recipe.check(graph)?;
+
+    let steps = match task.budget {
+        Extent::Epochs(epochs) => u64::from(epochs) * data.len().div_ceil(recipe.batch()) as u64,
+        Extent::Steps(steps) => u64::from(steps),
+    };
+    let mut model = start.to_vec();
+    let mut gradient = vec![0.0; graph.len()];
+    let mut stepper = Stepper::new(graph, recipe);
+    let mut batches = Batches::new(task, data);
+    let (mut examples, mut loss_sum) = (0, 0.0);
+    for step in 0..steps {
+        let batch = batches.next_batch();
+        let cases = batch.labels.len();
+        let leaves = Leaves::tracked(graph, &model);
+        let mut pass = TrainingPass::new(&task.seed, step);
+        let scores = logits(graph, &leaves, batch.images, &mut pass);
+        let loss = cross_entropy(scores, &batch.labels, recipe.class_weights());
+        let loss_value: f32 = loss.clone().into_scalar();
+        if !loss_value.is_finite() {
+            return Err(TrainError::Diverged { step: step + 1 });
+        }
+        leaves.gradient(graph, loss.backward(), &mut gradient);
+        let place = (f64::from(task.seed.round) + step as f64 / steps as f64) / f64::from(task.rounds.max(1));
+        stepper.step(&mut model, &gradient, recipe.rate(task.seed.round, place));
+        pass.update_statistics(graph, &mut model);
+        examples += cases as u64;
+        loss_sum += f64::from(loss_value) * cases as f64;
+        if progress(Progress { step: step + 1, steps, loss: loss_value }).is_break() {
+            return Err(TrainError::Stopped { steps: step + 1 });
+        }
+    }
+    if model.iter().any(|value| !value.is_finite()) {
+        return Err(TrainError::Diverged { step: steps });
+    }
+    // At least one case and one step: both caps of the recipe start at 1.
+    Ok(Trained { model, steps, examples, mean_loss: loss_sum / examples.max(1) as f64 })
+}
+
+struct Batch {
+    images: Tensor<4>,
+    labels: Vec<u16>,
+}
+
+/// Cases in the order of the seed, epoch after epoch. The last batch of an epoch may be shorter.
+struct Batches<'a> {
+    task: &'a LocalTraining<'a>,
+    data: &'a Dataset,
+    order: Vec<u32>,
+    epoch: u32,
+    next: usize,
+}
+
+impl<'a> Batches<'a> {
+    fn new(task: &'a LocalTraining<'a>, data: &'a Dataset) -> Self {
+        let mut batches = Self { task, data, order: Vec::new(), epoch: 0, next: 0 };
+        batches.shuffle();
+        batches
+    }
+
+    fn shuffle(&mut self) {
+        let cases = u32::try_from(self.data.len()).expect("a dataset numbers its cases by u32");
+        self.order = (0..cases).collect();
+        Draws::local(&self.task.seed, Purpose::Order, self.epoch, 0).shuffle(&mut self.order);
+        self.next = 0;
+    }
+
+    fn next_batch(&mut self) -> Batch {
+        if self.next == self.order.len() {
+            // At most MAX_STEPS steps or MAX_EPOCHS epochs: far below u32::MAX.
+            self.epoch += 1;
+            self.shuffle();
+        }
+        let past = (self.next + self.task.recipe.batch()).min(self.order.len());
+        let cases = &self.order[self.next..past];
+        self.next = past;
+
+        let size = self.data.case_len();
+        let [channels, height, width] = self.data.shape().map(|side| side as usize);
+        let mut images = vec![0.0; cases.len() * size];
+        for (&case, image) in cases.iter().zip(images.chunks_exact_mut(size)) {
+            self.data.read(case as usize, self.task.preprocessing, image);
+            let mut draws = Draws::local(&self.task.seed, Purpose::Augmentation, self.epoch, u64::from(case));
+            augment::vary(image, [height, width], self.task.recipe.augment(), &mut draws);
+        }
+        let shape = [cases.len(), channels, height, width];
+        Batch {
+            images: Tensor::from_data(TensorData::new(images, shape), &Device::flex().autodiff()),
+            labels: cases.iter().map(|&case| self.data.labels()[case as usize]).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Pixels;
+    use crate::initial::initial;
+    use crate::score::score;
+    use consilium_study::graph::{ModelSpec, Norm, Preset};
+    use consilium_study::name::SiteName;
+
+    /// Pictures of 8x8: class 1 is brighter in its middle, under noise.
+    fn cases(count: u32, seed: usize) -> Dataset {
+        let mut draws = Draws::initial(99, seed);
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        for case in 0..count {
+            let label = (case % 2) as u16;
+            for place in 0..64_usize {
+                let middle = (2..6).contains(&(place / 8)) && (2..6).contains(&(place % 8));
+                let signal = if middle && label == 1 { 0.4 } else { 0.0 };
+                pixels.push(signal + 0.5 * draws.unit());
+            }
+            labels.push(label);
+        }
+        Dataset::new([1, 8, 8], Pixels::Floats(pixels), labels).unwrap()
+    }
+
+    fn graph(preset: Preset, norm: Option<Norm>) -> ModelGraph {
+        ModelSpec::Preset { preset, norm }.graph([1, 8, 8], 2).unwrap()
+    }
+
+    fn recipe(text: &str) -> Training {
+        toml::from_str(text).unwrap()
+    }
+
+    const SHORT: &str = "optimiser = \"adam\"\nlearning_rate = 0.003\nbatch = 8\nepochs = 2\naugment = { flip = true, crop = 1 }";
+
+    fn task<'a>(graph: &'a ModelGraph, recipe: &'a Training, site: &str, round: u32) -> LocalTraining<'a> {
+        let preprocessing = Preprocessing::new(0.3, 0.2).unwrap();
+        let seed = LocalSeed { study_seed: 5, site: SiteName::new(site).unwrap(), round };
+        LocalTraining { graph, recipe, preprocessing, budget: recipe.extent(), seed, rounds: 4 }
+    }
+
+    fn go_on(_: Progress) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    #[test]
+    fn same_seed_same_bytes_and_any_other_part_of_it_others() {
+        let (graph, recipe) = (graph(Preset::SmallCnn, Some(Norm::Batch)), recipe(SHORT));
+        let (start, data) = (initial(&graph, 1), cases(20, 0));
+        let run =
+            |site, round| train(&task(&graph, &recipe, site, round), &start, &data, &mut go_on).unwrap();
+        let first = run("a", 1);
+        assert_eq!(first, run("a", 1));
+        assert_ne!(first.model, run("b", 1).model);
+        assert_ne!(first.model, run("a", 2).model);
+        assert_eq!((first.steps, first.examples), (6, 40));
+    }
+
+    #[test]
+    fn every_preset_learns_what_can_be_learned() {
+        for (preset, norm, rate) in [
+            (Preset::Logistic, None, 0.05),
+            (Preset::SmallCnn, None, 0.003),
+            (Preset::SmallCnn, Some(Norm::Group), 0.003),
+            (Preset::CnnBn, None, 0.003),
+        ] {
+            let graph = graph(preset, norm);
+            let recipe = recipe(&format!(
+                "optimiser = \"adamw\"\nlearning_rate = {rate}\nweight_decay = 0.01\nschedule = \"cosine\"\nbatch = 16\nepochs = 4"
+            ));
+            let task = task(&graph, &recipe, "a", 0);
+            let start = initial(&graph, 1);
+            let trained = train(&task, &start, &cases(160, 0), &mut go_on).unwrap();
+            let unseen = cases(100, 1);
+            let right = |model: &[f32]| {
+                let scores = score(&graph, task.preprocessing, model, &unseen).unwrap();
+                let sure = scores.of_class(1).zip(unseen.labels());
+                sure.filter(|(p, label)| (*p > 0.5) == (**label == 1)).count()
+            };
+            let (before, after) = (right(&start), right(&trained.model));
+            assert!(before < 80 && after > 90, "{}: {before} to {after} of 100", preset.name());
+        }
+    }
+
+    #[test]
+    fn the_caller_may_stop_and_learns_how_far_it_went() {
+        let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
+        let mut seen = Vec::new();
+        let stopped =
+            train(&task(&graph, &recipe, "a", 0), &initial(&graph, 1), &cases(20, 0), &mut |progress| {
+                seen.push((progress.step, progress.steps));
+                if progress.step == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        assert_eq!(stopped, Err(TrainError::Stopped { steps: 4 }));
+        assert_eq!(seen, [(1, 6), (2, 6), (3, 6), (4, 6)]);
+    }
+
+    #[test]
+    fn steps_run_over_epochs() {
+        let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
+        let mut task = task(&graph, &recipe, "a", 0);
+        task.budget = Extent::Steps(7);
+        let trained = train(&task, &initial(&graph, 1), &cases(20, 0), &mut go_on).unwrap();
+        // Two epochs of 8 + 8 + 4 and one batch of the third.
+        assert_eq!((trained.steps, trained.examples), (7, 48));
+        // Six of those steps are the two epochs of the recipe.
+        task.budget = Extent::Steps(6);
+        let six = train(&task, &initial(&graph, 1), &cases(20, 0), &mut go_on).unwrap();
+        task.budget = recipe.extent();
+        assert_eq!(six, train(&task, &initial(&graph, 1), &cases(20, 0), &mut go_on).unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_refused() {
+        let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
+        let task = task(&graph, &recipe, "a", 0);
+        let start = initial(&graph, 1);
+        let run = |start: &[f32], data: &Dataset| train(&task, start, data, &mut go_on).unwrap_err();
+        assert_eq!(run(&start[1..], &cases(4, 0)), TrainError::WrongLength { got: 129, want: 130 });
+        assert_eq!(run(&start, &cases(0, 0)), TrainError::NoCases);
+        let wrong = Dataset::new([1, 4, 16], Pixels::Bytes(vec![0; 64]), vec![0]).unwrap();
+        assert!(matches!(run(&start, &wrong), TrainError::Dataset(InvalidDataset::Shape { .. })));
+        let wrong = Dataset::new([1, 8, 8], Pixels::Bytes(vec![0; 64]), vec![2]).unwrap();
+        assert!(matches!(run(&start, &wrong), TrainError::Dataset(InvalidDataset::Label { label: 2, .. })));
+        let mut infinite = start.clone();
+        infinite[0] = f32::INFINITY;
+        assert_eq!(run(&infinite, &cases(4, 0)), TrainError::Diverged { step: 1 });
+    }
+}

@@ -1,0 +1,124 @@
+//! Model files of real models: the format is [`consilium_study::model_file`]'s, tried here on every preset.
+
+use consilium_learning::initial;
+use consilium_study::canonical::Canonical;
+use consilium_study::graph::ModelSpec;
+use consilium_study::hash::Hash;
+use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Origin};
+use consilium_study::preprocessing::Preprocessing;
+use proptest::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+
+fn identity(model: &str) -> ModelIdentity {
+    let spec: ModelSpec = toml::from_str(model).expect("the models below are well formed");
+    ModelIdentity {
+        graph: spec.graph([1, 8, 8], 2).expect("the models below fit 8x8"),
+        preprocessing: Preprocessing::new(0.5, 0.25).expect("both are finite"),
+        labels: vec!["normal".into(), "pneumonia".into()],
+    }
+}
+
+fn file(model: &str) -> ModelFile {
+    let identity = identity(model);
+    let origin = Some(Origin { study: Hash::of_bytes(b"study"), round: 3 });
+    ModelFile { model: initial(&identity.graph, 1), identity, origin }
+}
+
+const MODELS: [&str; 6] = [
+    "preset = \"logistic\"",
+    "preset = \"small-cnn\"",
+    "preset = \"small-cnn\"\nnorm = \"group\"",
+    "preset = \"cnn-bn\"",
+    // The same shapes, another function between them.
+    r#"layers = [{ kind = "flatten" }, { kind = "activation", function = "relu" }, { kind = "linear", outputs = 2 }]"#,
+    r#"layers = [{ kind = "flatten" }, { kind = "activation", function = "tanh" }, { kind = "linear", outputs = 2 }]"#,
+];
+
+#[test]
+fn a_file_comes_back_bit_for_bit_and_is_always_the_same_bytes() {
+    for model in MODELS {
+        let file = file(model);
+        let bytes = file.to_bytes();
+        assert_eq!(bytes, file.to_bytes());
+        assert_eq!(ModelFile::from_bytes(&bytes).unwrap(), file);
+    }
+}
+
+#[test]
+fn other_programs_can_read_it() {
+    let file = file(MODELS[1]);
+    let bytes = file.to_bytes();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.len(), 8);
+    let weight = tensors.tensor("layers.0.weight").unwrap();
+    assert_eq!((weight.dtype(), weight.shape()), (Dtype::F32, &[32, 1, 3, 3][..]));
+    assert_eq!(weight.data()[..4], file.model[0].to_le_bytes());
+}
+
+#[test]
+fn each_model_in_each_others_graph_is_refused() {
+    for (at, model) in MODELS.iter().enumerate() {
+        for (other_at, other) in MODELS.iter().enumerate() {
+            let result = file(model).expect(&identity(other));
+            assert_eq!(result.is_ok(), at == other_at, "{model} as {other}");
+        }
+    }
+    let error = file(MODELS[0]).expect(&identity(MODELS[1])).unwrap_err();
+    let (zero, one) = (identity(MODELS[0]).graph.hash(), identity(MODELS[1]).graph.hash());
+    assert_eq!(error.to_string(), format!("the file is of graph {zero}, wanted is graph {one}"));
+}
+
+#[test]
+fn another_preprocessing_or_other_labels_are_refused() {
+    let mut other = identity(MODELS[0]);
+    other.preprocessing = Preprocessing::new(0.5, 0.26).unwrap();
+    assert!(matches!(file(MODELS[0]).expect(&other), Err(ModelFileError::OtherPreprocessing { .. })));
+    let mut other = identity(MODELS[0]);
+    other.labels.reverse();
+    assert!(matches!(file(MODELS[0]).expect(&other), Err(ModelFileError::OtherLabels { .. })));
+}
+
+#[test]
+fn a_file_whose_tensors_are_not_its_graphs_is_refused() {
+    // The identity of one model over the tensors of another.
+    let (small, logistic) = (file(MODELS[1]), file(MODELS[0]));
+    let swap = |bytes: Vec<u8>| {
+        let text = String::from_utf8_lossy(&bytes[8..]).into_owned();
+        let (from, to) = (hex(&small.identity.to_canonical()), hex(&logistic.identity.to_canonical()));
+        let header_length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+        let header = text[..header_length].replace(&from, &to);
+        let mut out = (header.len() as u64).to_le_bytes().to_vec();
+        out.extend(header.into_bytes());
+        out.extend(&bytes[8 + header_length..]);
+        out
+    };
+    let error = ModelFile::from_bytes(&swap(small.to_bytes())).unwrap_err();
+    assert_eq!(error, ModelFileError::TensorCount { got: 8, want: 2 });
+    let mut infinite = logistic.clone();
+    infinite.model[3] = f32::NAN;
+    let error = ModelFile::from_bytes(&infinite.to_bytes()).unwrap_err();
+    assert_eq!(error, ModelFileError::NotFinite { name: "layers.1.weight".into() });
+    let plain =
+        safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), None).unwrap();
+    assert_eq!(ModelFile::from_bytes(&plain), Err(ModelFileError::Unlabelled));
+}
+
+proptest! {
+    /// Cut or changed anywhere, a file gives an error or a model, never a panic.
+    #[test]
+    fn hostile_files_do_not_panic(cut in 0_usize..2000, at in 0_usize..1500, byte in any::<u8>()) {
+        let mut bytes = file(MODELS[0]).to_bytes();
+        let length = bytes.len();
+        bytes[at % length] = byte;
+        bytes.truncate(cut.min(length));
+        let _ = ModelFile::from_bytes(&bytes);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
