@@ -1,0 +1,256 @@
+//! What an auditor learns from a ledger that was found in order.
+
+use std::fmt;
+
+use consilium_rounds::metrics::Figures;
+use consilium_study::hash::Hash;
+use consilium_study::name::{ConsortiumName, SiteName, StudyName};
+use serde::Serialize;
+
+use crate::describe::names;
+
+/// Who trained what, as far as the ledger proves it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Whose ledger.
+    pub consortium: ConsortiumName,
+    /// Fingerprint of the consortium's key, to compare with what others were told.
+    pub fingerprint: String,
+    /// Entries in the ledger.
+    pub entries: u64,
+    /// Root over them: two auditors with the same root have seen the same ledger.
+    pub root: Hash,
+    /// The sites of the latest roster.
+    pub sites: Vec<SiteName>,
+    /// Sites that an operator revoked.
+    pub revoked: Vec<SiteName>,
+    /// The studies, in the order of their proposals.
+    pub studies: Vec<StudyReport>,
+    /// What somebody noticed that should not happen.
+    pub alarms: Vec<AlarmReport>,
+    /// What is not wrong and yet worth knowing.
+    pub notices: Vec<String>,
+}
+
+/// One study.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StudyReport {
+    /// Its name.
+    pub name: StudyName,
+    /// Its title.
+    pub title: String,
+    /// The hash that sites accepted.
+    pub study: Hash,
+    /// Who proposed it.
+    pub proposed_by: String,
+    /// Where it stands.
+    pub state: StudyState,
+    /// Who takes part, and by which rule.
+    pub accepted: Vec<Decision>,
+    /// Who does not, and by which rule.
+    pub refused: Vec<Decision>,
+    /// The model it began with.
+    pub initial_model: Hash,
+    /// Every attempt to open a sum.
+    pub attempts: Vec<AttemptReport>,
+    /// The rounds that made a model.
+    pub rounds: Vec<RoundReport>,
+    /// The model it stands at.
+    pub model: Hash,
+    /// What it released.
+    pub released: Option<ReleaseReport>,
+}
+
+/// Where a study stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudyState {
+    /// Attempts may begin.
+    Open,
+    /// An operator paused it.
+    Paused,
+    /// An operator stopped it.
+    Stopped,
+    /// All its rounds are done; it recommends a model next.
+    Closed,
+    /// It is over and has recommended a model.
+    Released,
+}
+
+/// A site's decision about a study.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// The site.
+    pub site: SiteName,
+    /// The rule or person that decided.
+    pub rule: String,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AttemptReport {
+    /// Its number.
+    pub attempt: u32,
+    /// The round it belongs to.
+    pub round: u32,
+    /// `train`, `evaluate` or `statistics`.
+    pub purpose: &'static str,
+    /// The model it was about.
+    pub model: Hash,
+    /// Who was invited.
+    pub selected: Vec<SiteName>,
+    /// Whose update is in the sum.
+    pub counted: Vec<SiteName>,
+    /// Whose is not, and why.
+    pub missing: Vec<Absence>,
+    /// At least so many honest sites are behind the sum, if no more sites than assumed help the coordinator.
+    pub honest_behind_sum: u16,
+    /// How it ended.
+    pub outcome: String,
+    /// Hash of the opened sum.
+    pub aggregate: Option<Hash>,
+}
+
+/// A selected site whose update is not in the sum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Absence {
+    /// The site.
+    pub site: SiteName,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a round made.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RoundReport {
+    /// Its number.
+    pub round: u32,
+    /// The model it started from.
+    pub start: Hash,
+    /// The model it made.
+    pub candidate: Hash,
+    /// What became of that.
+    pub verdict: &'static str,
+    /// What all sites together measured.
+    pub figures: Option<Figures>,
+}
+
+/// A release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReleaseReport {
+    /// The round whose model it is.
+    pub round: u32,
+    /// The model.
+    pub model: Hash,
+    /// Sites whose updates are in it.
+    pub participants: Vec<SiteName>,
+}
+
+/// An alarm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AlarmReport {
+    /// The entry.
+    pub entry: u64,
+    /// Whom it is about, or who noticed.
+    pub site: SiteName,
+    /// What was noticed.
+    pub what: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { consortium, fingerprint, entries, root, .. } = self;
+        writeln!(
+            f,
+            "Ledger of consortium {consortium} (key {fingerprint}): {entries} entries, all in order."
+        )?;
+        writeln!(f, "Root: {root}")?;
+        writeln!(f, "Sites: {}", names(&self.sites))?;
+        if !self.revoked.is_empty() {
+            writeln!(f, "Revoked: {}", names(&self.revoked))?;
+        }
+        for study in &self.studies {
+            writeln!(f, "\n{study}")?;
+        }
+        for alarm in &self.alarms {
+            writeln!(f, "ALARM in entry {}, {}: {}", alarm.entry, alarm.site, alarm.what)?;
+        }
+        self.notices.iter().try_for_each(|notice| writeln!(f, "Note: {notice}"))
+    }
+}
+
+impl fmt::Display for StudyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Study {} \"{}\", {}, proposed by {}",
+            self.name, self.title, self.state, self.proposed_by
+        )?;
+        writeln!(f, "  document {}", self.study)?;
+        writeln!(f, "  began with model {}", self.initial_model)?;
+        for Decision { site, rule } in &self.accepted {
+            writeln!(f, "  {site} takes part: {rule}")?;
+        }
+        for Decision { site, rule } in &self.refused {
+            writeln!(f, "  {site} does not take part: {rule}")?;
+        }
+        for attempt in &self.attempts {
+            writeln!(f, "  {attempt}")?;
+        }
+        for round in &self.rounds {
+            writeln!(f, "  {round}")?;
+        }
+        writeln!(f, "  Each sum hides single updates by masks. No noise was added: no formal guarantee.")?;
+        match &self.released {
+            Some(release) => write!(
+                f,
+                "  released the model of round {}: {}, trained by {}",
+                release.round,
+                release.model,
+                names(&release.participants)
+            ),
+            None => write!(f, "  stands at model {}; nothing is released", self.model),
+        }
+    }
+}
+
+impl fmt::Display for AttemptReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { round, attempt, purpose, counted, selected, outcome, .. } = self;
+        write!(f, "round {round}, attempt {attempt} ({purpose}): ")?;
+        if counted.is_empty() {
+            write!(f, "selected {}", names(selected))?;
+        } else {
+            write!(f, "{} of {} counted: {}", counted.len(), selected.len(), names(counted))?;
+        }
+        for Absence { site, reason } in &self.missing {
+            write!(f, "; {site} is missing ({reason})")?;
+        }
+        write!(f, "; {outcome}")
+    }
+}
+
+impl fmt::Display for RoundReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "round {}: model {} {}", self.round, self.candidate.short(), self.verdict)?;
+        let Some(figures) = &self.figures else { return Ok(()) };
+        write!(f, "; {} held-out cases, loss {:.4}", figures.cases, figures.loss)?;
+        if let Some(start) = figures.start_loss {
+            write!(f, " (before {start:.4})")?;
+        }
+        write!(f, ", accuracy {:.4}", figures.accuracy)?;
+        figures.auroc.map_or(Ok(()), |auroc| write!(f, ", AUROC {auroc:.4}"))
+    }
+}
+
+impl fmt::Display for StudyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Closed => "closed",
+            Self::Released => "released",
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! Which model a study goes on with, what it releases, and what people order and notice.
+
+use consilium_rounds::record::{Adoption, Course, Evaluated, GateRefusal, Release, Verdict};
+use consilium_secagg::alarm::Alarm;
+use consilium_secagg::context::Purpose;
+use consilium_secagg::guilt::DealerGuilt;
+use consilium_study::hash::Hash;
+use consilium_study::name::{Principal, SiteName};
+use consilium_study::sign::Signed;
+
+use super::{End, Fault, Walk};
+use crate::describe;
+use crate::report::{AlarmReport, ReleaseReport, RoundReport, StudyState};
+use crate::statement::{Act, Order};
+
+impl Walk {
+    pub(super) fn adoption(&mut self, hash: Hash, said: Adoption) -> Result<(), Fault> {
+        if let Some(evaluated) = &said.evaluated {
+            self.evaluated(hash, said.candidate, evaluated)?;
+        }
+        let study = self.study_mut(&hash)?;
+        let made = study.candidate.clone().ok_or(Fault::NoSuchModel(said.candidate))?;
+        for (what, got, want) in
+            [("candidate", said.candidate, made.model), ("starting model", said.start, study.model)]
+        {
+            if got != want {
+                return Err(Fault::WrongModel { what, got, want });
+            }
+        }
+        if said.round.get() != made.round {
+            return Err(Fault::NotAsStudied("round"));
+        }
+        let limit = study.study.evaluation.gate.as_ref().map(|gate| gate.max_loss_increase);
+        judge(said.verdict, said.evaluated.as_ref(), limit)?;
+        study.candidate = None;
+        if !matches!(said.verdict, Verdict::Refused(_)) {
+            study.model = made.model;
+            study.adopted.insert((made.round, made.model));
+            study.counted.extend(made.counted);
+        }
+        study.report.rounds.push(RoundReport {
+            round: made.round,
+            start: said.start,
+            candidate: made.model,
+            verdict: describe::verdict(said.verdict),
+            figures: said.evaluated.map(|evaluated| evaluated.figures),
+        });
+        Ok(())
+    }
+
+    /// The figures come from an opened evaluation of this candidate, by these survivors, in this study.
+    fn evaluated(&self, study: Hash, candidate: Hash, said: &Evaluated) -> Result<(), Fault> {
+        let attempt = self.attempts.get(&said.ctx).ok_or(Fault::ForeignFigures)?;
+        let about_it = attempt.study == study
+            && attempt.context.purpose == Purpose::Evaluate
+            && attempt.context.model == candidate
+            && attempt.end == Some(End::Opened)
+            && attempt.report.counted.iter().eq(&said.survivors);
+        if about_it { Ok(()) } else { Err(Fault::ForeignFigures) }
+    }
+
+    pub(super) fn release(&mut self, hash: Hash, said: Release) -> Result<(), Fault> {
+        let study = self.study_mut(&hash)?;
+        if said.study != hash {
+            return Err(Fault::UnknownStudy(said.study));
+        }
+        if matches!(study.state, StudyState::Stopped | StudyState::Released) {
+            return Err(Fault::Halted(study.state));
+        }
+        if !study.adopted.contains(&(said.round(), said.model)) {
+            return Err(Fault::NoSuchModel(said.model));
+        }
+        if said.participants != study.counted {
+            return Err(Fault::Participants);
+        }
+        study.state = StudyState::Released;
+        study.report.released = Some(ReleaseReport {
+            round: said.round(),
+            model: said.model,
+            participants: said.participants.into_iter().collect(),
+        });
+        Ok(())
+    }
+
+    /// What an operator orders takes effect with the coordinator's account of it; until then it waits.
+    pub(super) fn order(&mut self, signed: &Signed<Order>) -> Result<(), Fault> {
+        let by = signed.signer().clone();
+        if !matches!(by, Principal::Operator(_)) {
+            return Err(Fault::WrongRole { got: by, want: "an operator" });
+        }
+        let said = Self::by_member(self.roster()?, signed)?.into_inner();
+        match &said.act {
+            Act::Course { study, .. } | Act::DeclareLost { study, .. } => {
+                self.study_mut(study)?;
+                self.report.orders.push((by, said.act));
+            }
+            Act::Revoke { site } => {
+                if self.rosters.values().all(|roster| roster.site(site).is_none()) {
+                    return Err(Fault::NotOnRoster(Principal::Site(site.clone())));
+                }
+                self.report.revoked.insert(site.clone());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn course(
+        &mut self,
+        hash: Hash,
+        course: Course,
+        by: &Principal,
+        index: u64,
+    ) -> Result<(), Fault> {
+        let study = self.study_mut(&hash)?;
+        if matches!(study.state, StudyState::Stopped | StudyState::Released) {
+            return Err(Fault::Halted(study.state));
+        }
+        study.state = match &course {
+            Course::Open | Course::Restored { .. } => study.state,
+            Course::Start | Course::Resume => StudyState::Open,
+            Course::Pause => StudyState::Paused,
+            Course::Stop { .. } => StudyState::Stopped,
+            Course::Close => StudyState::Closed,
+        };
+        if *by != Principal::Coordinator {
+            self.ordered(by, &Act::Course { study: hash, course }, index);
+        }
+        Ok(())
+    }
+
+    pub(super) fn alarm(
+        &mut self,
+        study: Hash,
+        index: u64,
+        site: &SiteName,
+        alarm: &Alarm,
+    ) -> Result<(), Fault> {
+        self.raise(study, index, site, describe::sight(alarm))
+    }
+
+    pub(super) fn guilty(
+        &mut self,
+        study: Hash,
+        index: u64,
+        dealer: SiteName,
+        proof: &DealerGuilt,
+    ) -> Result<(), Fault> {
+        let pin = self.pin(&study, &proof.context.claim()?.roster)?;
+        let proved = proof.check(&pin)?;
+        if proved != dealer {
+            return Err(Fault::OtherDealer(proved));
+        }
+        self.raise(study, index, &dealer, describe::GUILTY.to_owned())?;
+        self.study_mut(&study)?.guilty.insert(dealer);
+        Ok(())
+    }
+
+    pub(super) fn consent(
+        &mut self,
+        study: Hash,
+        index: u64,
+        site: &SiteName,
+        model: Hash,
+    ) -> Result<(), Fault> {
+        let what =
+            format!("a person there allowed model {} to be opened with other survivors", model.short());
+        self.raise(study, index, site, what)
+    }
+
+    fn raise(&mut self, study: Hash, entry: u64, site: &SiteName, what: String) -> Result<(), Fault> {
+        if !self.study_mut(&study)?.study.sites.contains(site) {
+            return Err(Fault::NotInStudy(site.clone()));
+        }
+        self.report.alarms.push(AlarmReport { entry, site: site.clone(), what });
+        Ok(())
+    }
+}
+
+/// With the gate off every candidate is adopted; with it on, exactly those that lose no more than allowed,
+/// and none unseen.
+pub(super) fn judge(
+    verdict: Verdict,
+    evaluated: Option<&Evaluated>,
+    limit: Option<f64>,
+) -> Result<(), Fault> {
+    match (verdict, evaluated, limit) {
+        (Verdict::Unevaluated(_), Some(_), _) => Err(Fault::Gate("it was evaluated")),
+        (Verdict::Adopted, None, _) => Err(Fault::Gate("it was not evaluated")),
+        (Verdict::Unevaluated(_), None, Some(_)) => Err(Fault::Gate("an unevaluated candidate has to wait")),
+        (Verdict::Refused(_), _, None) => Err(Fault::Gate("the gate is off")),
+        (Verdict::Unevaluated(_), None, None)
+        | (Verdict::Adopted, Some(_), None)
+        | (Verdict::Refused(GateRefusal::BadCounts), None, Some(_)) => Ok(()),
+        (Verdict::Refused(GateRefusal::BadCounts), Some(_), Some(_)) => {
+            Err(Fault::Gate("its counts gave figures"))
+        }
+        (Verdict::Refused(GateRefusal::LossIncrease) | Verdict::Adopted, _, Some(limit)) => {
+            let increase = evaluated.and_then(|evaluated| evaluated.figures.loss_increase());
+            let increase = increase.ok_or(Fault::Gate("nothing says how much it lost"))?;
+            if (increase <= limit) == (verdict == Verdict::Adopted) {
+                Ok(())
+            } else {
+                Err(Fault::Gate("the loss says otherwise"))
+            }
+        }
+    }
+}
