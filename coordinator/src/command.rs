@@ -1,0 +1,76 @@
+//! The command line of the coordinator.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::serve::serve;
+
+/// Runs rounds: selects sites, collects masked updates, opens their sum, and never sees a single update.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve sites and operators until told to stop; prints one line of JSON when ready
+    Serve {
+        /// Configuration that `consilium init` made
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration, the identity folder and the ledger without serving
+    CheckConfig {
+        /// Configuration that `consilium init` made
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Runs the command line and says how it went.
+pub fn main() -> ExitCode {
+    run(Cli::parse())
+}
+
+/// Runs a parsed command line.
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let outcome = runtime.block_on(async {
+            match cli.command {
+                Command::Serve { config } => serve(&config).await,
+                Command::CheckConfig { config } => check(&config),
+            }
+        });
+        // A job that sums when the coordinator is told to stop is done again at the next start.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(path: &std::path::Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let (hub, _) = Hub::open(&config)?;
+    let checkpoint = hub.parts.ledger.checkpoint();
+    println!(
+        "{} is valid: consortium {}, {} sites on the roster, {} entries in the ledger",
+        path.display(),
+        hub.trust.anchor().name,
+        hub.trust.roster().sites().len(),
+        checkpoint.size,
+    );
+    Ok(())
+}

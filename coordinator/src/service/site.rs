@@ -1,0 +1,273 @@
+//! What a site's relay says and hears.
+
+use consilium_proto::v1::site_server::Site;
+use consilium_proto::v1::{
+    AcknowledgeReply, AcknowledgeRequest, AttendRequest, DeliverReply, DeliverRequest, Directive, FetchChunk,
+    FetchRequest, HeartbeatReply, HeartbeatRequest, Recorded, Refused, RenewReply, RenewRequest, UploadChunk,
+    UploadName as WireName, UploadReply, UploadStateReply, UploadStateRequest, deliver_reply, upload_reply,
+};
+use consilium_rounds::Event;
+use consilium_rounds::StudyMachine;
+use consilium_rounds::message::{DirectiveId, Letter, SiteMessage};
+use consilium_secagg::layout::CHUNK_BYTES;
+use consilium_secagg::numbering::Attempt;
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+use jiff::Timestamp;
+use tokio_stream::wrappers::ReceiverStream;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Services, caller, hash, read_piece};
+use crate::attend;
+use crate::hub::Hub;
+use crate::study::{Refusal, StudyHandle, attempt_number, now};
+use crate::uploads::UploadName;
+
+/// The site at the other end.
+fn site<T>(hub: &Hub, request: &Request<T>) -> Result<SiteName, Status> {
+    let caller = caller(hub, request)?;
+    let site = caller.peer.site().map_err(|wrong| Status::permission_denied(wrong.to_string()))?.clone();
+    hub.presence.heard(&site);
+    Ok(site)
+}
+
+/// An upload that is being received.
+struct Receiving {
+    study: StudyHandle,
+    attempt: Attempt,
+    site: SiteName,
+}
+
+impl Receiving {
+    fn find(hub: &Hub, site: SiteName, name: Option<WireName>) -> Result<Self, Status> {
+        let name = name.ok_or_else(|| Status::invalid_argument("an upload needs a name"))?;
+        let study = study_of(hub, &site, &name.study)?;
+        let attempt = attempt_number(name.attempt)
+            .ok_or_else(|| Status::invalid_argument("this is no number of an attempt"))?;
+        Ok(Self { study, attempt, site })
+    }
+
+    fn name(&self) -> UploadName {
+        UploadName { study: self.study.hash, attempt: u64::from(self.attempt.get()), site: self.site.clone() }
+    }
+
+    fn state(&self, hub: &Hub) -> UploadStateReply {
+        let machine = self.study.machine();
+        let complete = machine.has_upload(&self.site, self.attempt);
+        let expected = machine.expects_upload(&self.site, self.attempt);
+        let offset = if complete { 0 } else { hub.parts.uploads.offset(&self.name()) };
+        UploadStateReply { offset, complete, closed: !complete && expected.is_none() }
+    }
+
+    /// Takes chunks in until the vector is complete.
+    async fn receive(
+        &self,
+        hub: &Hub,
+        first: UploadChunk,
+        mut rest: Streaming<UploadChunk>,
+    ) -> Result<upload_reply::Verdict, Status> {
+        let Some(expected) = self.study.machine().expects_upload(&self.site, self.attempt) else {
+            return Ok(upload_reply::Verdict::State(self.state(hub)));
+        };
+        let disk = |error: std::io::Error| {
+            tracing::error!(%error, "an upload cannot be written");
+            Status::resource_exhausted("the coordinator has no room for this upload")
+        };
+        let mut spool = hub.parts.uploads.appender(&self.name()).map_err(disk)?;
+        let mut chunk = Some(first);
+        while let Some(UploadChunk { offset, bytes, .. }) = chunk {
+            if offset != spool.offset() {
+                return Ok(refuse("offset", format!("the next byte is {}, not {offset}", spool.offset())));
+            }
+            if spool.offset() + bytes.len() as u64 > expected.bytes {
+                return Ok(refuse("too_long", format!("the vector has {} bytes", expected.bytes)));
+            }
+            let index = usize::try_from(offset).unwrap_or(usize::MAX) / CHUNK_BYTES;
+            let machine = self.study.machine();
+            let written = tokio::task::block_in_place(|| {
+                if offset % CHUNK_BYTES as u64 != 0 {
+                    return Ok(Err("a chunk begins at a multiple of 1 MiB".to_owned()));
+                }
+                if let Err(refusal) = machine.check_chunk(&self.site, self.attempt, index, &bytes) {
+                    return Ok(Err(refusal.to_string()));
+                }
+                spool.append(&bytes).map(Ok)
+            });
+            if let Err(reason) = written.map_err(disk)? {
+                tracing::warn!(site = %self.site, attempt = self.attempt.get(), index, reason, "chunk refused");
+                hub.parts.telemetry.counters.message_refused();
+                return Ok(refuse("chunk", reason));
+            }
+            hub.presence.heard(&self.site);
+            hub.parts.telemetry.counters.uploaded(bytes.len() as u64);
+            self.study.count_up(bytes.len() as u64);
+            if spool.offset() == expected.bytes {
+                tokio::task::block_in_place(|| spool.finish()).map_err(disk)?;
+                let event = Event::Uploaded { from: self.site.clone(), attempt: self.attempt };
+                return Ok(match self.study.tell(event).await {
+                    Ok(()) => upload_reply::Verdict::State(self.state(hub)),
+                    Err(Refusal::Stopping) => return Err(Status::unavailable(Refusal::Stopping.to_string())),
+                    Err(refusal) => refuse("upload", refusal.to_string()),
+                });
+            }
+            chunk = rest.message().await?;
+        }
+        Ok(upload_reply::Verdict::State(self.state(hub)))
+    }
+}
+
+fn refuse(code: &str, reason: String) -> upload_reply::Verdict {
+    upload_reply::Verdict::Refused(Refused { code: code.to_owned(), reason })
+}
+
+/// A study, if it names the site that asks: what other studies there are is nobody's business.
+fn study_of(hub: &Hub, site: &SiteName, study: &[u8]) -> Result<StudyHandle, Status> {
+    hub.study(&hash(study)?)
+        .filter(|study| study.sites.contains(site))
+        .ok_or_else(|| Status::not_found("no study of this hash names this site"))
+}
+
+/// Whether a study has anything to do with a model.
+fn names_model(machine: &StudyMachine, model: &Hash) -> bool {
+    *model == machine.model()
+        || *model == machine.study().initial_model()
+        || machine.candidate().is_some_and(|(candidate, _)| candidate == *model)
+        || machine.adoptions().iter().any(|adoption| adoption.candidate == *model)
+}
+
+#[tonic::async_trait]
+impl Site for Services {
+    type AttendStream = ReceiverStream<Result<Directive, Status>>;
+    type FetchStream = ReceiverStream<Result<FetchChunk, Status>>;
+
+    async fn attend(&self, request: Request<AttendRequest>) -> Result<Response<Self::AttendStream>, Status> {
+        let site = site(&self.hub, &request)?;
+        let AttendRequest { protocol, agent } = request.into_inner();
+        let spoken = consilium_proto::PROTOCOL;
+        if protocol > spoken {
+            return Err(Status::failed_precondition(format!(
+                "this agent speaks version {protocol} of the protocol and the coordinator {spoken}: the coordinator must be upgraded first"
+            )));
+        }
+        if protocol + 1 < spoken {
+            return Err(Status::failed_precondition(format!(
+                "this agent speaks version {protocol} of the protocol and the coordinator {spoken}: upgrade the agent"
+            )));
+        }
+        Ok(Response::new(attend::open(&self.hub, site, agent.chars().take(80).collect())))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeReply>, Status> {
+        let site = site(&self.hub, &request)?;
+        let ids = request.into_inner().ids;
+        let ids = ids.iter().filter_map(|id| hash(id).ok()).map(DirectiveId::from_hash);
+        self.hub.presence.acknowledge(&site, ids);
+        Ok(Response::new(AcknowledgeReply {}))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatReply>, Status> {
+        site(&self.hub, &request)?;
+        Ok(Response::new(HeartbeatReply { coordinator_time_ms: now().as_millis() }))
+    }
+
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverReply>, Status> {
+        let from = site(&self.hub, &request)?;
+        let body = request.into_inner().body;
+        let refused = |code: &str, reason: String| {
+            deliver_reply::Verdict::Refused(Refused { code: code.to_owned(), reason })
+        };
+        let verdict = match Letter::<SiteMessage>::from_bytes(&body) {
+            Err(error) => {
+                self.hub.parts.telemetry.counters.message_refused();
+                refused("malformed", error.to_string())
+            }
+            Ok(Letter { study, message }) => match study_of(&self.hub, &from, study.as_bytes()) {
+                Err(status) => refused("unknown_study", status.message().to_owned()),
+                Ok(study) => {
+                    study.count_up(body.len() as u64);
+                    match study.tell(Event::Message { from, message }).await {
+                        Ok(()) => deliver_reply::Verdict::Recorded(Recorded {}),
+                        Err(Refusal::Stopping) => {
+                            return Err(Status::unavailable(Refusal::Stopping.to_string()));
+                        }
+                        Err(refusal) => refused("refused", refusal.to_string()),
+                    }
+                }
+            },
+        };
+        Ok(Response::new(DeliverReply { verdict: Some(verdict) }))
+    }
+
+    async fn upload_state(
+        &self,
+        request: Request<UploadStateRequest>,
+    ) -> Result<Response<UploadStateReply>, Status> {
+        let site = site(&self.hub, &request)?;
+        let receiving = Receiving::find(&self.hub, site, request.into_inner().name)?;
+        Ok(Response::new(receiving.state(&self.hub)))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<UploadChunk>>,
+    ) -> Result<Response<UploadReply>, Status> {
+        let site = site(&self.hub, &request)?;
+        let mut chunks = request.into_inner();
+        let first =
+            chunks.message().await?.ok_or_else(|| Status::invalid_argument("an upload needs a name"))?;
+        let receiving = Receiving::find(&self.hub, site, first.name.clone())?;
+        let verdict = receiving.receive(&self.hub, first, chunks).await?;
+        Ok(Response::new(UploadReply { verdict: Some(verdict) }))
+    }
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let site = site(&self.hub, &request)?;
+        let FetchRequest { hash: wanted, mut offset } = request.into_inner();
+        let wanted = hash(&wanted)?;
+        // A site gets the models of its studies, and no other file.
+        let study = self
+            .hub
+            .studies()
+            .into_iter()
+            .find(|study| study.sites.contains(&site) && names_model(&study.machine(), &wanted))
+            .ok_or_else(|| Status::not_found("no study of this site names this file"))?;
+        let blobs = self.hub.parts.blobs.clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel(2);
+        tokio::spawn(async move {
+            loop {
+                let piece = read_piece(&blobs, wanted, offset).await;
+                let (length, done) = match &piece {
+                    Ok((bytes, whole)) => (bytes.len() as u64, offset + bytes.len() as u64 >= *whole),
+                    Err(_) => (0, true),
+                };
+                study.count_down(length);
+                offset += length;
+                let reply = piece.map(|(bytes, length)| FetchChunk { length, bytes });
+                if sender.send(reply).await.is_err() || done {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let caller = caller(&self.hub, &request)?;
+        let roster = self.hub.trust.roster();
+        let chain = self
+            .hub
+            .issuing
+            .renew(&roster, &caller.certificate, &[], Timestamp::now())
+            .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        tracing::info!(peer = %caller.peer.principal(), "certificate renewed");
+        let chain = chain.certificates().iter().map(|certificate| certificate.to_vec()).collect();
+        Ok(Response::new(RenewReply { chain }))
+    }
+}

@@ -1,0 +1,141 @@
+//! Masked vectors on their way in: one spool file for each study, attempt and site.
+//!
+//! The length of the file is the offset at which a site goes on after any interruption. An upload enters the
+//! sum only when it is complete and matches its receipt; a partial one never does, because taking it out again
+//! would need both of its masks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+
+use crate::blobs::sync_folder;
+use crate::durable::durable;
+
+/// The folder of spool files.
+#[derive(Debug, Clone)]
+pub struct Uploads {
+    folder: PathBuf,
+}
+
+/// Which masked vector.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadName {
+    /// Hash of the study.
+    pub study: Hash,
+    /// Number of the attempt.
+    pub attempt: u64,
+    /// Whose vector.
+    pub site: SiteName,
+}
+
+impl Uploads {
+    /// Opens or makes the folder.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    fn attempt_folder(&self, study: &Hash, attempt: u64) -> PathBuf {
+        self.folder.join(study.short()).join(attempt.to_string())
+    }
+
+    /// Where the spool file lies.
+    pub fn path(&self, name: &UploadName) -> PathBuf {
+        self.attempt_folder(&name.study, name.attempt).join(name.site.as_str())
+    }
+
+    /// Bytes held.
+    pub fn offset(&self, name: &UploadName) -> u64 {
+        fs::metadata(self.path(name)).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Opens the spool for appending at its end.
+    pub fn appender(&self, name: &UploadName) -> io::Result<Appender> {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a spool lies in its attempt's folder"))?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let offset = file.seek(SeekFrom::End(0))?;
+        Ok(Appender { file, offset, path })
+    }
+
+    /// Opens a spool for reading.
+    pub fn reader(&self, name: &UploadName) -> io::Result<File> {
+        File::open(self.path(name))
+    }
+
+    /// Throws one vector away.
+    pub fn discard(&self, name: &UploadName) -> io::Result<()> {
+        ignore_missing(fs::remove_file(self.path(name)))
+    }
+
+    /// Throws away all vectors of an attempt.
+    pub fn discard_attempt(&self, study: &Hash, attempt: u64) -> io::Result<()> {
+        ignore_missing(fs::remove_dir_all(self.attempt_folder(study, attempt)))
+    }
+}
+
+fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// A spool file open for appending.
+#[derive(Debug)]
+pub struct Appender {
+    file: File,
+    offset: u64,
+    path: PathBuf,
+}
+
+impl Appender {
+    /// Bytes held.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds bytes at the end.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub fn finish(self) -> io::Result<()> {
+        durable("upload", || {
+            self.file.sync_all()?;
+            sync_folder(self.path.parent().expect("a spool lies in its attempt's folder"))
+        })
+    }
+}
+
+/// Reads up to `length` bytes; fewer only at the end of the file.
+pub fn read_chunk(file: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length);
+    file.take(length as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_upload_goes_on_where_it_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Uploads::open(folder.path()).unwrap();
+        let name = UploadName { study: Hash::of_bytes(b"s"), attempt: 3, site: SiteName::new("a").unwrap() };
+        assert_eq!(uploads.offset(&name), 0);
+        uploads.appender(&name).unwrap().append(b"abc").unwrap();
+        let mut again = uploads.appender(&name).unwrap();
+        assert_eq!(again.offset(), 3);
+        again.append(b"def").unwrap();
+        again.finish().unwrap();
+        assert_eq!(read_chunk(&mut uploads.reader(&name).unwrap(), 100).unwrap(), b"abcdef");
+        uploads.discard_attempt(&name.study, 3).unwrap();
+        uploads.discard(&name).unwrap();
+        assert_eq!(uploads.offset(&name), 0);
+    }
+}
