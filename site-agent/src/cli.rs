@@ -1,0 +1,284 @@
+//! The command line of `site-agent`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::folder::SiteFolder;
+use crate::program::Program;
+use crate::supervise::NEEDS_A_PERSON;
+use crate::vault::record::PersonalAct;
+use crate::{command, config, data, enrol, logging, relay, supervise, vault};
+
+/// The agent of one hospital in a Consilium consortium.
+#[derive(Debug, Parser)]
+#[command(name = "site-agent", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Join a consortium with an invitation; makes this site's keys.
+    Enrol {
+        /// What `consilium site invite` printed.
+        invitation: String,
+        #[command(flatten)]
+        place: Place,
+        /// Do not wait until somebody admits this site; run the same command again later.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take part in studies until stopped.
+    Run {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say whether the coordinator hears this site, and what it waits for.
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check everything that can be checked from here.
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object per check.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at the hospital's data with the eyes of a study.
+    #[command(subcommand)]
+    Data(DataAct),
+    /// List the studies this site has heard of.
+    Studies {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object per study.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Approve a study; no data file is opened before.
+    Approve {
+        #[command(flatten)]
+        answer: Answer,
+    },
+    /// Decline a study.
+    Decline {
+        #[command(flatten)]
+        answer: Answer,
+    },
+    /// Let a starting model be opened once more, with other survivors than before.
+    ///
+    /// The difference of two such sums can show the update of a site that is in one of them only.
+    Consent {
+        #[command(flatten)]
+        answer: Answer,
+    },
+    /// The site's policy.
+    #[command(subcommand)]
+    Policy(PolicyAct),
+    /// Print the site's own record and check its chain.
+    Journal {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object per record.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A part of the running agent.
+    #[command(hide = true)]
+    Vault(PartArgs),
+    /// A part of the running agent.
+    #[command(hide = true)]
+    Relay(PartArgs),
+    /// A part of the vault.
+    #[command(hide = true)]
+    Decode,
+}
+
+/// Where the site's folder is.
+#[derive(Debug, Args)]
+struct Place {
+    /// The site's folder.
+    #[arg(long, env = "CONSILIUM_SITE", default_value = ".")]
+    dir: PathBuf,
+}
+
+impl Place {
+    fn folder(&self) -> SiteFolder {
+        SiteFolder::new(&self.dir)
+    }
+}
+
+/// What the supervisor tells a part.
+#[derive(Debug, Args)]
+struct PartArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Process id of the supervisor.
+    #[arg(long)]
+    parent: u32,
+}
+
+/// A person's answer to a proposal.
+#[derive(Debug, Args)]
+struct Answer {
+    /// Name of the study, or the first digits of its hash.
+    study: String,
+    /// Who answers, for the journal.
+    #[arg(long, env = "USER", default_value = "somebody at the site")]
+    person: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Answer {
+    fn give(&self, act: PersonalAct) -> anyhow::Result<()> {
+        command::answer::run(&self.place.folder(), &self.study, &self.person, act)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum DataAct {
+    /// Count what is found, decoded, labelled and usable.
+    Check {
+        #[command(flatten)]
+        about: AboutData,
+    },
+    /// Say for every file whether it is used, and why not. For this hospital's screen only.
+    Explain {
+        #[command(flatten)]
+        about: AboutData,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AboutData {
+    /// A study this site has heard of, or a `study.toml`.
+    study: String,
+    #[command(flatten)]
+    place: Place,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyAct {
+    /// Show each clause of the policy, its rule and its verdict on a study.
+    Explain {
+        /// Name of the study, or the first digits of its hash.
+        study: String,
+        #[command(flatten)]
+        place: Place,
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    run(Cli::parse(), &[])
+}
+
+/// Runs a parsed command line. `prefix` are the arguments behind which this program reads the
+/// agent's own, so that it can start its parts.
+pub fn run(cli: Cli, prefix: &[&str]) -> ExitCode {
+    let act = match cli.act {
+        // The decoder sees hostile files: it gets nothing, not even a log.
+        Act::Decode => return data::decode_child_main(),
+        act => act,
+    };
+    match perform(act, prefix) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(act: Act, prefix: &[&str]) -> anyhow::Result<ExitCode> {
+    let program = || Program::current(prefix.iter().map(OsString::from));
+    match act {
+        Act::Enrol { invitation, place, no_wait } => {
+            logging::start(logging::Level::Quiet);
+            enrol::run(&invitation, &place.folder(), !no_wait)?;
+        }
+        Act::Run { place } => {
+            logging::start(logging::Level::Normal);
+            supervise::run(&place.folder(), &program()?)?;
+        }
+        Act::Vault(part) => return Ok(vault_part(&part, &program()?)),
+        Act::Relay(part) => return Ok(relay_part(&part)),
+        Act::Decode => return Ok(data::decode_child_main()),
+        Act::Status { place, json } => return command::status::run(&place.folder(), json),
+        Act::Doctor { place, json } => return command::doctor::run(&place.folder(), json, &program()?),
+        Act::Data(act) => {
+            let (about, explain) = match &act {
+                DataAct::Check { about } => (about, false),
+                DataAct::Explain { about } => (about, true),
+            };
+            logging::start(logging::Level::Quiet);
+            return command::data::run(&about.place.folder(), &about.study, explain, about.json, &program()?);
+        }
+        Act::Studies { place, json } => command::studies::run(&place.folder(), json)?,
+        Act::Approve { answer } => answer.give(PersonalAct::Approve)?,
+        Act::Decline { answer } => answer.give(PersonalAct::Decline)?,
+        Act::Consent { answer } => answer.give(PersonalAct::Consent)?,
+        Act::Policy(PolicyAct::Explain { study, place, json }) => {
+            return command::policy::run(&place.folder(), &study, json);
+        }
+        Act::Journal { place, json } => command::journal::run(&place.folder(), json)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn vault_part(part: &PartArgs, program: &Program) -> ExitCode {
+    logging::start(logging::Level::Normal);
+    ending("vault", vault::run(&part.place.folder(), program, part.parent))
+}
+
+fn relay_part(part: &PartArgs) -> ExitCode {
+    let folder = part.place.folder();
+    ending("relay", relay::run(&folder, part.parent))
+}
+
+/// How a part ends. What restarting cannot mend has an exit code of its own.
+fn ending(part: &'static str, outcome: Result<(), PartError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(PartError::NeedsAPerson(error)) => {
+            tracing::error!(part, "{error:#}");
+            ExitCode::from(NEEDS_A_PERSON)
+        }
+        Err(PartError::Restart(error)) => {
+            tracing::warn!(part, "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a part of the agent ended by itself.
+#[derive(Debug)]
+pub enum PartError {
+    /// Restarting it may help.
+    Restart(anyhow::Error),
+    /// Restarting it will not help.
+    NeedsAPerson(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for PartError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        if error.is::<config::ConfigError>() { Self::NeedsAPerson(error) } else { Self::Restart(error) }
+    }
+}

@@ -1,0 +1,55 @@
+//! `site-agent approve`, `decline` and `consent`: a person's answer, left for the vault.
+
+use anyhow::bail;
+use consilium_study::canonical::Canonical as _;
+use consilium_study::statement::Rule;
+
+use super::{configured, find_study};
+use crate::folder::SiteFolder;
+use crate::relay::board::now_ms;
+use crate::store::{Disk, Kind, Store as _};
+use crate::vault::record::{PersonalAct, PersonalAnswer, Stage};
+
+/// Leaves the answer where the vault looks for it. The same answer twice is harmless.
+pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalAct) -> anyhow::Result<()> {
+    let (_, folder) = configured(folder)?;
+    let record = find_study(&folder, study)?;
+    let name = &record.plan().name;
+    if Rule::person(person).is_err() {
+        bail!("\"--person\" takes one line that names a person");
+    }
+    match (record.stage(), act) {
+        (Stage::Waiting, PersonalAct::Approve | PersonalAct::Decline)
+        | (Stage::Accepted(_), PersonalAct::Consent) => {}
+        (Stage::Waiting | Stage::Decided { .. } | Stage::Refused { .. }, PersonalAct::Consent) => {
+            bail!("this site does not take part in study {name}, so there is nothing to consent to")
+        }
+        (Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Approve) => {
+            println!("study {name} was accepted already");
+            return Ok(());
+        }
+        (Stage::Refused { .. }, PersonalAct::Decline) => {
+            println!("study {name} was declined already");
+            return Ok(());
+        }
+        (Stage::Refused { .. }, PersonalAct::Approve) => bail!(
+            "this site has refused study {name}; it can be proposed again as a study of its own (`site-agent policy explain {name}` shows why)"
+        ),
+        (Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Decline) => bail!(
+            "this site has accepted study {name}; ask the consortium to stop it, or stop the agent: a site that is away is a dropout"
+        ),
+    }
+    let answer = PersonalAnswer { study: record.hash(), act, person: person.to_owned(), at_ms: now_ms() };
+    let path = folder.study(&record.hash()).decision();
+    Disk.replace(Kind::Decision, &path, &answer.to_canonical())?;
+    let word = match act {
+        PersonalAct::Approve => "approved",
+        PersonalAct::Decline => "declined",
+        PersonalAct::Consent => "consented to what is asked in",
+    };
+    println!(
+        "{word} study {name} ({}) as {person}; the running agent tells the coordinator",
+        record.hash().short()
+    );
+    Ok(())
+}

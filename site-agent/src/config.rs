@@ -1,0 +1,186 @@
+//! `site.toml`: what the hospital's IT decides.
+//!
+//! Read once at start. An unknown key, a value of the wrong kind or a policy that contradicts itself
+//! stops the agent with the key's name: a site whose policy is not understood takes part in nothing.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use consilium_study::policy::Policy;
+use serde::Deserialize;
+
+use crate::data::Source;
+use crate::folder::SiteFolder;
+
+/// The whole of `site.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How to reach the coordinator.
+    #[serde(default)]
+    pub coordinator: Coordinator,
+    /// Where the parts of the agent keep their files.
+    #[serde(default)]
+    pub folders: Folders,
+    /// Where the cases are.
+    pub source: Source,
+    /// Threads of the vault. Results repeat bit for bit only with the same number.
+    #[serde(default = "one")]
+    pub threads: NonZeroUsize,
+    /// What this site agrees to.
+    #[serde(default = "strictest")]
+    pub policy: Policy,
+    /// Where traces go; nowhere unless it is said.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+}
+
+/// The policy of a file without `[policy]`: nobody may propose anything.
+fn strictest() -> Policy {
+    Policy::from_toml("").expect("every key of a policy may be left out")
+}
+
+fn one() -> NonZeroUsize {
+    NonZeroUsize::MIN
+}
+
+/// `[coordinator]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coordinator {
+    /// `host:port`, where it differs from the one in the invitation.
+    pub address: Option<String>,
+}
+
+/// `[folders]`: relative paths start at the folder of `site.toml`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folders {
+    /// TLS key and certificate; the relay writes here only.
+    pub relay: Option<PathBuf>,
+    /// Signing key, journal and studies; the vault writes here only.
+    pub vault: Option<PathBuf>,
+}
+
+/// `[telemetry]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// OTLP endpoint (gRPC), for example `"http://127.0.0.1:4317"`.
+    pub otlp: Option<String>,
+}
+
+/// Why `site.toml` is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is none.
+    #[error("there is no {}; `site-agent enrol INVITATION --dir {}` writes one to start from", path.display(), path.parent().unwrap_or(Path::new(".")).display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It is not TOML, or a key or value is not known here.
+    #[error("{}: {source}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and reason.
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Config {
+    /// Reads `site.toml` in a site's folder.
+    pub fn load(folder: &SiteFolder) -> Result<Self, ConfigError> {
+        let path = folder.config();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ConfigError::Missing { path });
+            }
+            Err(source) => return Err(ConfigError::Unreadable { path, source }),
+        };
+        Self::parse(&text, folder).map_err(|source| ConfigError::Invalid { path, source: Box::new(source) })
+    }
+
+    fn parse(text: &str, folder: &SiteFolder) -> Result<Self, toml::de::Error> {
+        let mut config: Self = toml::from_str(text)?;
+        let from_root = |path: &mut PathBuf| *path = folder.root().join(&*path);
+        match &mut config.source {
+            Source::Npz { file } => from_root(file),
+            Source::Images { folder, table, .. } | Source::Dicom { folder, table, .. } => {
+                from_root(folder);
+                from_root(table);
+            }
+        }
+        Ok(config)
+    }
+
+    /// The site's folder with the parts where this configuration puts them.
+    #[must_use]
+    pub fn folder(&self, folder: &SiteFolder) -> SiteFolder {
+        folder.clone().with_parts(self.folders.relay.as_deref(), self.folders.vault.as_deref())
+    }
+}
+
+/// A `site.toml` to start from.
+pub const TEMPLATE: &str = include_str!("config/site.toml");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, &SiteFolder::new("/site")).map_err(|error| error.to_string())
+    }
+
+    const SOURCE: &str = "[source]\nkind = \"npz\"\nfile = \"data/cases.npz\"\n";
+
+    #[test]
+    fn the_template_is_a_valid_configuration() {
+        let config = parse(TEMPLATE).unwrap();
+        assert_eq!(config.threads.get(), 1);
+        assert_eq!(config.telemetry.otlp, None);
+    }
+
+    #[test]
+    fn relative_places_start_at_the_site() {
+        let config = parse(&format!("[folders]\nvault = \"/srv/vault\"\n{SOURCE}")).unwrap();
+        assert!(matches!(&config.source, Source::Npz { file } if file == Path::new("/site/data/cases.npz")));
+        let folder = config.folder(&SiteFolder::new("/site"));
+        assert_eq!(folder.vault(), Path::new("/srv/vault"));
+        assert_eq!(folder.relay(), Path::new("/site/relay"));
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        for (text, word) in [
+            (format!("thread = 2\n{SOURCE}"), "thread"),
+            (format!("threads = 0\n{SOURCE}"), "zero"),
+            (format!("{SOURCE}\n[policy]\nmin_selections = 3\n"), "min_selections"),
+            (format!("{SOURCE}\n[coordinator]\nadress = \"a:1\"\n"), "adress"),
+            (format!("{SOURCE}\n[telemetry]\nendpoint = \"a\"\n"), "endpoint"),
+            (String::new(), "source"),
+            ("[source]\nkind = \"pacs\"\n".to_owned(), "pacs"),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(word), "{word} is not in: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_says_what_writes_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Config::load(&SiteFolder::new(dir.path())).unwrap_err().to_string();
+        assert!(error.contains("site-agent enrol"), "{error}");
+    }
+}

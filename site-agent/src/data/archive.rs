@@ -1,0 +1,109 @@
+//! Cohorts from a MedMNIST archive.
+//!
+//! An archive names no patients, so each picture is its own (see [`super::counts::Counts`]). Its `val` part is
+//! held out; without one, pictures are split by their content. It is one file of plain pixels and
+//! is not kept in the cache.
+
+use std::path::Path;
+
+use consilium_study::hash::Hash;
+
+use super::access::open_file;
+use super::cohort::{Assembly, Cohort, LoadError, Quarantined};
+use super::counts::Stage;
+use super::decoder::Decoder;
+use super::local::{LocalPath, LocalText};
+use super::picture::Picture;
+use super::protocol::{ArchiveDefect, ArchivePiece, Part};
+use super::reason::Reason;
+use super::source::Criteria;
+use super::split::{Side, SplitKey, Subject};
+
+/// A part that has begun, and how many pictures of it have come.
+struct Begun {
+    part: Part,
+    height: usize,
+    width: usize,
+    channels: usize,
+    pictures: u64,
+}
+
+struct Case {
+    part: Part,
+    label: u16,
+    content: Hash,
+    values: Vec<f32>,
+}
+
+pub(super) fn load(
+    file: &Path,
+    criteria: &Criteria,
+    key: &SplitKey,
+    decoder: &mut Decoder,
+) -> Result<Cohort, LoadError> {
+    let archive = open_file(file).map_err(LoadError::ArchiveFile)?;
+    let mut assembly = Assembly::new(criteria.target);
+    let (mut cases, mut quarantine) = (Vec::new(), Vec::new());
+    let mut begun: Option<Begun> = None;
+    decoder.read_archive(archive, &mut |piece, body| match piece {
+        ArchivePiece::Begin { part, height, width, channels } => {
+            let (height, width, channels) = (height as usize, width as usize, channels as usize);
+            begun = Some(Begun { part, height, width, channels, pictures: 0 });
+            Ok(())
+        }
+        ArchivePiece::Cases => {
+            let begun = begun.as_mut().ok_or(ArchiveDefect::DecoderFailed)?;
+            let size = begun.height * begun.width * begun.channels;
+            let mut records = body.chunks_exact(2 + size);
+            for record in records.by_ref() {
+                let label = u16::from_le_bytes([record[0], record[1]]);
+                if usize::from(label) < criteria.labels.len() {
+                    let values = picture(begun, &record[2..])?.fitted(criteria.target);
+                    let content = Hash::of_bytes(&record[2..]);
+                    cases.push(Case { part: begun.part, label, content, values });
+                } else {
+                    assembly.counts.note(Stage::Decoded);
+                    quarantine.push(unknown_label(begun, label));
+                }
+                begun.pictures += 1;
+            }
+            if records.remainder().is_empty() { Ok(()) } else { Err(ArchiveDefect::DecoderFailed) }
+        }
+        ArchivePiece::End | ArchivePiece::Refused(_) => Err(ArchiveDefect::DecoderFailed),
+    })?;
+    let has_val = cases.iter().any(|case| case.part == Part::Val);
+    for case in &cases {
+        let side = match case.part {
+            Part::Val => Side::HeldOut,
+            Part::Train if has_val => Side::Train,
+            Part::Train => key.side(Subject::Unnamed(&case.content), criteria.holdout),
+        };
+        assembly.add(side, case.label, None, &case.values);
+    }
+    Ok(assembly.finish(Vec::new(), quarantine))
+}
+
+/// Bytes of shape `[height, width, channels]` as a picture.
+fn picture(begun: &Begun, bytes: &[u8]) -> Result<Picture, ArchiveDefect> {
+    let mut values = Vec::with_capacity(bytes.len());
+    for channel in 0..begun.channels {
+        let samples = bytes.iter().skip(channel).step_by(begun.channels);
+        values.extend(samples.map(|&sample| f32::from(sample) / 255.0));
+    }
+    Picture::new(begun.channels, begun.height, begun.width, values).ok_or(ArchiveDefect::DecoderFailed)
+}
+
+fn unknown_label(begun: &Begun, label: u16) -> Quarantined {
+    let part = match begun.part {
+        Part::Train => "train",
+        Part::Val => "val",
+    };
+    Quarantined {
+        path: LocalPath::new(format!("{part}_images[{}]", begun.pictures)),
+        line: None,
+        column: None,
+        reached: Stage::Decoded,
+        reason: Reason::UnknownLabel,
+        written: Some(LocalText::new(label.to_string())),
+    }
+}

@@ -1,0 +1,202 @@
+//! A site's cohort for one study: what is trained on, what is held out, and what became of the rest.
+
+use std::collections::BTreeSet;
+
+use consilium_learning::{Dataset, Pixels};
+use consilium_study::hash::{Hash, Hasher};
+
+use super::cache::Cache;
+use super::counts::{Counts, Stage};
+use super::decoder::Decoder;
+use super::folder::ListError;
+use super::local::{LocalPath, LocalText, Patient};
+use super::protocol::{ArchiveDefect, Facts};
+use super::reason::Reason;
+use super::source::{Criteria, Source, Target};
+use super::split::{Side, SplitKey};
+use super::table::TableDefect;
+use super::{archive, files};
+
+/// The usable cases of a site, and an account of all others. The cases and the quarantine together
+/// are everything that was found or listed.
+#[derive(Debug, Clone)]
+pub struct Cohort {
+    /// The cases to train on, in the order of their paths (or of the archive).
+    pub train: Dataset,
+    /// The cases to evaluate on.
+    pub held_out: Dataset,
+    /// A name for exactly these cases in this order: pixels, labels and sides. It stays inside the
+    /// site, because it would confirm a guess.
+    pub fingerprint: Hash,
+    /// How many cases reached which stage.
+    pub counts: Counts,
+    /// The usable cases of files, in the order of their paths. Empty for an archive.
+    pub used: Vec<Used>,
+    /// Cases that are not used, in the order of their paths.
+    pub quarantine: Vec<Quarantined>,
+}
+
+/// A usable case.
+#[derive(Debug, Clone)]
+pub struct Used {
+    /// Its file.
+    pub path: LocalPath,
+    /// Its line in the table.
+    pub line: u64,
+    /// Its side of the split.
+    pub side: Side,
+    /// Its label, as a place in the study's list.
+    pub label: u16,
+    /// What was seen of the file.
+    pub facts: Facts,
+}
+
+/// A case that is not used.
+#[derive(Debug, Clone)]
+pub struct Quarantined {
+    /// Its file.
+    pub path: LocalPath,
+    /// Its line in the table, if it has one.
+    pub line: Option<u64>,
+    /// The column of the table that is the matter, if one is.
+    pub column: Option<&'static str>,
+    /// How far it came.
+    pub reached: Stage,
+    /// Why it is not used.
+    pub reason: Reason,
+    /// What stands in the table, where that is the matter.
+    pub written: Option<LocalText>,
+}
+
+/// How far loading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Cases looked at.
+    pub done: u64,
+    /// Cases to look at.
+    pub total: u64,
+}
+
+/// Why a source gives no cohort at all. The texts name no file and no patient.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The data folder cannot be opened.
+    #[error("the data folder cannot be used: {}", .0.explain())]
+    Folder(Reason),
+    /// The data folder cannot be listed.
+    #[error("the data folder cannot be used: {0}")]
+    List(#[from] ListError),
+    /// The table cannot be opened.
+    #[error("the table cannot be used: {}", .0.explain())]
+    TableFile(Reason),
+    /// The table cannot be understood.
+    #[error("the table cannot be used: {0}")]
+    Table(#[from] TableDefect),
+    /// The archive cannot be opened.
+    #[error("the archive cannot be used: {}", .0.explain())]
+    ArchiveFile(Reason),
+    /// The archive cannot be read.
+    #[error("the archive cannot be used: {0}")]
+    Archive(#[from] ArchiveDefect),
+    /// The configuration names a site and the table has no column for it.
+    #[error("the configuration asks for one site's rows, and the table has no column \"site\"")]
+    NoSiteColumn,
+}
+
+impl LoadError {
+    /// What a person can do. `user` is who this program runs as.
+    pub fn remedy(&self, user: &str) -> String {
+        match self {
+            Self::Folder(reason) | Self::TableFile(reason) | Self::ArchiveFile(reason) => reason.remedy(user),
+            Self::List(ListError::Unreadable) => format!("Let the user {user} read every folder in it."),
+            Self::List(ListError::TooMany) => {
+                "Name the folder of the cohort, not one far above it.".to_owned()
+            }
+            Self::Table(_) | Self::NoSiteColumn => "Correct the table and try again.".to_owned(),
+            Self::Archive(_) => "Fetch the archive again, or convert it to the MedMNIST layout.".to_owned(),
+        }
+    }
+}
+
+/// Loads a source: lists, reads, decodes in the child, joins labels and splits.
+///
+/// The same files and table give the same cohort in the same order, whatever the folder's own order.
+pub fn load(
+    source: &Source,
+    criteria: &Criteria,
+    key: &SplitKey,
+    decoder: &mut Decoder,
+    cache: Option<&Cache>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Cohort, LoadError> {
+    match source {
+        Source::Npz { file } => archive::load(file, criteria, key, decoder),
+        Source::Images { folder, table, site } | Source::Dicom { folder, table, site } => {
+            let format = source.format();
+            let place = files::Place { folder, table, site: site.as_deref(), format };
+            files::load(&place, criteria, key, decoder, cache, progress)
+        }
+    }
+}
+
+/// Cases on their way into the two data sets.
+pub(super) struct Assembly {
+    target: Target,
+    sides: [(Vec<f32>, Vec<u16>); 2],
+    patients: BTreeSet<Patient>,
+    pub(super) counts: Counts,
+}
+
+impl Assembly {
+    pub(super) fn new(target: Target) -> Self {
+        let sides = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+        Self { target, sides, patients: BTreeSet::new(), counts: Counts::default() }
+    }
+
+    /// Adds a usable case.
+    pub(super) fn add(&mut self, side: Side, label: u16, patient: Option<&Patient>, values: &[f32]) {
+        let (pixels, labels) = &mut self.sides[usize::from(side == Side::HeldOut)];
+        pixels.extend_from_slice(values);
+        labels.push(label);
+        self.counts.note(Stage::Usable);
+        match side {
+            Side::Train => self.counts.train += 1,
+            Side::HeldOut => self.counts.held_out += 1,
+        }
+        match patient {
+            Some(patient) => {
+                self.patients.insert(patient.clone());
+            }
+            None => self.counts.unnamed_cases += 1,
+        }
+    }
+
+    pub(super) fn finish(mut self, used: Vec<Used>, quarantine: Vec<Quarantined>) -> Cohort {
+        self.counts.named_patients = self.patients.len() as u64;
+        let target = self.target;
+        let shape = [target.channels() as u32, target.height() as u32, target.width() as u32];
+        let fingerprint = fingerprint(shape, &self.sides);
+        let [train, held_out] = self.sides.map(|(pixels, labels)| {
+            Dataset::new(shape, Pixels::Floats(pixels), labels)
+                .expect("every case added one label and the target's number of finite values")
+        });
+        Cohort { train, held_out, fingerprint, counts: self.counts, used, quarantine }
+    }
+}
+
+fn fingerprint(shape: [u32; 3], sides: &[(Vec<f32>, Vec<u16>); 2]) -> Hash {
+    let mut hasher = Hasher::labelled("cohort");
+    for number in shape {
+        hasher.update(&number.to_le_bytes());
+    }
+    for (pixels, labels) in sides {
+        hasher.update(&(labels.len() as u64).to_le_bytes());
+        for label in labels {
+            hasher.update(&label.to_le_bytes());
+        }
+        for value in pixels {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    hasher.finish()
+}

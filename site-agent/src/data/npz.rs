@@ -1,0 +1,167 @@
+//! MedMNIST archives (Yang et al. 2023): a zip file of NumPy arrays. Runs in the decode child.
+//!
+//! `train_images` and `val_images` are bytes `[n, height, width]` or `[n, height, width, 3]` with labels
+//! `[n]` or `[n, 1]`. The `test` arrays are not even opened: no site ever sees them. Members may be stored
+//! or deflated. Shapes are checked against limits and then only *read*, never allocated for.
+
+use std::io::{Read, Seek, Write};
+
+use npyz::npz::NpzArchive;
+use npyz::{DType, NpyFile, Order, TypeChar};
+
+use super::protocol::{ArchiveDefect, ArchivePiece, BrokenPipe, Part, write_frame};
+
+const MOST_CASES: u64 = 16_000_000;
+const LONGEST_SIDE: u64 = 4096;
+/// Bodies of [`ArchivePiece::Cases`] are at most about this long.
+const BATCH_BYTES: usize = 1 << 20;
+
+enum Stop {
+    Defect(ArchiveDefect),
+    Pipe(BrokenPipe),
+}
+
+impl From<ArchiveDefect> for Stop {
+    fn from(defect: ArchiveDefect) -> Self {
+        Self::Defect(defect)
+    }
+}
+
+impl From<BrokenPipe> for Stop {
+    fn from(broken: BrokenPipe) -> Self {
+        Self::Pipe(broken)
+    }
+}
+
+/// Sends the train and val parts of the archive, then `End`, or `Refused`.
+pub fn serve(input: impl Read + Seek, output: &mut impl Write) -> Result<(), BrokenPipe> {
+    match send_parts(input, output) {
+        Ok(()) => write_frame(output, &ArchivePiece::End, &[]),
+        Err(Stop::Defect(defect)) => write_frame(output, &ArchivePiece::Refused(defect), &[]),
+        Err(Stop::Pipe(broken)) => Err(broken),
+    }
+}
+
+fn send_parts(input: impl Read + Seek, output: &mut impl Write) -> Result<(), Stop> {
+    let mut archive = NpzArchive::new(input).map_err(|_| ArchiveDefect::NotAnArchive)?;
+    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let has = |name: &str| names.iter().any(|known| known == name);
+    if !has("train_images") || !has("train_labels") || has("val_images") != has("val_labels") {
+        return Err(ArchiveDefect::MissingArray.into());
+    }
+    send(&mut archive, Part::Train, "train", output)?;
+    if has("val_images") {
+        send(&mut archive, Part::Val, "val", output)?;
+    }
+    Ok(())
+}
+
+fn send<R: Read + Seek>(
+    archive: &mut NpzArchive<R>,
+    part: Part,
+    prefix: &str,
+    output: &mut impl Write,
+) -> Result<(), Stop> {
+    let labels = read_labels(open(archive, &format!("{prefix}_labels"))?)?;
+    let images = open(archive, &format!("{prefix}_images"))?;
+    let (height, width, channels) = match *images.shape() {
+        [_, height, width] => (height, width, 1),
+        [_, height, width, 3] => (height, width, 3),
+        _ => return Err(ArchiveDefect::ImageShape.into()),
+    };
+    if !is_plain(&images, TypeChar::Uint, 1) || images.order() != Order::C || height == 0 || width == 0 {
+        return Err(ArchiveDefect::ImageShape.into());
+    }
+    if height > LONGEST_SIDE || width > LONGEST_SIDE {
+        return Err(ArchiveDefect::TooLarge.into());
+    }
+    if images.shape()[0] != labels.len() as u64 {
+        return Err(ArchiveDefect::LabelShape.into());
+    }
+    let begin =
+        ArchivePiece::Begin { part, height: height as u32, width: width as u32, channels: channels as u32 };
+    write_frame(output, &begin, &[])?;
+    let size = (height * width * channels) as usize;
+    let mut bytes = images.data::<u8>().map_err(|_| ArchiveDefect::ImageShape)?;
+    let mut batch = Vec::new();
+    for label in labels {
+        batch.extend(label.to_le_bytes());
+        let start = batch.len();
+        for byte in bytes.by_ref().take(size) {
+            batch.push(byte.map_err(|_| ArchiveDefect::DamagedArray)?);
+        }
+        if batch.len() - start != size {
+            return Err(ArchiveDefect::DamagedArray.into());
+        }
+        if batch.len() >= BATCH_BYTES {
+            write_frame(output, &ArchivePiece::Cases, &batch)?;
+            batch.clear();
+        }
+    }
+    if !batch.is_empty() {
+        write_frame(output, &ArchivePiece::Cases, &batch)?;
+    }
+    Ok(())
+}
+
+/// Opens an array whose compression is one of the two that are read.
+fn open<'a, R: Read + Seek>(
+    archive: &'a mut NpzArchive<R>,
+    name: &str,
+) -> Result<NpyFile<impl Read + 'a>, Stop> {
+    let file = npyz::npz::file_name_from_array_name(name);
+    // The index is read without opening the member, because opening one of an unknown method panics.
+    let mut known = false;
+    for index in 0..archive.zip_archive().len() {
+        let member = archive.zip_archive().by_index_raw(index).map_err(|_| ArchiveDefect::NotAnArchive)?;
+        if member.name() == file {
+            known = matches!(member.compression().to_string().as_str(), "Stored" | "Deflated");
+            if !known {
+                return Err(ArchiveDefect::Compression.into());
+            }
+        }
+    }
+    if !known {
+        return Err(ArchiveDefect::MissingArray.into());
+    }
+    let array = archive.by_name(name).map_err(|_| ArchiveDefect::DamagedArray)?;
+    Ok(array.ok_or(ArchiveDefect::MissingArray)?)
+}
+
+fn is_plain<R: Read>(array: &NpyFile<R>, kind: TypeChar, bytes: u64) -> bool {
+    match array.dtype() {
+        DType::Plain(plain) => plain.type_char() == kind && plain.size_field() == bytes,
+        _ => false,
+    }
+}
+
+fn read_labels<R: Read>(array: NpyFile<R>) -> Result<Vec<u16>, Stop> {
+    let ([count] | [count, 1]) = *array.shape() else { return Err(ArchiveDefect::LabelShape.into()) };
+    if count > MOST_CASES {
+        return Err(ArchiveDefect::TooLarge.into());
+    }
+    let DType::Plain(plain) = array.dtype() else { return Err(ArchiveDefect::LabelShape.into()) };
+    match (plain.type_char(), plain.size_field()) {
+        (TypeChar::Uint, 1) => narrow::<u8, R>(array, count),
+        (TypeChar::Uint, 2) => narrow::<u16, R>(array, count),
+        (TypeChar::Uint, 4) => narrow::<u32, R>(array, count),
+        (TypeChar::Uint, 8) => narrow::<u64, R>(array, count),
+        (TypeChar::Int, 1) => narrow::<i8, R>(array, count),
+        (TypeChar::Int, 2) => narrow::<i16, R>(array, count),
+        (TypeChar::Int, 4) => narrow::<i32, R>(array, count),
+        (TypeChar::Int, 8) => narrow::<i64, R>(array, count),
+        _ => Err(ArchiveDefect::LabelShape.into()),
+    }
+}
+
+fn narrow<T: npyz::Deserialize, R: Read>(array: NpyFile<R>, count: u64) -> Result<Vec<u16>, Stop>
+where
+    u16: TryFrom<T>,
+{
+    let mut labels = Vec::new();
+    for label in array.data::<T>().map_err(|_| ArchiveDefect::LabelShape)? {
+        let label = label.map_err(|_| ArchiveDefect::DamagedArray)?;
+        labels.push(u16::try_from(label).map_err(|_| ArchiveDefect::LabelShape)?);
+    }
+    if labels.len() as u64 == count { Ok(labels) } else { Err(ArchiveDefect::DamagedArray.into()) }
+}

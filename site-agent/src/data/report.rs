@@ -1,0 +1,286 @@
+//! `data check` and `data explain`: what became of the hospital's files, for its own screen.
+//!
+//! These texts name files, so they are printed for the person at the site and go nowhere else. What is
+//! told outside is made from [`Counts`] through the disclosure gate.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::cohort::{Cohort, Quarantined};
+use super::counts::{Counts, Stage};
+use super::display::Shading;
+use super::source::{Criteria, Source};
+use super::split::Side;
+
+/// At most this many places are shown for one kind of problem.
+const MOST_PLACES: usize = 5;
+
+/// The answer to "can we take part with this data?".
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// The kind of source.
+    pub source: &'static str,
+    /// Who this program runs as.
+    pub user: String,
+    /// How many cases reached which stage.
+    pub counts: Counts,
+    /// Usable share of what was found.
+    pub usable_share: f64,
+    /// Usable cases of each of the study's labels.
+    pub classes: Vec<ClassCount>,
+    /// Kinds of problems, the most frequent first.
+    pub problems: Vec<Problem>,
+}
+
+/// Usable cases of one label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The label.
+    pub label: String,
+    /// Cases trained on.
+    pub train: usize,
+    /// Cases held out.
+    pub held_out: usize,
+}
+
+/// One kind of problem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// A stable word.
+    pub kind: &'static str,
+    /// What is the matter, about one file.
+    pub explanation: String,
+    /// What a person can do.
+    pub remedy: String,
+    /// Left out on purpose.
+    pub by_choice: bool,
+    /// How many cases.
+    pub cases: usize,
+    /// The first of them.
+    pub first: Vec<Place>,
+}
+
+/// Where a problem is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// The line of the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The column of the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<&'static str>,
+    /// What stands there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<String>,
+}
+
+impl Place {
+    fn of(case: &Quarantined) -> Self {
+        Self {
+            file: case.path.reveal().to_owned(),
+            line: case.line,
+            column: case.column,
+            written: case.written.as_ref().map(|written| written.reveal().to_owned()),
+        }
+    }
+}
+
+impl Check {
+    /// Sums a cohort up. `user` is who this program runs as ([`super::access::user_name`]).
+    pub fn of(source: &Source, criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
+        let count =
+            |labels: &[u16], label: usize| labels.iter().filter(|&&l| usize::from(l) == label).count();
+        let classes = criteria.labels.iter().enumerate().map(|(index, label)| ClassCount {
+            label: label.clone(),
+            train: count(cohort.train.labels(), index),
+            held_out: count(cohort.held_out.labels(), index),
+        });
+        // Reasons with details (which defect, which syntax) are kinds of their own.
+        let mut kinds: BTreeMap<_, Vec<&Quarantined>> = BTreeMap::new();
+        for case in &cohort.quarantine {
+            kinds.entry(&case.reason).or_default().push(case);
+        }
+        let mut problems: Vec<Problem> = kinds
+            .into_iter()
+            .map(|(reason, cases)| Problem {
+                kind: reason.code(),
+                explanation: reason.explain(),
+                remedy: reason.remedy(user),
+                by_choice: reason.is_choice(),
+                cases: cases.len(),
+                first: cases.iter().take(MOST_PLACES).map(|case| Place::of(case)).collect(),
+            })
+            .collect();
+        problems.sort_by_key(|problem| (problem.by_choice, usize::MAX - problem.cases));
+        Self {
+            source: source.kind(),
+            user: user.to_owned(),
+            counts: cohort.counts,
+            usable_share: cohort.counts.usable_share(),
+            classes: classes.collect(),
+            problems,
+        }
+    }
+
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let counts = &self.counts;
+        for stage in Stage::ALL {
+            let _ = writeln!(text, "{:<10} {:>8}", stage.name(), counts.at(stage));
+        }
+        let _ = writeln!(
+            text,
+            "\n{} to train on, {} held out; {} named patients, {} cases without a name.",
+            counts.train, counts.held_out, counts.named_patients, counts.unnamed_cases
+        );
+        for class in &self.classes {
+            let _ = writeln!(
+                text,
+                "  {}: {} to train on, {} held out",
+                printable(&class.label),
+                class.train,
+                class.held_out
+            );
+        }
+        if self.problems.is_empty() {
+            let _ = writeln!(text, "\nEvery file is used.");
+        }
+        for problem in &self.problems {
+            let Problem { kind, cases, explanation, remedy, .. } = problem;
+            let _ = writeln!(text, "\n{kind}: {cases} not used, because {explanation}.\n  {remedy}");
+            for place in &problem.first {
+                let _ = writeln!(text, "  - {}", place.text());
+            }
+            if problem.cases > problem.first.len() {
+                let _ = writeln!(text, "  - and {} more", problem.cases - problem.first.len());
+            }
+        }
+        text
+    }
+}
+
+impl Place {
+    fn text(&self) -> String {
+        let mut text = printable(&self.file);
+        if let Some(line) = self.line {
+            let _ = write!(text, " (table line {line}");
+            if let Some(column) = self.column {
+                let _ = write!(text, ", column {column}");
+            }
+            if let Some(written) = &self.written {
+                let _ = write!(text, ": \"{}\"", printable(written));
+            }
+            text.push(')');
+        }
+        text
+    }
+}
+
+/// Every file, and what became of it. The classes partition what was found and listed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// All files, in the order of their paths.
+    pub files: Vec<Explained>,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: Place,
+    /// How far it came.
+    pub reached: Stage,
+    /// `train`, `held_out`, or the word for why it is not used.
+    pub outcome: &'static str,
+    /// One sentence.
+    pub explanation: String,
+    /// What a person can do; empty for files in use.
+    pub remedy: String,
+}
+
+impl Explanation {
+    /// Accounts for every file of a cohort.
+    pub fn of(criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
+        let used = cohort.used.iter().map(|case| {
+            let facts = &case.facts;
+            let shading = match facts.shading {
+                Shading::Window => "shown in the window of its header",
+                Shading::OwnRange => "shown from its darkest to its brightest value",
+                Shading::FullRange => "shown in the full range of its format",
+            };
+            let turned = if facts.turned { ", turned to the common orientation" } else { "" };
+            let label = criteria.labels.get(usize::from(case.label)).map_or("", String::as_str);
+            Explained {
+                place: Place {
+                    file: case.path.reveal().to_owned(),
+                    line: Some(case.line),
+                    column: None,
+                    written: None,
+                },
+                reached: Stage::Usable,
+                outcome: match case.side {
+                    Side::Train => "train",
+                    Side::HeldOut => "held_out",
+                },
+                explanation: format!(
+                    "labelled {label}; {} of {} x {} pixels and {} bits, {shading}{turned}",
+                    facts.format, facts.rows, facts.columns, facts.bits
+                ),
+                remedy: String::new(),
+            }
+        });
+        let unused = cohort.quarantine.iter().map(|case| Explained {
+            place: Place::of(case),
+            reached: case.reached,
+            outcome: case.reason.code(),
+            explanation: case.reason.explain(),
+            remedy: case.reason.remedy(user),
+        });
+        let mut files: Vec<Explained> = used.chain(unused).collect();
+        files.sort_by(|a, b| a.place.file.cmp(&b.place.file));
+        Self { files }
+    }
+
+    /// For a terminal: a line per file.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for file in &self.files {
+            let _ = writeln!(
+                text,
+                "{:<22} {}: {}. {}",
+                file.outcome,
+                file.place.text(),
+                printable(&file.explanation),
+                file.remedy
+            );
+        }
+        text
+    }
+}
+
+/// Text of a file or table without control characters, which could steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{FFFD}' } else { letter }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_cannot_steer_the_terminal() {
+        let place = Place {
+            file: "a\x1b[2Jb".into(),
+            line: Some(3),
+            column: Some("label"),
+            written: Some("x\ny".into()),
+        };
+        assert_eq!(place.text(), "a\u{FFFD}[2Jb (table line 3, column label: \"x\u{FFFD}y\")");
+    }
+}

@@ -1,0 +1,213 @@
+//! `site-agent enrol INVITATION`: makes this site's keys on the spot and asks to be admitted.
+//!
+//! The keys never travel. What travels is a request that binds them to the invitation; a person at the
+//! consortium compares its fingerprint with the one shown here. Every step can be repeated: the same
+//! command goes on where it stopped.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use consilium_client::{Target, dial};
+use consilium_identity::address::Address;
+use consilium_identity::enrolment::{Admission, EnrolmentRequest};
+use consilium_identity::tls::ClientTls;
+use consilium_identity::{Anchor, Invitation, TlsKey};
+use consilium_proto::v1::enrolment_client::EnrolmentClient;
+use consilium_proto::v1::{CollectRequest, EnrolRequest, collect_reply, enrol_reply};
+use consilium_study::canonical::Canonical as _;
+use consilium_study::name::SiteName;
+use consilium_study::sign::{Signed, SigningKey};
+use jiff::Timestamp;
+use tonic::transport::Channel;
+
+use crate::config::{Config, ConfigError, TEMPLATE};
+use crate::folder::SiteFolder;
+use crate::journal::{Event, Journal};
+use crate::relay::credential::{Credential, Destination, read_key};
+use crate::store::{Disk, Kind, Store as _};
+use crate::vault::identity::{Identity, read_signing_key};
+
+/// How long to wait between two questions whether somebody has admitted this site.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Enrols the site. With `wait`, until somebody has admitted it.
+pub fn run(invitation: &str, folder: &SiteFolder, wait: bool) -> anyhow::Result<()> {
+    let invitation: Invitation = invitation.parse()?;
+    Disk::make_folder(folder.root()).with_context(|| format!("cannot make {}", folder.root().display()))?;
+    let folder = match Config::load(folder) {
+        Ok(config) => config.folder(folder),
+        Err(ConfigError::Missing { path }) => {
+            Disk.replace(Kind::Config, &path, TEMPLATE.as_bytes())?;
+            println!("wrote {}: say there where the data is and what this site agrees to", path.display());
+            folder.clone()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if folder.identity().exists() {
+        let identity = Identity::read(&Disk, &folder)?;
+        if identity.anchor == *invitation.anchor() && identity.site == *invitation.site() {
+            println!("{} is enrolled in {} already", identity.site, identity.anchor.name);
+            return Ok(());
+        }
+        bail!(
+            "this folder belongs to {} of {}; enrol in another folder",
+            identity.site,
+            identity.anchor.name
+        );
+    }
+    let application = Application::prepare(&folder, &invitation)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(application.submit(&folder, &invitation, wait))
+}
+
+/// The keys of a site that asks, and its request.
+struct Application {
+    tls: TlsKey,
+    signing: SigningKey,
+    request: Signed<EnrolmentRequest>,
+}
+
+impl Application {
+    /// Makes keys and request, or finds those that an earlier run made.
+    fn prepare(folder: &SiteFolder, invitation: &Invitation) -> anyhow::Result<Self> {
+        let earlier = Disk.read(Kind::Identity, &folder.enrolment_request())?;
+        if let (Some(bytes), Some(tls)) = (earlier, read_key(&Disk, folder)?) {
+            let request = Signed::<EnrolmentRequest>::from_canonical(&bytes).with_context(|| {
+                format!("{} was altered; remove it", folder.enrolment_request().display())
+            })?;
+            // A new invitation needs a new request; the keys can stay.
+            if request.claim()?.invitation() == invitation.id() {
+                return Ok(Self { tls, signing: read_signing_key(&Disk, folder)?, request });
+            }
+        }
+        invitation.check(Timestamp::now())?;
+        let (tls, signing) = make_keys(folder)?;
+        let request = EnrolmentRequest::new(invitation, &tls.request(), &signing);
+        Disk.replace(Kind::Identity, &folder.enrolment_request(), &request.to_canonical())?;
+        Ok(Self { tls, signing, request })
+    }
+
+    /// Sends the request, shows the fingerprint, and collects the admission.
+    async fn submit(self, folder: &SiteFolder, invitation: &Invitation, wait: bool) -> anyhow::Result<()> {
+        let target = Target::direct(invitation.coordinator().clone());
+        let tls = ClientTls::enrolment(invitation.anchor());
+        let channel = dial(&target, &tls).await?;
+        let mut client = EnrolmentClient::new(channel);
+        let request = self.request.to_canonical();
+        let reply = client.enrol(EnrolRequest { request: request.clone() }).await?.into_inner();
+        let shown = self.request.claim()?.fingerprint()?;
+        match reply.verdict {
+            Some(enrol_reply::Verdict::Pending(pending)) if pending.fingerprint == shown => {}
+            Some(enrol_reply::Verdict::Pending(_)) => {
+                bail!(
+                    "the coordinator shows another fingerprint for this request; do not go on, and tell the operator"
+                )
+            }
+            Some(enrol_reply::Verdict::Refused(refused)) => {
+                bail!("refused ({}): {}", refused.code, refused.reason)
+            }
+            None => bail!("the coordinator answered with nothing"),
+        }
+        println!("{} asks to join {}", invitation.site(), invitation.anchor().name);
+        println!("fingerprint: {shown}");
+        println!(
+            "the operator runs `consilium site admit {}` and compares this fingerprint",
+            invitation.site()
+        );
+        loop {
+            if let Some(admission) = collect(&mut client, &request).await? {
+                return self.finish(folder, invitation, admission);
+            }
+            if !wait {
+                println!("nobody has admitted this site yet; run the same command again later");
+                return Ok(());
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Checks the admission and writes down who this site is. The vault's identity comes last: it is what
+    /// says that enrolment is complete.
+    fn finish(
+        self,
+        folder: &SiteFolder,
+        invitation: &Invitation,
+        admission: Admission,
+    ) -> anyhow::Result<()> {
+        admission
+            .verify(invitation, &self.tls, &self.signing.verifying_key(), Timestamp::now())
+            .context("what the coordinator sent as this site's admission is not believed")?;
+        let membership = Membership {
+            anchor: invitation.anchor().clone(),
+            site: invitation.site().clone(),
+            coordinator: invitation.coordinator().clone(),
+            admission,
+        };
+        membership.write(folder)?;
+        Disk.remove(Kind::Identity, &folder.enrolment_request())?;
+        let Membership { anchor, site, .. } = membership;
+        println!("{site} is a member of {} (consortium fingerprint {})", anchor.name, anchor.fingerprint());
+        Ok(())
+    }
+}
+
+/// The keys of this site: those that are here, or new ones.
+pub fn make_keys(folder: &SiteFolder) -> anyhow::Result<(TlsKey, SigningKey)> {
+    let tls = if let Some(key) = read_key(&Disk, folder)? {
+        key
+    } else {
+        let key = TlsKey::generate();
+        Disk.replace(Kind::PrivateKey, &folder.relay_key(), key.to_pem().as_bytes())?;
+        key
+    };
+    let signing = if folder.signing_key().exists() {
+        read_signing_key(&Disk, folder)?
+    } else {
+        let key = SigningKey::generate();
+        Disk.replace(Kind::PrivateKey, &folder.signing_key(), key.to_seed().as_slice())?;
+        key
+    };
+    Ok((tls, signing))
+}
+
+/// What enrolment ends with: who this site is, and whom it believes. The admission was verified.
+pub struct Membership {
+    /// The consortium and its key.
+    pub anchor: Anchor,
+    /// This site.
+    pub site: SiteName,
+    /// Where the coordinator listens.
+    pub coordinator: Address,
+    /// Certificate and roster.
+    pub admission: Admission,
+}
+
+impl Membership {
+    /// Writes both parts of the agent down; the vault's last, because it says that enrolment is complete.
+    pub fn write(&self, folder: &SiteFolder) -> anyhow::Result<()> {
+        let Self { anchor, site, coordinator, admission } = self;
+        let roster = admission.roster.clone();
+        let destination =
+            Destination { anchor: anchor.clone(), roster: roster.clone(), address: coordinator.clone() };
+        Credential::write_chain(&Disk, folder, &admission.chain)?;
+        Disk.replace(Kind::Identity, &folder.relay_destination(), &destination.to_canonical())?;
+        let event = Event::Enrolled { consortium: anchor.name.clone(), site: site.clone() };
+        Journal::open(std::sync::Arc::new(Disk), folder.journal())?
+            .record(event, Timestamp::now().as_second())?;
+        Identity { anchor: anchor.clone(), site: site.clone(), roster }.write(&Disk, folder)
+    }
+}
+
+async fn collect(client: &mut EnrolmentClient<Channel>, request: &[u8]) -> anyhow::Result<Option<Admission>> {
+    let reply = client.collect(CollectRequest { request: request.to_vec() }).await?.into_inner();
+    match reply.verdict {
+        Some(collect_reply::Verdict::Pending(_)) => Ok(None),
+        Some(collect_reply::Verdict::Refused(refused)) => {
+            bail!("refused ({}): {}", refused.code, refused.reason)
+        }
+        Some(collect_reply::Verdict::Admission(bytes)) => {
+            Ok(Some(Admission::from_canonical(&bytes).context("the admission does not decode")?))
+        }
+        None => bail!("the coordinator answered with nothing"),
+    }
+}

@@ -1,0 +1,145 @@
+//! What must hold whatever happens to a vault.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use consilium_rounds::{Act, Event};
+use consilium_study::canonical::Canonical as _;
+
+use super::Federation;
+use crate::journal;
+use crate::pipe::message::FromRelay;
+use crate::store::{Disk, Kind, Store as _};
+use crate::vault::record::{PersonalAct, PersonalAnswer, Stage};
+
+const WILLING: &str = "approval = \"automatic\"\noperators = [\"operator/o\"]\n";
+
+#[test]
+fn a_study_runs_to_its_release_and_leaves_no_key_behind() {
+    let mut federation = Federation::new(WILLING);
+    federation.run();
+    assert_ne!(federation.released(), federation.machine.study().initial_model());
+    federation.pass();
+    let study = federation.machine.study_hash();
+    for site in &federation.sites {
+        let files = site.folder.study(&study);
+        assert!(!files.chain_keys().exists(), "the chain keys of a study that is over are erased");
+        assert!(site.trained.values().all(|times| *times == 1), "{:?}", site.trained);
+        let left: Vec<_> = std::fs::read_dir(files.record().parent().unwrap())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .filter(|name| name.to_string_lossy().starts_with("spool"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(journal::read(&Disk, &site.folder.journal()).unwrap().len() > 10);
+    }
+}
+
+/// The theorem: a vault that is killed after any message, and started again, changes neither the model nor what
+/// is counted.
+#[test]
+fn a_kill_after_any_message_changes_nothing() {
+    let mut undisturbed = Federation::new(WILLING);
+    undisturbed.run();
+    let (model, messages) = (undisturbed.released(), undisturbed.said);
+    assert!(messages > 100);
+    // A prime step visits different messages of different sites.
+    for crash_after in (1..messages).step_by(13) {
+        let mut federation = Federation::new(WILLING);
+        federation.crash_after = Some(crash_after);
+        federation.run();
+        assert_eq!(federation.released(), model, "killed after message {crash_after}");
+        for site in &federation.sites {
+            assert!(site.trained.values().all(|times| *times <= 2), "{:?}", site.trained);
+        }
+    }
+}
+
+/// The same between any two durable writes, which is where a kill can leave a site in a new state.
+#[test]
+fn a_kill_between_any_two_writes_changes_nothing() {
+    let mut undisturbed = Federation::new(WILLING);
+    undisturbed.run();
+    let model = undisturbed.released();
+    let writes = undisturbed.sites[1].disk.writes.load(Ordering::Relaxed);
+    assert!(writes > 100, "{writes}");
+    for last in (1..=writes).step_by(5) {
+        let mut federation = Federation::new(WILLING);
+        federation.sites[1].disk.last.store(last, Ordering::Relaxed);
+        federation.run();
+        let records = journal::read(&Disk, &federation.sites[1].folder.journal()).unwrap();
+        assert_eq!(
+            federation.released(),
+            model,
+            "killed at write {last}: {records:#?} {:#?}",
+            federation.refused
+        );
+        let masked: Vec<_> = records
+            .iter()
+            .filter_map(|record| match &record.event {
+                journal::Event::Masked { attempt, receipt, .. } => Some((*attempt, *receipt)),
+                _ => None,
+            })
+            .collect();
+        let receipts: BTreeSet<_> = masked.iter().collect();
+        let attempts: BTreeSet<_> = masked.iter().map(|(attempt, _)| attempt).collect();
+        assert_eq!(receipts.len(), attempts.len(), "one receipt per attempt, whatever happens");
+    }
+}
+
+#[test]
+fn no_data_is_touched_before_a_person_has_approved() {
+    let mut federation = Federation::new("operators = [\"operator/o\"]\n");
+    while federation.pass() {}
+    let study = federation.machine.study_hash();
+    for site in &mut federation.sites {
+        assert_eq!(*site.core.cases[&study].record.stage(), Stage::Waiting);
+        assert!(site.jobs.try_recv().is_err(), "no work without a yes");
+        let answer = PersonalAnswer { study, act: PersonalAct::Approve, person: "Ada".into(), at_ms: 0 };
+        Disk.replace(Kind::Decision, &site.folder.study(&study).decision(), &answer.to_canonical()).unwrap();
+        site.core.tick().unwrap();
+        assert!(!site.folder.study(&study).decision().exists());
+    }
+    federation.run();
+    let rule = federation.sites[0].core.cases[&study].record.rule().unwrap().as_str().to_owned();
+    assert_eq!(rule, "person: Ada");
+}
+
+#[test]
+fn a_policy_that_names_no_operator_refuses_everybody() {
+    let mut federation = Federation::new("approval = \"automatic\"\n");
+    while federation.pass() {}
+    let study = federation.machine.study_hash();
+    for site in &federation.sites {
+        let record = &site.core.cases[&study].record;
+        assert_eq!(record.stage().name(), "refused");
+        assert_eq!(record.rule().unwrap().as_str(), "policy.operators");
+    }
+}
+
+#[test]
+fn rounds_of_a_study_that_was_not_accepted_are_refused_and_written_down() {
+    let mut accepted = Federation::new(WILLING);
+    for _ in 0..8 {
+        accepted.pass();
+    }
+    accepted.tell(Event::Operator { by: "operator/o".parse().unwrap(), act: Act::Start });
+    for _ in 0..8 {
+        accepted.pass();
+    }
+    let letters = accepted.machine.directives_for(&"a".parse().unwrap());
+    let mut other = Federation::new(WILLING);
+    let core = &mut other.sites[0].core;
+    let before = core.cases.len();
+    for letter in letters.into_iter().skip(1) {
+        let bytes = letter.to_bytes();
+        core.frame(FromRelay::Directive { bytes: bytes.into(), parent: String::new() }).unwrap();
+    }
+    core.frame(FromRelay::Directive { bytes: vec![0xff; 40].into(), parent: String::new() }).unwrap();
+    assert_eq!(core.cases.len(), before);
+    let records = journal::read(&Disk, &other.sites[0].folder.journal()).unwrap();
+    let refused = |record: &&journal::Record| matches!(record.event, journal::Event::DirectiveRefused { .. });
+    assert!(records.iter().filter(refused).count() >= 2, "{records:?}");
+    assert!(other.sites[0].jobs.try_recv().is_err());
+}

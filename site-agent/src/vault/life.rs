@@ -1,0 +1,87 @@
+//! What a study's life brings: attempts that are over, pauses, and the end.
+
+use consilium_rounds::message::{Settled, SettledAs, StudyState};
+use consilium_study::hash::Hash;
+
+use super::core::{Core, Taken};
+use super::work::Job;
+use crate::journal::Event;
+use crate::store::Kind;
+
+impl Core {
+    /// An attempt is over.
+    pub(super) fn settled(&mut self, study: Hash, settled: Settled) -> anyhow::Result<Taken> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
+        let attempt = settled.attempt;
+        let outcome = match settled.outcome {
+            SettledAs::Opened => "its sum was opened".to_owned(),
+            SettledAs::Abandoned(reason) => reason.text().to_owned(),
+        };
+        if !case.record.set_settled(settled) {
+            return Ok(Taken::Done);
+        }
+        case.record.write(&*self.store, &self.folder)?;
+        let current = case.machine.as_ref().and_then(|machine| machine.current());
+        if current.is_some_and(|(context, ..)| context.attempt <= attempt) {
+            case.leave_attempt();
+        }
+        self.note(Event::Settled { study, attempt: attempt.get(), outcome })?;
+        let spool = self.spool(&study, attempt);
+        self.store.remove(Kind::Spool, &spool)?;
+        self.drop_models()?;
+        Ok(Taken::Done)
+    }
+
+    /// Where the study stands. It can only make this site do less.
+    pub(super) fn study_state(&mut self, study: Hash, state: StudyState) -> anyhow::Result<Taken> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
+        if !case.record.set_state(state) {
+            return Ok(Taken::Done);
+        }
+        case.record.write(&*self.store, &self.folder)?;
+        self.note(Event::StudyState { study, state: format!("{state:?}") })?;
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
+        if case.record.is_over() {
+            self.forget_study(study)?;
+        } else if case.record.may_work() {
+            self.go_on(study)?;
+            self.retry_parked(study)?;
+        } else {
+            case.stop_work();
+        }
+        Ok(Taken::Done)
+    }
+
+    /// A study that is over: its keys are erased, its cases and spools let go.
+    pub(super) fn forget_study(&mut self, study: Hash) -> anyhow::Result<()> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(()) };
+        case.leave_attempt();
+        case.hush(|_| true);
+        case.machine = None;
+        let begun = case.record.participation().and_then(|participation| participation.begun.clone());
+        if let Some(begun) = begun {
+            let spool = self.spool(&study, begun.claim()?.attempt);
+            self.store.remove(Kind::Spool, &spool)?;
+        }
+        self.keeping.erase_keys(&study)?;
+        self.jobs.send(Job::Forget(study))?;
+        self.drop_models()
+    }
+
+    /// Lets go of models that no study needs any more.
+    fn drop_models(&mut self) -> anyhow::Result<()> {
+        let mut keep = Vec::new();
+        for case in self.cases.values().filter(|case| case.machine.is_some()) {
+            keep.push(case.study.initial_model());
+            if let Some(settled) = case.record.settled() {
+                keep.push(settled.model);
+                keep.extend(settled.candidate);
+            }
+            if let Some((context, ..)) = case.machine.as_ref().and_then(|machine| machine.current()) {
+                keep.push(context.model);
+                keep.extend(context.baseline);
+            }
+        }
+        Ok(self.models.retain(&keep)?)
+    }
+}

@@ -1,0 +1,387 @@
+//! The heavy work of the vault, on a thread of its own: reading data, training, scoring, masking.
+//!
+//! The rest of the vault stays responsive meanwhile. What comes back is an [`Outcome`]; a plain update
+//! leaves this thread only as the vector that is masked next, and no file ever holds it.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use consilium_learning::{ModelFile, ModelIdentity, Preprocessing, Scores, TrainError, score};
+use consilium_rounds::message::Stage;
+use consilium_rounds::metrics::TrainCounts;
+use consilium_rounds::reason::{Decline, Withdrawal};
+use consilium_secagg::context::{Context, Purpose};
+use consilium_secagg::masker::{MaskedVector, Masker};
+use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
+use consilium_study::document::Study;
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+
+use super::cases::{Found, criteria};
+use super::record::Reference;
+use crate::contribution::{enough, evaluation_counts, local_update};
+use crate::data::{Cache, Cohort, Decoder, LoadError, Source, SplitKey, load};
+use crate::pipe::message::{Span, Work};
+use crate::store::{Kind, Store, StoreError};
+
+/// How often progress is told at most.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+/// A loss below this is as good as none: a multiple of it is no sign of a trap.
+const SMALLEST_LOSS: f64 = 0.05;
+
+/// Something for the worker to do.
+pub(super) enum Job {
+    /// Read the data of a study for the first time.
+    Load(Arc<Study>),
+    /// Make the vector of an attempt.
+    Attempt(Box<AttemptJob>),
+    /// Mask a vector into its spool.
+    Spool(Box<SpoolJob>),
+    /// The study is over: forget its cases.
+    Forget(Hash),
+}
+
+/// Everything the vector of an attempt follows from.
+pub(super) struct AttemptJob {
+    pub(super) study: Arc<Study>,
+    pub(super) context: Context,
+    /// The site's weight in the study.
+    pub(super) weight: u32,
+    /// The model that the context names.
+    pub(super) model: PathBuf,
+    /// The model that it is compared with.
+    pub(super) baseline: Option<PathBuf>,
+    /// The starting model that was accepted last.
+    pub(super) reference: Option<Reference>,
+    /// Set when the attempt is over or the study pauses.
+    pub(super) stop: Arc<AtomicBool>,
+    /// W3C trace context of the round.
+    pub(super) parent: String,
+}
+
+/// A vector that is masked chunk by chunk.
+pub(super) struct SpoolJob {
+    pub(super) study: Hash,
+    pub(super) attempt: u32,
+    pub(super) masker: Masker,
+    pub(super) spool: PathBuf,
+    pub(super) parent: String,
+}
+
+/// What the worker reports.
+pub(super) enum Outcome {
+    /// The data of a study was read, or could not be.
+    Loaded { study: Hash, found: Result<Found, LoadError> },
+    /// Work goes on.
+    Progress { study: Hash, attempt: u32, stage: Stage, done: u64, total: u64 },
+    /// The vector of an attempt, or why there is none.
+    Worked { study: Hash, attempt: u32, result: Result<Vector, Halt> },
+    /// A spool is complete and flushed.
+    Spooled { study: Hash, attempt: u32, masked: Result<Box<MaskedVector>, StoreError> },
+    /// A finished piece of work, for the trace.
+    Span(Span),
+}
+
+/// What a site contributes, before it is masked.
+pub(super) struct Vector {
+    pub(super) words: Vec<u32>,
+    /// The starting model, if it was judged for the first time.
+    pub(super) reference: Option<Reference>,
+    pub(super) busy: Duration,
+}
+
+/// Why an attempt has no vector here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// The site sits it out.
+    Withdraw(Withdrawal),
+    /// The site will not do it.
+    Decline(Decline),
+    /// It was told to stop.
+    Stopped,
+}
+
+/// What the worker needs for every job.
+pub(super) struct Bench {
+    pub(super) site: SiteName,
+    pub(super) source: Source,
+    pub(super) split: SplitKey,
+    pub(super) decoder: Decoder,
+    pub(super) cache: Option<Cache>,
+    pub(super) store: Arc<dyn Store>,
+    /// Least labelled, usable cases, by study.
+    pub(super) minimum_cases: Box<dyn Fn(&Study) -> u32 + Send>,
+    pub(super) trap_factor: f64,
+}
+
+/// Does jobs one after the other until there are no more.
+pub(super) fn run<E>(bench: Bench, jobs: &Receiver<Job>, outcomes: &SyncSender<E>)
+where
+    E: From<Outcome>,
+{
+    let mut worker = Worker { bench, cohorts: BTreeMap::new() };
+    while let Ok(job) = jobs.recv() {
+        // A closed channel means that the vault ends, and this thread with it.
+        worker.perform(job, &|outcome| drop(outcomes.send(outcome.into())));
+    }
+}
+
+/// The worker, with the cohorts it has read.
+pub(super) struct Worker {
+    pub(super) bench: Bench,
+    pub(super) cohorts: BTreeMap<Hash, Cohort>,
+}
+
+impl Worker {
+    /// Does one job and tells what comes of it.
+    pub(super) fn perform(&mut self, job: Job, tell: &dyn Fn(Outcome)) {
+        let Self { bench, cohorts } = self;
+        match job {
+            Job::Load(study) => {
+                let found = bench.load(&study, cohorts, &mut |_, _| {}).map(|cohort| Found {
+                    counts: cohort.counts,
+                    train: u32::try_from(cohort.train.len()).unwrap_or(u32::MAX),
+                });
+                tell(Outcome::Loaded { study: study.hash(), found });
+            }
+            Job::Attempt(job) => {
+                let (study, attempt) = (job.study.hash(), job.context.attempt.get());
+                let mut ticker = Ticker { last: None, study, attempt, tell };
+                let result = bench.attempt(&job, cohorts, &mut ticker);
+                tell(Outcome::Worked { study, attempt, result });
+            }
+            Job::Spool(job) => {
+                let SpoolJob { study, attempt, masker, spool, parent } = *job;
+                let began = SystemTime::now();
+                let masked = write_spool(&*bench.store, masker, &spool).map(Box::new);
+                tell(Outcome::Span(span(Work::Mask, &parent, attempt, began)));
+                tell(Outcome::Spooled { study, attempt, masked });
+            }
+            Job::Forget(study) => drop(cohorts.remove(&study)),
+        }
+    }
+}
+
+/// Tells progress, but not too often.
+struct Ticker<'a> {
+    last: Option<(Stage, Instant)>,
+    study: Hash,
+    attempt: u32,
+    tell: &'a dyn Fn(Outcome),
+}
+
+impl Ticker<'_> {
+    fn tick(&mut self, stage: Stage, done: u64, total: u64) {
+        let now = Instant::now();
+        let due = self.last.is_none_or(|(last, at)| last != stage || now.duration_since(at) >= TELL_AFTER);
+        if due || done == total {
+            self.last = Some((stage, now));
+            let (study, attempt) = (self.study, self.attempt);
+            (self.tell)(Outcome::Progress { study, attempt, stage, done, total });
+        }
+    }
+}
+
+impl Bench {
+    /// The cohort of a study, read once per life of the vault.
+    fn load<'a>(
+        &mut self,
+        study: &Study,
+        cohorts: &'a mut BTreeMap<Hash, Cohort>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<&'a Cohort, LoadError> {
+        match cohorts.entry(study.hash()) {
+            std::collections::btree_map::Entry::Occupied(loaded) => Ok(loaded.into_mut()),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                let criteria =
+                    criteria(study).expect("the check of a study admits only sizes that can be made");
+                let cohort = load(
+                    &self.source,
+                    &criteria,
+                    &self.split,
+                    &mut self.decoder,
+                    self.cache.as_ref(),
+                    &mut |at| progress(at.done, at.total),
+                )?;
+                Ok(place.insert(cohort))
+            }
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        job: &AttemptJob,
+        cohorts: &mut BTreeMap<Hash, Cohort>,
+        ticker: &mut Ticker<'_>,
+    ) -> Result<Vector, Halt> {
+        let began = Instant::now();
+        let study = &job.study;
+        let least = (self.minimum_cases)(study);
+        let (site, trap_factor) = (self.site.clone(), self.trap_factor);
+        let cohort = self
+            .load(study, cohorts, &mut |done, total| ticker.tick(Stage::Loading, done, total))
+            .map_err(|error| {
+            tracing::warn!(study = study.hash().short(), "{error}");
+            Halt::Withdraw(Withdrawal::NoData)
+        })?;
+        enough(study, least, &cohort.counts).map_err(Halt::Withdraw)?;
+        let task = Task { study, site: &site, cohort, job, trap_factor };
+        let (words, reference) = match job.context.purpose {
+            Purpose::Train => task.train(ticker)?,
+            Purpose::Evaluate => (task.evaluate(ticker)?, None),
+            Purpose::Statistics => return Err(Halt::Decline(Decline::Context)),
+        };
+        Ok(Vector { words, reference, busy: began.elapsed() })
+    }
+}
+
+/// One attempt, its data at hand.
+struct Task<'a> {
+    study: &'a Study,
+    site: &'a SiteName,
+    cohort: &'a Cohort,
+    job: &'a AttemptJob,
+    trap_factor: f64,
+}
+
+impl Task<'_> {
+    fn train(&self, ticker: &mut Ticker<'_>) -> Result<(Vec<u32>, Option<Reference>), Halt> {
+        let AttemptJob { context, weight, model, stop, parent, .. } = self.job;
+        if self.cohort.train.is_empty() {
+            return Err(Halt::Withdraw(Withdrawal::TooFewCases));
+        }
+        let start = self.read(model)?;
+        let began = SystemTime::now();
+        let reference = self.judge(&start)?;
+        let trained =
+            local_update(self.study, self.site, context.round, &start, &self.cohort.train, &mut |at| {
+                ticker.tick(Stage::Training, at.step, at.steps);
+                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        (ticker.tell)(Outcome::Span(span(Work::Train, parent, ticker.attempt, began)));
+        let trained = trained.map_err(|error| match error {
+            TrainError::Stopped { .. } => Halt::Stopped,
+            error => {
+                tracing::warn!(study = self.study.hash().short(), %error, "training gave no model");
+                Halt::Withdraw(Withdrawal::TrainingFailed)
+            }
+        })?;
+        let rounding = RoundingKey::new(self.study.seed, self.site, context.round);
+        let counts = TrainCounts::new(trained.mean_loss, *weight).to_words();
+        let words = ClippedUpdate::clip(trained.update, &context.layout, context.clip_norm)
+            .and_then(|clipped| encode(context, *weight, &clipped, &counts, &rounding))
+            .map_err(|error| {
+                tracing::warn!(study = self.study.hash().short(), %error, "the update cannot be summed");
+                Halt::Withdraw(Withdrawal::TrainingFailed)
+            })?;
+        Ok((words, reference))
+    }
+
+    /// Refuses a starting model that is much worse here than the last one: a trap that makes single cases
+    /// show in the update is one. The first model of a study stands in the signed study itself.
+    fn judge(&self, start: &[f32]) -> Result<Option<Reference>, Halt> {
+        let model = self.job.context.model;
+        let last = self.job.reference;
+        if self.cohort.held_out.is_empty() || last.is_some_and(|last| last.model == model) {
+            return Ok(None);
+        }
+        let loss = self.mean_loss(&self.score(start)?);
+        let first = model == self.study.initial_model();
+        if let Some(last) = last
+            && !first
+            && loss > self.trap_factor * last.loss.max(SMALLEST_LOSS)
+        {
+            tracing::warn!(
+                study = self.study.hash().short(),
+                "the starting model is much worse here than the last"
+            );
+            return Err(Halt::Decline(Decline::Model));
+        }
+        Ok(Some(Reference { model, loss }))
+    }
+
+    fn evaluate(&self, ticker: &mut Ticker<'_>) -> Result<Vec<u32>, Halt> {
+        let AttemptJob { context, model, baseline, parent, .. } = self.job;
+        if self.cohort.held_out.is_empty() {
+            return Err(Halt::Withdraw(Withdrawal::TooFewCases));
+        }
+        let began = SystemTime::now();
+        ticker.tick(Stage::Evaluating, 0, 2);
+        let candidate = self.score(&self.read(model)?)?;
+        ticker.tick(Stage::Evaluating, 1, 2);
+        let start = match baseline {
+            Some(baseline) => self.score(&self.read(baseline)?)?,
+            None => candidate.clone(),
+        };
+        let counts = evaluation_counts(self.study, &candidate, &start, &self.cohort.held_out);
+        ticker.tick(Stage::Evaluating, 2, 2);
+        (ticker.tell)(Outcome::Span(span(Work::Evaluate, parent, ticker.attempt, began)));
+        encode_counts(context, &counts.to_words()).map_err(|error| {
+            tracing::warn!(study = self.study.hash().short(), %error, "the counts cannot be summed");
+            Halt::Withdraw(Withdrawal::TrainingFailed)
+        })
+    }
+
+    fn preprocessing(&self) -> Preprocessing {
+        let data = &self.study.data;
+        Preprocessing::new(data.mean, data.std)
+            .expect("the check of a study admits only usable preprocessing")
+    }
+
+    /// Reads a model file and checks that it is of this study's graph.
+    fn read(&self, path: &Path) -> Result<Vec<f32>, Halt> {
+        let bytes = std::fs::read(path).map_err(|_| Halt::Withdraw(Withdrawal::ModelUnavailable))?;
+        let identity = ModelIdentity {
+            graph: self.study.model.clone(),
+            preprocessing: self.preprocessing(),
+            labels: self.study.data.labels.clone(),
+        };
+        ModelFile::from_bytes(&bytes).and_then(|file| file.expect(&identity)).map_err(|error| {
+            tracing::warn!(study = self.study.hash().short(), %error, "the model is not one of this study");
+            Halt::Decline(Decline::Model)
+        })
+    }
+
+    fn score(&self, model: &[f32]) -> Result<Scores, Halt> {
+        score(&self.study.model, self.preprocessing(), model, &self.cohort.held_out).map_err(|error| {
+            tracing::warn!(study = self.study.hash().short(), %error, "the held-out cases cannot be scored");
+            Halt::Withdraw(Withdrawal::TrainingFailed)
+        })
+    }
+
+    /// Mean cross-entropy on the held-out cases, which are not empty.
+    fn mean_loss(&self, scores: &Scores) -> f64 {
+        let labels = self.cohort.held_out.labels();
+        let losses = scores.iter().zip(labels).map(|(case, label)| {
+            let probability = case.get(usize::from(*label)).copied().unwrap_or(0.0);
+            -f64::from(probability.max(1e-7)).ln()
+        });
+        losses.sum::<f64>() / labels.len() as f64
+    }
+}
+
+/// Masks a vector into a file. The file has its name only when all of it is flushed.
+fn write_spool(store: &dyn Store, mut masker: Masker, path: &Path) -> Result<MaskedVector, StoreError> {
+    let mut spool = store.stage(Kind::Spool, path)?;
+    while let Some(chunk) = masker.next_chunk() {
+        spool.write(chunk.bytes)?;
+    }
+    spool.commit()?;
+    Ok(masker.finish().expect("every chunk was taken"))
+}
+
+pub(super) fn span(work: Work, parent: &str, attempt: u32, began: SystemTime) -> Span {
+    let nanos = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    Span {
+        work,
+        parent: parent.to_owned(),
+        start_ns: nanos(began),
+        end_ns: nanos(SystemTime::now()),
+        attempt,
+    }
+}
