@@ -1,0 +1,196 @@
+//! The comparison: the released model, pooled training and each hospital alone, all on the same test cases.
+//!
+//! Every arm runs in a fresh process with one thread, through the same loader, recipe and trainer as an agent.
+//! The federation's arm is scored through the released file and nothing else.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelFile, Pixels, fix_threads, score, train};
+use consilium_rounds::metrics::exact;
+use consilium_site_agent::contribution::criteria;
+use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
+use consilium_study::canonical::Canonical;
+use consilium_study::document::Study;
+use consilium_study::name::SiteName;
+use consilium_study::recipe::Extent;
+use serde::{Deserialize, Serialize};
+
+use super::process::{PART, part};
+
+/// What a worker has to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// File with the canonical bytes of the study.
+    pub study: PathBuf,
+    /// Cases nobody trained on.
+    pub test: Source,
+    /// What to score.
+    pub arm: Arm,
+}
+
+/// One line of the comparison.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// A model file as it was released.
+    File(PathBuf),
+    /// Training on the cases of these sites together, without any federation.
+    Train {
+        /// Where each site's cases are.
+        sites: BTreeMap<SiteName, Source>,
+        /// File of the initial model.
+        initial: PathBuf,
+        /// Sites counted in each round, as the federation had it.
+        counted: Vec<Vec<SiteName>>,
+    },
+}
+
+/// What came out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Area under the ROC curve on the test cases, exact.
+    pub auroc: f64,
+    /// Share of test cases whose likeliest class is right.
+    pub accuracy: f64,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Cases passed through, repeats counted.
+    pub passes: u64,
+}
+
+/// The command that performs a job kept in a file.
+pub fn command(job: &std::path::Path) -> anyhow::Result<std::process::Command> {
+    part(&["arm", job.to_str().context("the path of the job is text")?])
+}
+
+/// The worker: reads its job and prints its outcome as one line of JSON.
+pub fn main(job: &std::path::Path) -> ExitCode {
+    let perform = || -> anyhow::Result<Outcome> {
+        fix_threads(std::num::NonZeroUsize::MIN)?;
+        let job: Job = serde_json::from_slice(&std::fs::read(job)?)?;
+        let study = Study::from_canonical(&std::fs::read(&job.study)?)?;
+        perform(&study, &job)
+    };
+    match perform() {
+        Ok(outcome) => {
+            println!("{}", serde_json::json!(outcome));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Trains if the arm says so, and scores.
+pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
+    let identity = study.model_identity();
+    let (model, steps, passes) = match &job.arm {
+        Arm::File(path) => {
+            let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            (ModelFile::from_bytes(&bytes)?.expect(&identity)?, 0, 0)
+        }
+        Arm::Train { sites, initial, counted } => {
+            let start = ModelFile::from_bytes(&std::fs::read(initial)?)?.expect(&identity)?;
+            train_together(study, sites, start, counted)?
+        }
+    };
+    let test = all_cases(study, std::slice::from_ref(&job.test))?;
+    let scores = score(&study.model, identity.preprocessing, &model, &test)?;
+    let rows: Vec<&[f32]> = scores.iter().collect();
+    let labels: Vec<usize> = test.labels().iter().map(|label| usize::from(*label)).collect();
+    let figures = exact::figures(&rows, &labels, study.evaluation.operating_point.get());
+    let figures = figures.context("there is no test case")?;
+    let auroc = figures.auroc.context("the test cases are all of one class")?;
+    Ok(Outcome { auroc, accuracy: figures.accuracy, steps, passes })
+}
+
+/// The study's recipe on the union of some sites' cases, round by round as the federation made them: in each
+/// round the optimiser begins anew and passes through as many cases as those sites did together that were counted.
+fn train_together(
+    study: &Study,
+    sites: &BTreeMap<SiteName, Source>,
+    mut model: Vec<f32>,
+    counted: &[Vec<SiteName>],
+) -> anyhow::Result<(Vec<f32>, u64, u64)> {
+    let cohorts = sites
+        .iter()
+        .map(|(site, source)| Ok((site.clone(), cases(study, source)?.0)))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let union = join(cohorts.values())?;
+    let seed_site = sites.keys().next().context("an arm trains on at least one site")?.clone();
+    let batch = study.training.batch();
+    let (mut steps, mut passes) = (0, 0);
+    for (round, counted) in counted.iter().enumerate() {
+        let present = || counted.iter().filter_map(|site| cohorts.get(site));
+        let budget = match study.training.extent() {
+            Extent::Epochs(epochs) => {
+                let cases: usize = present().map(Dataset::len).sum();
+                u64::from(epochs) * cases.div_ceil(batch) as u64
+            }
+            Extent::Steps(steps) => u64::from(steps) * present().count() as u64,
+        };
+        if budget == 0 {
+            continue;
+        }
+        let round = u32::try_from(round).context("a study has fewer rounds than that")?;
+        let task = LocalTraining {
+            graph: &study.model,
+            recipe: &study.training,
+            preprocessing: study.model_identity().preprocessing,
+            budget: Extent::Steps(u32::try_from(budget).context("a round has fewer steps than that")?),
+            seed: LocalSeed { study_seed: study.seed, site: seed_site.clone(), round },
+            rounds: study.rounds.count,
+        };
+        let trained = train(&task, &model, &union, &mut |_| ControlFlow::Continue(()))?;
+        eprintln!("round {} of {}", round + 1, study.rounds.count);
+        model = trained.model;
+        steps += trained.steps;
+        passes += trained.examples;
+    }
+    Ok((model, steps, passes))
+}
+
+/// Cases of one source: those to train on and those held out.
+fn cases(study: &Study, source: &Source) -> anyhow::Result<(Dataset, Dataset)> {
+    let mut decoder = decoder()?;
+    let criteria = criteria(study)?;
+    let cohort = load(source, &criteria, &SplitKey::new([0; 32]), &mut decoder, None, &mut |_| {})?;
+    Ok((cohort.train, cohort.held_out))
+}
+
+/// Decodes in children of this program.
+pub(crate) fn decoder() -> anyhow::Result<Decoder> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.arg(PART).arg(std::process::id().to_string()).args(["site-agent", "decode"]);
+    Ok(Decoder::new(command))
+}
+
+fn all_cases(study: &Study, sources: &[Source]) -> anyhow::Result<Dataset> {
+    let mut parts = Vec::new();
+    for source in sources {
+        let (train, held_out) = cases(study, source)?;
+        parts.extend([train, held_out]);
+    }
+    join(parts.iter())
+}
+
+fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Result<Dataset> {
+    let mut shape = None;
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for part in parts {
+        shape = Some(part.shape());
+        labels.extend_from_slice(part.labels());
+        match part.pixels() {
+            Pixels::Floats(values) => pixels.extend_from_slice(values),
+            Pixels::Bytes(values) => pixels.extend(values.iter().map(|value| f32::from(*value) / 255.0)),
+        }
+    }
+    let Some(shape) = shape else { bail!("there are no cases") };
+    Ok(Dataset::new(shape, Pixels::Floats(pixels), labels)?)
+}

@@ -1,0 +1,373 @@
+//! Giving each hospital of the demo its own data.
+//!
+//! Without `--data`, synthetic DICOM series. With a MedMNIST archive, its `train` and `val` parts are dealt out
+//! and its `test` part goes to no site. With a folder of images and its table, patients are dealt out; a
+//! fifth of them, or the rows whose `split` is `test`, goes to no site.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use consilium_site_agent::data::Source;
+use consilium_study::name::SiteName;
+use npyz::WriterBuilder as _;
+use npyz::npz::{NpzArchive, NpzWriter};
+
+use super::synthetic;
+use super::table::Table;
+use crate::partition::{Partition, deal};
+
+/// A few hundred small pictures at each hospital: several passes a round.
+pub(crate) const SYNTHETIC_RECIPE: &str = "optimiser = \"sgd\"\nlearning_rate = 0.03\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 16\nepochs = 3\naugment = { crop = 2 }";
+/// Thousands of pictures: one pass a round.
+pub(crate) const ARCHIVE_RECIPE: &str = "optimiser = \"sgd\"\nlearning_rate = 0.03\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 32\nepochs = 1\naugment = { crop = 3 }";
+/// Patients of an average hospital in the synthetic demo, and side of a picture.
+const SYNTHETIC: (u64, u16) = (320, 28);
+/// Patients in the synthetic test, whom no site gets.
+const SYNTHETIC_TEST: u64 = 400;
+/// Fewest cases of a site.
+const LEAST: usize = 20;
+
+/// What the hospitals have, and what nobody has.
+#[derive(Debug)]
+pub(crate) struct Dealt {
+    /// Each hospital's own data.
+    pub sites: BTreeMap<SiteName, Source>,
+    /// Cases that no hospital gets.
+    pub test: Source,
+    /// What a case is.
+    pub collection: Collection,
+}
+
+/// What is needed to write a study about the cases.
+#[derive(Debug, Clone)]
+pub(crate) struct Collection {
+    /// Where they come from, in words.
+    pub title: String,
+    /// Names of the classes.
+    pub labels: Vec<String>,
+    /// Channels, rows, columns.
+    pub shape: [u32; 3],
+    /// Mean and standard deviation of pixel values between 0 and 1.
+    pub statistics: (f64, f64),
+    /// Training cases of the largest site.
+    pub largest: usize,
+    /// The `[training]` section that suits them.
+    pub recipe: &'static str,
+}
+
+/// Where the dealer writes.
+pub(crate) struct Places<'a> {
+    /// `site → its data folder`.
+    pub sites: &'a BTreeMap<SiteName, PathBuf>,
+    /// The folder of the test cases.
+    pub test: &'a Path,
+}
+
+/// Writes synthetic hospitals.
+pub(crate) fn synthetic(places: &Places<'_>, seed: u64) -> anyhow::Result<Dealt> {
+    let (patients, side) = SYNTHETIC;
+    let hospitals = synthetic::hospitals(seed, places.sites.len());
+    let mut largest = 0;
+    let mut sites = BTreeMap::new();
+    for ((name, folder), hospital) in places.sites.iter().zip(&hospitals) {
+        let written = hospital.write(folder, patients, side)?;
+        largest = largest.max(usize::try_from(written.pictures)?);
+        sites.insert(name.clone(), dicom("data"));
+    }
+    synthetic::write_test(&hospitals, places.test, SYNTHETIC_TEST, side)?;
+    let test = dicom(places.test.to_str().context("the test folder's path is text")?);
+    let collection = Collection {
+        title: "Synthetic chest pictures with a faint finding".to_owned(),
+        labels: synthetic::LABELS.map(str::to_owned).to_vec(),
+        shape: [1, u32::from(side), u32::from(side)],
+        statistics: (0.5, 0.25),
+        largest,
+        recipe: SYNTHETIC_RECIPE,
+    };
+    Ok(Dealt { sites, test, collection })
+}
+
+fn dicom(folder: &str) -> Source {
+    let folder = PathBuf::from(folder);
+    Source::Dicom { table: folder.join("labels.csv"), folder, site: None }
+}
+
+/// One part of a MedMNIST archive.
+struct Part {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+    /// Shape of one picture.
+    shape: Vec<u64>,
+}
+
+impl Part {
+    fn read(archive: &mut NpzArchive<std::io::BufReader<File>>, part: &str) -> anyhow::Result<Self> {
+        let mut array = |kind: &str| -> anyhow::Result<(Vec<u8>, Vec<u64>)> {
+            let name = format!("{part}_{kind}");
+            let file = archive.by_name(&name)?.with_context(|| format!("the archive has no array {name}"))?;
+            let shape = file.shape().to_vec();
+            let values = file.into_vec().with_context(|| format!("the array {name} does not hold bytes"))?;
+            Ok((values, shape))
+        };
+        let (images, shape) = array("images")?;
+        let (labels, label_shape) = array("labels")?;
+        let cases = usize::try_from(shape.first().copied().unwrap_or(0))?;
+        if !(3..=4).contains(&shape.len()) || labels.len() != cases || label_shape.first() != shape.first() {
+            bail!("the part \"{part}\" does not hold one label per picture");
+        }
+        Ok(Self { images, labels, shape: shape[1..].to_vec() })
+    }
+
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn select(&self, wanted: impl Fn(usize) -> bool) -> Self {
+        let size: usize = self.shape.iter().product::<u64>() as usize;
+        let chosen: Vec<usize> = (0..self.len()).filter(|case| wanted(*case)).collect();
+        Self {
+            images: chosen
+                .iter()
+                .flat_map(|case| &self.images[case * size..(case + 1) * size])
+                .copied()
+                .collect(),
+            labels: chosen.iter().map(|case| self.labels[*case]).collect(),
+            shape: self.shape.clone(),
+        }
+    }
+
+    fn write(&self, to: &mut NpzWriter<BufWriter<File>>, part: &str) -> anyhow::Result<()> {
+        let cases = self.len() as u64;
+        let shape: Vec<u64> = std::iter::once(cases).chain(self.shape.iter().copied()).collect();
+        let mut images = to
+            .array(&format!("{part}_images"), Default::default())?
+            .default_dtype()
+            .shape(&shape)
+            .begin_nd()?;
+        images.extend(&self.images)?;
+        images.finish()?;
+        let mut labels = to
+            .array(&format!("{part}_labels"), Default::default())?
+            .default_dtype()
+            .shape(&[cases, 1])
+            .begin_nd()?;
+        labels.extend(&self.labels)?;
+        labels.finish()?;
+        Ok(())
+    }
+}
+
+/// Deals a MedMNIST archive out.
+pub(crate) fn archive(
+    file: &Path,
+    partition: &Partition,
+    places: &Places<'_>,
+    seed: u64,
+) -> anyhow::Result<Dealt> {
+    let reading = || format!("reading {}", file.display());
+    let mut archive = NpzArchive::open(file).with_context(reading)?;
+    let [train, val, test] = ["train", "val", "test"].map(|part| Part::read(&mut archive, part));
+    let (train, val, test) =
+        (train.with_context(reading)?, val.with_context(reading)?, test.with_context(reading)?);
+    let alpha = match partition {
+        Partition::Iid => None,
+        Partition::Dirichlet(alpha) => Some(*alpha),
+        Partition::By(_) => bail!("an archive has no columns to deal by; use iid or dirichlet:A"),
+    };
+    let classes = |part: &Part| part.labels.iter().map(|label| u16::from(*label)).collect::<Vec<_>>();
+    let count = places.sites.len();
+    let of_train = deal(&classes(&train), count, alpha, LEAST, seed)?;
+    // What a site is scored on is what its patients are like; so `val` is dealt in the proportions of `train`.
+    let of_val = deal_alike(&classes(&train), &of_train, &classes(&val), count);
+    let mut largest = 0;
+    let mut sites = BTreeMap::new();
+    for (number, (name, folder)) in places.sites.iter().enumerate() {
+        std::fs::create_dir_all(folder)?;
+        let own = train.select(|case| of_train[case] == number);
+        largest = largest.max(own.len());
+        let mut writer = NpzWriter::create(folder.join("cases.npz"))?;
+        own.write(&mut writer, "train")?;
+        val.select(|case| of_val[case] == number).write(&mut writer, "val")?;
+        sites.insert(name.clone(), Source::Npz { file: PathBuf::from("data/cases.npz") });
+    }
+    std::fs::create_dir_all(places.test)?;
+    let path = places.test.join("cases.npz");
+    test.write(&mut NpzWriter::create(&path)?, "train")?;
+    let collection = Collection {
+        title: format!("Cases of {}", file.file_name().unwrap_or_default().to_string_lossy()),
+        labels: label_names(file, &train),
+        shape: shape_of(&train.shape),
+        statistics: statistics(&train.images),
+        largest,
+        recipe: ARCHIVE_RECIPE,
+    };
+    Ok(Dealt { sites, test: Source::Npz { file: path }, collection })
+}
+
+/// Deals a folder of images with a `labels.csv` out: patients stay together.
+pub(crate) fn folder(
+    folder: &Path,
+    partition: &Partition,
+    places: &Places<'_>,
+    seed: u64,
+) -> anyhow::Result<Dealt> {
+    let table = Table::of_folder(folder)?;
+    let groups = table.patients();
+    let (for_test, for_sites): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|group| table.is_test(group, seed));
+    let assigned = assign(&table, &for_sites, partition, places.sites.len(), seed)?;
+    let names: Vec<SiteName> = places.sites.keys().cloned().collect();
+    let hands = assigned.into_iter().map(|site| names[site].clone()).zip(for_sites).collect();
+    hand_out(&table, folder, hands, for_test, places)
+}
+
+/// Deals groups of rows out: the number of a site for each.
+pub(crate) fn assign(
+    table: &Table,
+    groups: &[Vec<usize>],
+    partition: &Partition,
+    sites: usize,
+    seed: u64,
+) -> anyhow::Result<Vec<usize>> {
+    let classes: Vec<u16> = groups.iter().map(|group| table.class(group[0])).collect();
+    match partition {
+        Partition::Iid => Ok(deal(&classes, sites, None, 1, seed)?),
+        Partition::Dirichlet(alpha) => Ok(deal(&classes, sites, Some(*alpha), 1, seed)?),
+        Partition::By(column) => table.by_column(column, groups, sites),
+    }
+}
+
+/// Copies each site's rows with their images to its folder, and those of the test to theirs.
+pub(crate) fn hand_out(
+    table: &Table,
+    folder: &Path,
+    hands: Vec<(SiteName, Vec<usize>)>,
+    for_test: Vec<Vec<usize>>,
+    places: &Places<'_>,
+) -> anyhow::Result<Dealt> {
+    let mut rows: BTreeMap<SiteName, Vec<usize>> = BTreeMap::new();
+    for (site, group) in hands {
+        rows.entry(site).or_default().extend(group);
+    }
+    let mut sites = BTreeMap::new();
+    let mut largest = 0;
+    for (name, to) in places.sites {
+        let rows = rows.remove(name).unwrap_or_default();
+        largest = largest.max(rows.len());
+        table.copy(folder, to, &rows)?;
+        sites.insert(name.clone(), images("data"));
+    }
+    let test_rows: Vec<usize> = for_test.into_iter().flatten().collect();
+    table.copy(folder, places.test, &test_rows)?;
+    let collection = Collection {
+        title: format!("Images of {}", folder.file_name().unwrap_or_default().to_string_lossy()),
+        labels: table.labels.clone(),
+        shape: [1, 64, 64],
+        statistics: (0.5, 0.25),
+        largest,
+        recipe: SYNTHETIC_RECIPE,
+    };
+    let test = images(places.test.to_str().context("the test folder's path is text")?);
+    Ok(Dealt { sites, test, collection })
+}
+
+fn images(folder: &str) -> Source {
+    let folder = PathBuf::from(folder);
+    Source::Images { table: folder.join("labels.csv"), folder, site: None }
+}
+
+/// A source whose relative paths start at `root`.
+pub(crate) fn rooted(mut source: Source, root: &Path) -> Source {
+    match &mut source {
+        Source::Npz { file } => *file = root.join(&*file),
+        Source::Images { folder, table, .. } | Source::Dicom { folder, table, .. } => {
+            *folder = root.join(&*folder);
+            *table = root.join(&*table);
+        }
+    }
+    source
+}
+
+/// Deals held-out cases in the proportions in which training cases of their class were dealt.
+fn deal_alike(classes: &[u16], dealt: &[usize], held_out: &[u16], sites: usize) -> Vec<usize> {
+    let mut shares: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (class, site) in classes.iter().zip(dealt) {
+        shares.entry(*class).or_insert_with(|| vec![0; sites])[*site] += 1;
+    }
+    let mut seen: BTreeMap<u16, usize> = BTreeMap::new();
+    let totals = held_out.iter().fold(BTreeMap::<u16, usize>::new(), |mut totals, class| {
+        *totals.entry(*class).or_default() += 1;
+        totals
+    });
+    held_out
+        .iter()
+        .map(|class| {
+            let number = seen.entry(*class).or_default();
+            // The middle of this case's slot, among all training cases of the class.
+            let place = (*number as f64 + 0.5) / totals[class] as f64;
+            *number += 1;
+            let Some(shares) = shares.get(class) else { return 0 };
+            let whole = shares.iter().sum::<usize>() as f64;
+            let mut before = 0.0;
+            shares
+                .iter()
+                .position(|share| {
+                    before += *share as f64 / whole;
+                    place <= before
+                })
+                .unwrap_or(sites - 1)
+        })
+        .collect()
+}
+
+fn shape_of(shape: &[u64]) -> [u32; 3] {
+    let side = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    match shape {
+        [height, width, channels] => [side(*channels), side(*height), side(*width)],
+        [height, width] => [1, side(*height), side(*width)],
+        _ => [1, 1, 1],
+    }
+}
+
+fn label_names(file: &Path, train: &Part) -> Vec<String> {
+    let classes = usize::from(train.labels.iter().copied().max().unwrap_or(0)) + 1;
+    let pneumonia = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pneumonia"));
+    if pneumonia && classes == 2 {
+        vec!["normal".to_owned(), "pneumonia".to_owned()]
+    } else {
+        (0..classes.max(2)).map(|class| format!("class-{class}")).collect()
+    }
+}
+
+/// Mean and standard deviation, rounded so that the study reads well.
+fn statistics(images: &[u8]) -> (f64, f64) {
+    let count = images.len().max(1) as f64;
+    let mean = images.iter().map(|value| f64::from(*value)).sum::<f64>() / count / 255.0;
+    let square = images.iter().map(|value| (f64::from(*value) / 255.0 - mean).powi(2)).sum::<f64>() / count;
+    let round = |value: f64| (value * 1e4).round() / 1e4;
+    (round(mean), round(square.sqrt()).max(0.01))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_out_cases_follow_the_training_cases() {
+        let classes: Vec<u16> = (0..400).map(|case| u16::from(case < 200)).collect();
+        // Class 1 lies at site 0 only; class 0 half and half.
+        let dealt: Vec<usize> = (0..400).map(|case| usize::from(case >= 200 && case % 2 == 0)).collect();
+        let held_out: Vec<u16> = (0..40).map(|case| u16::from(case < 20)).collect();
+        let assigned = deal_alike(&classes, &dealt, &held_out, 2);
+        assert!(assigned[..20].iter().all(|site| *site == 0));
+        assert_eq!(assigned[20..].iter().filter(|site| **site == 1).count(), 10);
+    }
+
+    #[test]
+    fn statistics_are_those_of_values_between_0_and_1() {
+        assert_eq!(statistics(&[0, 255]), (0.5, 0.5));
+    }
+}

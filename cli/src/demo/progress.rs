@@ -1,0 +1,181 @@
+//! What the demo tells while it runs: lines that stay, and one that is redrawn on a terminal.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Instant;
+
+use consilium_study::name::SiteName;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::output::{Output, bytes};
+
+/// Tells the story: to standard output for people, to standard error beside JSON.
+#[derive(Clone)]
+pub(crate) struct Story {
+    output: Output,
+    started: Instant,
+    live: bool,
+}
+
+impl Story {
+    /// A story that counts seconds from `started`.
+    pub(crate) fn new(output: Output, started: Instant) -> Self {
+        Self { output, started, live: !output.json && std::io::stderr().is_terminal() }
+    }
+
+    /// A line that stays.
+    pub(crate) fn tell(&self, text: &str) {
+        self.clear();
+        let line = format!("{:6.1} s  {text}", self.started.elapsed().as_secs_f64());
+        if self.output.json {
+            eprintln!("{line}");
+        } else {
+            println!("{line}");
+        }
+    }
+
+    /// What is going on, redrawn in place where there is a terminal.
+    pub(crate) fn progress(&self, text: &str) {
+        if self.live {
+            let short: String = text.chars().take(100).collect();
+            eprint!("\r\x1b[2K{:6.1} s  {short}", self.started.elapsed().as_secs_f64());
+            let _ = std::io::stderr().flush();
+        }
+    }
+
+    /// Takes the redrawn line away.
+    pub(crate) fn clear(&self) {
+        if self.live {
+            eprint!("\r\x1b[2K");
+        }
+    }
+
+    /// A finished round.
+    pub(crate) fn round(&self, round: &Round, rounds: u32) -> anyhow::Result<()> {
+        if self.output.json {
+            println!("{}", serde_json::to_string(round)?);
+            std::io::stdout().flush()?;
+            return Ok(());
+        }
+        let figure =
+            |value: Option<f64>| value.map_or_else(|| "    –".to_owned(), |value| format!("{value:.3}"));
+        let missing = match round.missing.as_slice() {
+            [] => String::new(),
+            missing => {
+                format!("   missing: {}", missing.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", "))
+            }
+        };
+        self.tell(&format!(
+            "round {:>2}/{rounds}  {:<11} loss {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}",
+            round.round,
+            round.state,
+            figure(round.loss),
+            figure(round.auroc),
+            round.counted,
+            round.selected,
+            bytes(round.bytes_up),
+            bytes(round.bytes_down),
+            round.seconds,
+            round.overhead_seconds.unwrap_or(0.0),
+        ));
+        if let Some(Plaintext { relative_error, identical }) = round.plaintext {
+            let same = if identical { "equals" } else { "DIFFERS FROM" };
+            self.tell(&format!(
+                "             the opened sum {same} the plain sum; relative error to plain averaging {relative_error:.1e}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// One round of training with the evaluation of its candidate.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Round {
+    /// Its number.
+    pub round: u32,
+    kind: &'static str,
+    state: String,
+    loss: Option<f64>,
+    auroc: Option<f64>,
+    selected: u64,
+    counted: u64,
+    /// Members of the Selection whose update is not in the sum.
+    pub missing: Vec<SiteName>,
+    /// From sites.
+    pub bytes_up: u64,
+    /// To sites.
+    pub bytes_down: u64,
+    seconds: f64,
+    overhead_seconds: Option<f64>,
+    /// How the sum compares with plain averaging. Only a simulation can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plaintext: Option<Plaintext>,
+}
+
+/// What a simulation that sees every update says about a masked sum.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Plaintext {
+    /// L2 norm of the difference to plain averaging of the same updates, by the norm of the latter.
+    pub relative_error: f64,
+    /// Whether the opened sum is, bit for bit, the plain sum of the same integers.
+    pub identical: bool,
+}
+
+impl Round {
+    /// A round from the line of its training. `None` for other events.
+    pub(crate) fn of_training(line: &Value) -> Option<Self> {
+        if line["kind"] != "train" || line["state"] != "trained" {
+            return None;
+        }
+        let names = line["missing"].as_array()?.iter();
+        Some(Self {
+            round: u32::try_from(line["round"].as_u64()?).ok()?,
+            kind: "train",
+            state: "trained".to_owned(),
+            loss: line["loss"].as_f64(),
+            auroc: None,
+            selected: line["selected"].as_u64()?,
+            counted: line["counted"].as_u64()?,
+            missing: names.filter_map(|name| SiteName::new(name.as_str()?).ok()).collect(),
+            bytes_up: line["bytes_up"].as_u64()?,
+            bytes_down: line["bytes_down"].as_u64()?,
+            seconds: line["seconds"].as_f64()?,
+            overhead_seconds: line["overhead_seconds"].as_f64(),
+            plaintext: None,
+        })
+    }
+
+    /// The same with what became of its candidate. `false` for lines of other rounds.
+    pub(crate) fn conclude(&mut self, line: &Value) -> bool {
+        let concludes = matches!(line["state"].as_str(), Some("adopted" | "refused" | "unevaluated"));
+        if line["kind"] != "evaluate" || !concludes || line["round"] != self.round {
+            return false;
+        }
+        line["state"].as_str().unwrap_or_default().clone_into(&mut self.state);
+        self.auroc = line["auroc"].as_f64();
+        self.bytes_up += line["bytes_up"].as_u64().unwrap_or(0);
+        self.bytes_down += line["bytes_down"].as_u64().unwrap_or(0);
+        self.seconds += line["seconds"].as_f64().unwrap_or(0.0);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_round_is_its_training_and_its_evaluation() {
+        let train = json!({"round": 2, "kind": "train", "state": "trained", "loss": 0.5, "auroc": null, "selected": 4,
+            "counted": 3, "missing": ["b"], "bytes_up": 10, "bytes_down": 20, "seconds": 1.5, "overhead_seconds": 0.5});
+        let mut round = Round::of_training(&train).unwrap();
+        let evaluate = json!({"round": 2, "kind": "evaluate", "state": "adopted", "loss": 0.4, "auroc": 0.9,
+            "selected": 3, "counted": 3, "missing": [], "bytes_up": 1, "bytes_down": 2, "seconds": 0.5});
+        assert!(!round.conclude(&train) && round.conclude(&evaluate));
+        let shown = serde_json::to_value(&round).unwrap();
+        assert_eq!(shown["state"], "adopted");
+        assert_eq!((shown["bytes_up"].as_u64(), shown["auroc"].as_f64()), (Some(11), Some(0.9)));
+        assert_eq!(shown["missing"], json!(["b"]));
+    }
+}

@@ -1,0 +1,117 @@
+//! What the demo says at its end.
+
+use std::path::PathBuf;
+
+use consilium_study::name::SiteName;
+use serde::Serialize;
+
+use super::arms::Outcome;
+use crate::output::{bytes, table};
+
+/// The last line of `--json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Final {
+    #[serde(rename = "final")]
+    is_final: bool,
+    /// Of the released model on the test cases, exact.
+    pub auroc: f64,
+    /// The same model's share of right answers.
+    pub accuracy: f64,
+    /// Training rounds.
+    pub rounds: u32,
+    /// Hospitals.
+    pub sites: usize,
+    /// From sites.
+    pub bytes_up: u64,
+    /// To sites.
+    pub bytes_down: u64,
+    /// From the start of the demo to this line.
+    pub seconds: f64,
+    /// Each hospital alone, in the order of names.
+    pub local_only_auroc: Vec<f64>,
+    /// One model on all cases together.
+    pub pooled_auroc: f64,
+    /// The same, its share of right answers.
+    pub pooled_accuracy: f64,
+    /// Seed of study and partition.
+    pub seed: u64,
+    /// The hospital that was killed, if one was.
+    pub killed: Option<SiteName>,
+    /// Where the released model lies, if the folder is kept.
+    pub model: Option<PathBuf>,
+}
+
+/// All arms of the comparison.
+pub(super) struct Comparison {
+    /// The released model.
+    pub federated: Outcome,
+    /// Training on everything.
+    pub pooled: Outcome,
+    /// Each hospital alone.
+    pub alone: Vec<(SiteName, Outcome)>,
+    /// Steps and cases of the federation.
+    pub work: (u64, u64),
+}
+
+/// What the demo measured besides the comparison.
+pub(super) struct Run {
+    /// Training rounds.
+    pub rounds: u32,
+    /// From and to sites.
+    pub traffic: (u64, u64),
+    /// From the start of the demo.
+    pub seconds: f64,
+    /// Seed of study and partition.
+    pub seed: u64,
+    /// The hospital that was killed, if one was.
+    pub killed: Option<SiteName>,
+    /// Where the released model lies, if the folder is kept.
+    pub model: Option<PathBuf>,
+}
+
+impl Comparison {
+    /// The last line for programs.
+    pub(super) fn summary(&self, run: &Run) -> Final {
+        Final {
+            is_final: true,
+            auroc: self.federated.auroc,
+            accuracy: self.federated.accuracy,
+            rounds: run.rounds,
+            sites: self.alone.len(),
+            bytes_up: run.traffic.0,
+            bytes_down: run.traffic.1,
+            seconds: (run.seconds * 10.0).round() / 10.0,
+            local_only_auroc: self.alone.iter().map(|(_, outcome)| outcome.auroc).collect(),
+            pooled_auroc: self.pooled.auroc,
+            pooled_accuracy: self.pooled.accuracy,
+            seed: run.seed,
+            killed: run.killed.clone(),
+            model: run.model.clone(),
+        }
+    }
+
+    /// The table for people.
+    pub(super) fn table(&self) -> String {
+        let row = |name: String, outcome: &Outcome, (steps, passes): (u64, u64)| {
+            let figures = [format!("{:.3}", outcome.auroc), format!("{:.3}", outcome.accuracy)];
+            [vec![name], figures.to_vec(), vec![steps.to_string(), passes.to_string()]].concat()
+        };
+        let mut rows = vec![
+            row("federated, only sums seen".to_owned(), &self.federated, self.work),
+            row(
+                "pooled, all images in one place".to_owned(),
+                &self.pooled,
+                (self.pooled.steps, self.pooled.passes),
+            ),
+        ];
+        rows.extend(
+            self.alone.iter().map(|(site, one)| row(format!("{site} alone"), one, (one.steps, one.passes))),
+        );
+        table(&["trained", "AUROC", "accuracy", "steps", "images seen"], &rows)
+    }
+}
+
+/// One line about traffic.
+pub(super) fn traffic(up: u64, down: u64) -> String {
+    format!("{} from the hospitals, {} to them", bytes(up), bytes(down))
+}

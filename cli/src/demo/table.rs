@@ -1,0 +1,214 @@
+//! The table of a folder that is dealt out: `labels.csv`, or a `metadata.csv` as collections of chest pictures
+//! have it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use consilium_study::hash::Hash;
+
+/// Share of patients that go to no site, where the table says nothing, as one in so many.
+const TEST_ONE_IN: u64 = 5;
+
+/// A table of images, with the place of each column that matters.
+pub(crate) struct Table {
+    header: csv::StringRecord,
+    rows: Vec<csv::StringRecord>,
+    path: usize,
+    label: usize,
+    patient: Option<usize>,
+    split: Option<usize>,
+    /// All labels; the position is the class. In alphabetical order, unless a study gave another.
+    pub labels: Vec<String>,
+}
+
+impl Table {
+    /// Reads `labels.csv`, or `metadata.csv` where there is none.
+    pub(crate) fn of_folder(folder: &Path) -> anyhow::Result<Self> {
+        let found = ["labels.csv", "metadata.csv"]
+            .map(|name| folder.join(name))
+            .into_iter()
+            .find(|path| path.exists());
+        Self::read(
+            &found
+                .with_context(|| format!("{} has neither labels.csv nor metadata.csv", folder.display()))?,
+        )
+    }
+
+    /// Reads a table with the columns `path,label` and, if wanted, `patient,split`. Other names of these columns
+    /// are brought to ours.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let about = || format!("reading {}", path.display());
+        let mut reader = csv::Reader::from_path(path).with_context(about)?;
+        let mut header = reader.headers().with_context(about)?.clone();
+        let mut rows = reader.records().collect::<Result<Vec<_>, _>>().with_context(about)?;
+        bring_to_ours(&mut header, &mut rows);
+        let column = |name: &str| header.iter().position(|column| column == name);
+        let needed =
+            |name: &str| column(name).with_context(|| format!("{} has no column {name}", path.display()));
+        let (of_path, of_label) = (needed("path")?, needed("label")?);
+        let (patient, split) = (column("patient"), column("split"));
+        let mut labels: Vec<String> = rows.iter().map(|row| row[of_label].to_owned()).collect();
+        labels.sort();
+        labels.dedup();
+        if labels.len() < 2 {
+            bail!("{} names fewer than two classes", path.display());
+        }
+        Ok(Self { header, rows, path: of_path, label: of_label, patient, split, labels })
+    }
+
+    /// Brings what is written as labels to the classes of a study: the longest class that begins the text, upper
+    /// and lower case alike, else the class named `other`, if there is one. Texts of no class stay as they are.
+    pub(crate) fn relabel(&mut self, classes: &[String]) {
+        let other = classes.iter().find(|class| class.eq_ignore_ascii_case("other"));
+        for row in &mut self.rows {
+            let text = row[self.label].to_lowercase();
+            let begins = classes.iter().filter(|class| text.starts_with(&class.to_lowercase()));
+            if let Some(class) = begins.max_by_key(|class| class.len()).or(other) {
+                *row = replaced(row, self.label, class);
+            }
+        }
+        self.labels = classes.to_vec();
+    }
+
+    /// Whether the table itself says which rows are for testing.
+    pub(crate) fn has_split(&self) -> bool {
+        self.split.is_some()
+    }
+
+    /// Rows of each patient; a row without a patient is its own.
+    pub(crate) fn patients(&self) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<(bool, &str), Vec<usize>> = BTreeMap::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let patient = self.patient.map(|column| &row[column]).filter(|patient| !patient.is_empty());
+            let key = patient.map_or((false, &row[self.path]), |patient| (true, patient));
+            groups.entry(key).or_default().push(number);
+        }
+        groups.into_values().collect()
+    }
+
+    /// Whether a patient goes to no site: by the table's own split, else by a hash of who it is.
+    pub(crate) fn is_test(&self, group: &[usize], seed: u64) -> bool {
+        if let Some(column) = self.split {
+            return group.iter().any(|row| &self.rows[*row][column] == "test");
+        }
+        let key = format!("{seed} {}", &self.rows[group[0]][self.patient.unwrap_or(self.path)]);
+        let hash = Hash::labelled("demo-test", key.as_bytes());
+        u64::from(hash.as_bytes()[0]) * TEST_ONE_IN < 256
+    }
+
+    /// Class of a row.
+    pub(crate) fn class(&self, row: usize) -> u16 {
+        let found = self.labels.iter().position(|label| *label == self.rows[row][self.label]);
+        u16::try_from(found.unwrap_or(0)).unwrap_or(u16::MAX)
+    }
+
+    /// The values of a column with the number of groups that have each, the most frequent first.
+    pub(crate) fn values(&self, name: &str, groups: &[Vec<usize>]) -> anyhow::Result<Vec<(String, usize)>> {
+        let column = self.column(name)?;
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for group in groups {
+            *counts.entry(self.rows[group[0]][column].to_owned()).or_default() += 1;
+        }
+        let mut order: Vec<(String, usize)> = counts.into_iter().collect();
+        order.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        Ok(order)
+    }
+
+    /// The groups by the values of a column: the most frequent values get a site each, the others share the last.
+    pub(crate) fn by_column(
+        &self,
+        name: &str,
+        groups: &[Vec<usize>],
+        sites: usize,
+    ) -> anyhow::Result<Vec<usize>> {
+        let column = self.column(name)?;
+        let order = self.values(name, groups)?;
+        if order.len() < sites {
+            bail!("the column {name} has {} values, fewer than {sites} sites", order.len());
+        }
+        let place =
+            |text: &str| order.iter().position(|(value, _)| value == text).unwrap_or(0).min(sites - 1);
+        Ok(groups.iter().map(|group| place(&self.rows[group[0]][column])).collect())
+    }
+
+    fn column(&self, name: &str) -> anyhow::Result<usize> {
+        let column = self.header.iter().position(|column| column == name);
+        column.with_context(|| format!("the table has no column {name} to deal by"))
+    }
+
+    /// Copies rows and their images into a folder of their own.
+    pub(crate) fn copy(&self, from: &Path, to: &Path, rows: &[usize]) -> anyhow::Result<()> {
+        std::fs::create_dir_all(to)?;
+        let mut writer = csv::Writer::from_path(to.join("labels.csv"))?;
+        writer.write_record(&self.header)?;
+        for row in rows {
+            let row = &self.rows[*row];
+            writer.write_record(row)?;
+            let (source, target) = (from.join(&row[self.path]), to.join(&row[self.path]));
+            if let Some(folder) = target.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            std::fs::copy(&source, &target).with_context(|| format!("copying {}", source.display()))?;
+        }
+        writer.flush()?;
+        Ok(())
+    }
+}
+
+/// Gives columns with other common names ours, and puts a column of folders before file names.
+fn bring_to_ours(header: &mut csv::StringRecord, rows: &mut [csv::StringRecord]) {
+    const ALIASES: [(&str, &str); 3] = [("filename", "path"), ("finding", "label"), ("patientid", "patient")];
+    let column = |header: &csv::StringRecord, name: &str| header.iter().position(|column| column == name);
+    for (alias, ours) in ALIASES {
+        let Some(place) = column(header, alias).filter(|_| column(header, ours).is_none()) else { continue };
+        *header = replaced(header, place, ours);
+        if alias == "filename"
+            && let Some(folder) = column(header, "folder")
+        {
+            for row in rows.iter_mut().filter(|row| !row[folder].is_empty()) {
+                let path = format!("{}/{}", &row[folder], &row[place]);
+                *row = replaced(row, place, &path);
+            }
+        }
+    }
+}
+
+fn replaced(record: &csv::StringRecord, place: usize, text: &str) -> csv::StringRecord {
+    record.iter().enumerate().map(|(at, field)| if at == place { text } else { field }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patients_stay_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.csv");
+        std::fs::write(
+            &path,
+            "path,label,patient,country\na.png,x,p1,es\nb.png,y,p2,it\nc.png,x,p1,es\nd.png,y,,fr\n",
+        )
+        .unwrap();
+        let table = Table::read(&path).unwrap();
+        let groups = table.patients();
+        assert_eq!(groups, [vec![3], vec![0, 2], vec![1]]);
+        assert_eq!((table.class(0), table.class(1)), (0, 1));
+        assert_eq!(table.by_column("country", &groups, 2).unwrap(), [1, 0, 1]);
+        assert!(table.by_column("country", &groups, 4).is_err());
+    }
+    #[test]
+    fn other_names_and_labels_are_brought_to_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let text =
+            "patientid,finding,folder,filename\n7,\"COVID-19, ARDS\",images,a.jpg\n8,Varicella,,b.jpg\n";
+        std::fs::write(folder.path().join("metadata.csv"), text).unwrap();
+        let mut table = Table::of_folder(folder.path()).unwrap();
+        table.relabel(&["other".into(), "covid-19".into()]);
+        assert_eq!((table.class(0), table.class(1)), (1, 0));
+        assert_eq!((&table.rows[0][table.path], &table.rows[1][table.path]), ("images/a.jpg", "b.jpg"));
+        assert_eq!(table.patients(), [vec![0], vec![1]]);
+        assert_eq!(&table.rows[1][table.label], "other");
+    }
+}

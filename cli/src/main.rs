@@ -1,0 +1,5 @@
+//! The `consilium` program.
+
+fn main() -> std::process::ExitCode {
+    consilium_cli::main()
+}

@@ -1,0 +1,275 @@
+//! `consilium model`: what studies have released.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use consilium_study::hash::Hash;
+use consilium_study::model_file::ModelFile;
+use consilium_study::name::StudyName;
+use serde::Serialize;
+
+use crate::consortium::{Consortium, Location};
+use crate::output::{Output, bytes, table};
+use crate::remote::{self, Meter, Remote};
+use crate::study::{self, Known, StudyLine};
+
+/// What a model file holds beside its numbers.
+const HEADER: u64 = 4 << 20;
+
+/// List, show and export released models
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(flatten)]
+    location: Location,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the models that studies have released
+    List,
+    /// Show the model that a study has released
+    Show {
+        /// Name of the study
+        study: StudyName,
+    },
+    /// Fetch the model that a study has released; its hash is checked
+    Export {
+        /// Name of the study
+        study: StudyName,
+        /// Where to write it; STUDY.safetensors without it
+        #[arg(short, long, value_name = "FILE.safetensors")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: ModelArgs, output: Output) -> anyhow::Result<()> {
+    let consortium = Consortium::open(&args.location)?;
+    remote::run(async {
+        match args.command {
+            Command::List => print(&study::list(&consortium).await?, output)?,
+            Command::Show { study } => {
+                let meter = Meter::new(output, "reading the model");
+                let shown = show(&consortium, &study, meter).await?;
+                output.show(&shown, Shown::people)?;
+            }
+            Command::Export { study, output: file } => {
+                let file = file.unwrap_or_else(|| PathBuf::from(format!("{study}.safetensors")));
+                let exported =
+                    export(&consortium, &study, &file, Meter::new(output, "fetching the model")).await?;
+                output.show(&exported, Exported::people)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A released model in a list.
+#[derive(Serialize)]
+struct Line<'s> {
+    study: &'s str,
+    model: Hash,
+    rounds: u32,
+}
+
+fn print(studies: &[StudyLine], output: Output) -> anyhow::Result<()> {
+    let released: Vec<Line> = studies
+        .iter()
+        .filter_map(|study| Some(Line { study: &study.name, model: study.released?, rounds: study.round }))
+        .collect();
+    if output.json {
+        return Ok(released.iter().try_for_each(|line| output.show(line, |_| String::new()))?);
+    }
+    if released.is_empty() {
+        output.tell("No study has released a model yet; see consilium study list");
+        return Ok(());
+    }
+    let rows: Vec<_> = released
+        .iter()
+        .map(|line| vec![line.study.to_owned(), line.model.to_string(), line.rounds.to_string()])
+        .collect();
+    output.tell(table(&["study", "model", "rounds"], &rows));
+    Ok(())
+}
+
+/// What a released model is.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// The study.
+    pub study: StudyName,
+    /// Plain hash of the file.
+    pub model: Hash,
+    /// Length of the file.
+    pub bytes: u64,
+    /// The round after which it was the global model; 0 for the initial model.
+    pub round: u32,
+    /// Loss on the held-out cases of the federation, where it was measured.
+    pub loss: Option<f64>,
+    /// AUROC on the same cases.
+    pub auroc: Option<f64>,
+    /// Numbers in the model.
+    pub parameters: usize,
+    /// Hash of its graph.
+    pub graph: Hash,
+    /// Shape of its input: channels, rows, columns.
+    pub input: [u32; 3],
+    /// Subtracted from every value between 0 and 1.
+    pub mean: f64,
+    /// Then divided by this.
+    pub std: f64,
+    /// Name of each class in the order of the scores.
+    pub labels: Vec<String>,
+}
+
+impl Shown {
+    /// What a person reads.
+    pub fn people(&self) -> String {
+        let [channels, height, width] = self.input;
+        let figure = |value: Option<f64>| {
+            value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.4}"))
+        };
+        format!(
+            "{study}: model {model}, {size}, after round {round}\n\
+             figures      loss {loss}, AUROC {auroc}, over the federation's held-out cases\n\
+             input        {channels} x {height} x {width}, values from 0 to 1, then (x - {mean}) / {std}\n\
+             scores       {labels}\n\
+             parameters   {parameters}, graph {graph}\n\
+             Fetch it with: consilium model export {study}",
+            study = self.study,
+            model = self.model,
+            size = bytes(self.bytes),
+            round = self.round,
+            loss = figure(self.loss),
+            auroc = figure(self.auroc),
+            mean = self.mean,
+            std = self.std,
+            labels = self.labels.join(", "),
+            parameters = self.parameters,
+            graph = self.graph,
+        )
+    }
+}
+
+/// Reads a released model and says what it is.
+pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> anyhow::Result<Shown> {
+    let mut remote = Remote::open(consortium).await?;
+    let known = study::fetch_from(&mut remote, name).await?;
+    let (model, limit) = released(&known)?;
+    let mut whole = Vec::new();
+    let length = remote.download(model, limit, &mut whole, meter).await?;
+    let file = read(&whole, &known)?;
+    let round = file.origin.map_or(0, |origin| origin.round);
+    let line = known.status.lines.iter().rfind(|line| line.kind == "evaluate" && line.round == round);
+    Ok(Shown {
+        study: name.clone(),
+        model,
+        bytes: length,
+        round,
+        loss: line.and_then(|line| line.loss),
+        auroc: line.and_then(|line| line.auroc),
+        parameters: file.model.len(),
+        graph: file.identity.graph.hash(),
+        input: file.identity.graph.input(),
+        mean: file.identity.preprocessing.mean(),
+        std: file.identity.preprocessing.std(),
+        labels: file.identity.labels,
+    })
+}
+
+/// A model that was fetched.
+#[derive(Debug, Serialize)]
+pub struct Exported {
+    /// The study.
+    pub study: StudyName,
+    /// Plain hash of the file.
+    pub model: Hash,
+    /// Where it lies.
+    pub file: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Exported {
+    fn people(&self) -> String {
+        let Self { study, model, file, bytes: length } = self;
+        format!(
+            "Wrote the model of {study} to {} ({}), SHA-256 {model}.\n\
+             `consilium audit verify` proves how it came about.",
+            file.display(),
+            bytes(*length)
+        )
+    }
+}
+
+/// Fetches a released model. The file appears when it is whole and its hash is right; another file of the same
+/// name is never touched.
+pub async fn export(
+    consortium: &Consortium,
+    name: &StudyName,
+    file: &Path,
+    meter: Meter,
+) -> anyhow::Result<Exported> {
+    let mut remote = Remote::open(consortium).await?;
+    let known = study::fetch_from(&mut remote, name).await?;
+    let (model, limit) = released(&known)?;
+    let exported = |length| Exported { study: name.clone(), model, file: file.to_owned(), bytes: length };
+    if let Some((there, length)) = hash_of(file)? {
+        if there == model {
+            return Ok(exported(length));
+        }
+        bail!("{} is there already and is another file; choose another with -o FILE", file.display());
+    }
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let about = || format!("writing {}", file.display());
+    let mut part = tempfile::NamedTempFile::new_in(folder).with_context(about)?;
+    let length = remote.download(model, limit, &mut part, meter).await?;
+    read(&std::fs::read(part.path()).with_context(about)?, &known)?;
+    let write = || -> io::Result<()> {
+        part.flush()?;
+        part.as_file().sync_all()?;
+        part.persist_noclobber(file)?;
+        Ok(())
+    };
+    write().with_context(about)?;
+    Ok(exported(length))
+}
+
+/// The released model, and how long its file can be.
+fn released(known: &Known) -> anyhow::Result<(Hash, u64)> {
+    let name = &known.study.name;
+    let Some(model) = known.released else {
+        bail!(
+            "{name} has released no model; it is {}. Follow it with: consilium study watch {name}",
+            known.status.state.word
+        );
+    };
+    Ok((model, known.study.model.len() as u64 * 4 + HEADER))
+}
+
+/// A hash says that the bytes are those the coordinator named; this, that they are a model of the study.
+fn read(whole: &[u8], known: &Known) -> anyhow::Result<ModelFile> {
+    let study = &known.study;
+    let file = ModelFile::from_bytes(whole).context("the released model cannot be read")?;
+    // A study may start from another study's model, and release that when it adopts nothing.
+    let of = file.origin.map(|origin| origin.study);
+    let foreign = of.is_some_and(|of| of != study.hash()) && Hash::of_bytes(whole) != study.initial_model();
+    if foreign || file.identity != study.model_identity() {
+        bail!("the coordinator released a model that is none of the study {}", study.name);
+    }
+    Ok(file)
+}
+
+fn hash_of(file: &Path) -> anyhow::Result<Option<(Hash, u64)>> {
+    match std::fs::read(file) {
+        Ok(bytes) => Ok(Some((Hash::of_bytes(&bytes), bytes.len() as u64))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}

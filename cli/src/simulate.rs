@@ -1,0 +1,161 @@
+//! `consilium simulate`: a whole study in one process.
+//!
+//! The coordinator's engine, the sites' protocol machines and the secure aggregation are the real ones; only
+//! the wire, the disk and the time between events are left out. So a study can be tried on a partition of one
+//! collection before any hospital is asked, and its masked sums can be compared with plain averaging.
+//!
+//! The engine reads a clock that moves with its events and not with this machine's speed: the same study, data
+//! and seed give the same model, byte for byte, and no site is ever late because the machine is slow.
+
+mod bench;
+mod engine;
+mod hospitals;
+mod plain;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use consilium_study::document::Draft;
+use consilium_study::hash::Hash;
+use serde::Serialize;
+
+use self::bench::Crew;
+use self::engine::{Simulation, simulate};
+use crate::demo::arms::{Arm, Job, Outcome, perform};
+use crate::demo::progress::Story;
+use crate::output::{Output, bytes};
+use crate::partition::Partition;
+
+/// Run a study in one process: the same engine and the same secure aggregation, without network and hospitals
+#[derive(Debug, Clone, clap::Args)]
+pub struct SimulateArgs {
+    /// The study: a study.toml. Its `sites` are replaced where the partition gives others
+    pub study: PathBuf,
+    /// A MedMNIST archive (.npz), or a folder of images with labels.csv (path,label and, if wanted,
+    /// patient,split) or metadata.csv (filename,finding,patientid)
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Number of sites; by default as many as the study names, or as the column has values
+    #[arg(long, value_parser = clap::value_parser!(u16).range(3..=200))]
+    pub sites: Option<u16>,
+    /// How the data are dealt out: iid, dirichlet:A or by:COLUMN. With by:COLUMN the rarer values share the site
+    /// `others` when --sites is smaller than their number
+    #[arg(long, default_value = "dirichlet:0.5")]
+    pub partition: Partition,
+    /// Rounds of training, in place of the study's
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
+    /// Seed of partition and study, in place of the study's
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Also average the plain updates, and print how far each round's sum is from that
+    #[arg(long)]
+    pub plaintext: bool,
+}
+
+/// The last line of `--json`.
+#[derive(Debug, Serialize)]
+struct Final {
+    #[serde(rename = "final")]
+    is_final: bool,
+    /// Of the released model on cases that no site had, exact; none without such cases.
+    auroc: Option<f64>,
+    /// The same model's share of right answers.
+    accuracy: Option<f64>,
+    rounds: usize,
+    sites: usize,
+    /// Sites counted in at least one round.
+    participants: usize,
+    bytes_up: u64,
+    bytes_down: u64,
+    seconds: f64,
+    seed: u64,
+    /// Hash of the released model file.
+    model: Hash,
+    /// The largest of all rounds, with `--plaintext`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relative_error: Option<f64>,
+}
+
+/// Runs the simulation.
+pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let story = Story::new(output, started);
+    let about = || format!("reading {}", args.study.display());
+    let text = std::fs::read_to_string(&args.study).with_context(about)?;
+    let mut plan = (*Draft::from_toml(&text).with_context(about)?).clone();
+    plan.rounds.count = args.rounds.unwrap_or(plan.rounds.count);
+    plan.seed = args.seed.unwrap_or(plan.seed);
+
+    let folder = tempfile::Builder::new().prefix("consilium-simulate-").tempdir()?;
+    story.tell(&format!("{} is dealt out ({}).", args.data.display(), args.partition));
+    let dealt = hospitals::deal(&mut plan, args, folder.path())?;
+    let draft = Draft::new(plan).context("the study, with the sites of this simulation")?;
+    let hospitals = hospitals::load(&draft, &dealt, folder.path(), &story)?;
+
+    let crew = Crew::new()?;
+    let simulation = simulate(draft, &hospitals, &crew, args.plaintext, &story)?;
+    let scored = score_release(&simulation, dealt.test, folder.path(), &crew, &story)?;
+
+    let Simulation { study, rounds, release, .. } = &simulation;
+    let sum = |of: fn(&crate::demo::progress::Round) -> u64| rounds.iter().map(of).sum();
+    let errors = rounds.iter().filter_map(|round| Some(round.plaintext?.relative_error));
+    let last = Final {
+        is_final: true,
+        auroc: scored.as_ref().map(|outcome| outcome.auroc),
+        accuracy: scored.as_ref().map(|outcome| outcome.accuracy),
+        rounds: rounds.len(),
+        sites: study.sites.len(),
+        participants: release.participants.len(),
+        bytes_up: sum(|round| round.bytes_up),
+        bytes_down: sum(|round| round.bytes_down),
+        seconds: started.elapsed().as_secs_f64(),
+        seed: study.seed,
+        model: release.model,
+        relative_error: errors.reduce(f64::max),
+    };
+    output.show(&last, |last| {
+        let figures = match (last.auroc, last.accuracy) {
+            (Some(auroc), Some(accuracy)) => {
+                format!("AUROC {auroc:.4}, accuracy {accuracy:.4} on cases that no site had")
+            }
+            _ => "no cases were kept from the sites, so there is no figure of its own for the released model"
+                .to_owned(),
+        };
+        format!(
+            "\nReleased model {}: {figures}.\n{} rounds, {} of {} sites counted, {} up, {} down, {:.0} s.",
+            last.model.short(),
+            last.rounds,
+            last.participants,
+            last.sites,
+            bytes(last.bytes_up),
+            bytes(last.bytes_down),
+            last.seconds,
+        )
+    })?;
+    Ok(())
+}
+
+/// The released file on cases that no site had, if there are any that can be scored.
+fn score_release(
+    simulation: &Simulation,
+    test: Option<consilium_site_agent::data::Source>,
+    folder: &std::path::Path,
+    crew: &Crew,
+    story: &Story,
+) -> anyhow::Result<Option<Outcome>> {
+    let Some(test) = test else { return Ok(None) };
+    let file = folder.join("released.safetensors");
+    std::fs::write(&file, &simulation.released)?;
+    let job = Job { study: folder.join("study"), test, arm: Arm::File(file) };
+    match crew.alone(|| perform(&simulation.study, &job)) {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(error) => {
+            story.tell(&format!("The released model has no figure on the cases that no site had: {error:#}"));
+            Ok(None)
+        }
+    }
+}

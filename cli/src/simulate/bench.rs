@@ -1,0 +1,237 @@
+//! Where the simulated hospitals work: all those of a Selection at once, each on one thread.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use consilium_learning::{TrainError, score};
+use consilium_rounds::local::{Trained, Work};
+use consilium_rounds::metrics::EvaluationCounts;
+use consilium_rounds::reason::Withdrawal;
+use consilium_secagg::context::Context;
+use consilium_site_agent::contribution::{LocalUpdate, evaluation_counts, local_update};
+use consilium_study::document::Study;
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::engine::Shelf;
+use super::hospitals::{Hospital, Hospitals};
+use crate::demo::progress::Story;
+
+/// How often the line of progress is redrawn.
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// Pools with one thread each. Sums over threads depend on their number, and one is what an agent uses unless
+/// its configuration says otherwise; so a site gets the same bytes here, however many work at once.
+pub(super) struct Crew(Vec<ThreadPool>);
+
+impl Crew {
+    /// One pool for each processor.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let count = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let pool = |_| ThreadPoolBuilder::new().num_threads(1).build().context("starting a thread");
+        Ok(Self((0..count).map(pool).collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Does one piece of work on one thread.
+    pub(super) fn alone<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0[0].install(work)
+    }
+
+    /// Does a piece of work for each item, as many at once as there are threads.
+    fn each<I: Sync, T: Send>(&self, items: &[I], work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<(usize, T)>> = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for pool in self.0.iter().take(items.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let place = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(item) = items.get(place) else { return };
+                        let result = pool.install(|| work(item));
+                        done.lock().expect("no thread panics while it holds the list").push((place, result));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().expect("a thread that panicked has ended the scope");
+        done.sort_by_key(|(place, _)| *place);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+/// What sites made of one starting model. An attempt that is made again finds it here.
+struct Batch<T> {
+    of: Option<(Hash, Option<Hash>, u32)>,
+    done: BTreeMap<SiteName, Result<T, Withdrawal>>,
+}
+
+impl<T: Clone> Batch<T> {
+    const fn new() -> Self {
+        Self { of: None, done: BTreeMap::new() }
+    }
+
+    /// Forgets what belongs to another model or round, and returns the members that still have to work.
+    fn open<'c>(&mut self, context: &'c Context) -> Vec<&'c SiteName> {
+        let of = Some((context.model, context.baseline, context.round.get()));
+        if self.of != of {
+            *self = Self { of, done: BTreeMap::new() };
+        }
+        let members = context.selection.members().iter().map(|member| &member.site);
+        members.filter(|site| !self.done.contains_key(*site)).collect()
+    }
+
+    fn of(&self, site: &SiteName) -> Result<T, Withdrawal> {
+        self.done.get(site).cloned().unwrap_or(Err(Withdrawal::NoData))
+    }
+}
+
+/// All hospitals and what they made last.
+pub(super) struct Bench<'a> {
+    study: &'a Study,
+    hospitals: &'a Hospitals,
+    crew: &'a Crew,
+    shelf: Shelf,
+    story: &'a Story,
+    trained: Batch<LocalUpdate>,
+    evaluated: Batch<EvaluationCounts>,
+    /// Time spent on it since it was last asked.
+    busy: Duration,
+}
+
+impl<'a> Bench<'a> {
+    pub(super) fn new(
+        study: &'a Study,
+        hospitals: &'a Hospitals,
+        crew: &'a Crew,
+        shelf: Shelf,
+        story: &'a Story,
+    ) -> Self {
+        let (trained, evaluated) = (Batch::new(), Batch::new());
+        Self { study, hospitals, crew, shelf, story, trained, evaluated, busy: Duration::ZERO }
+    }
+
+    /// The plain update of a site in the current round. Only a simulation has one.
+    pub(super) fn update(&self, site: &SiteName) -> Option<&LocalUpdate> {
+        self.trained.done.get(site)?.as_ref().ok()
+    }
+
+    /// Time that local work took since this was last asked.
+    pub(super) fn take_busy(&mut self) -> Duration {
+        std::mem::take(&mut self.busy)
+    }
+
+    fn train(&mut self, site: &SiteName, context: &Context) -> Result<LocalUpdate, Withdrawal> {
+        let waiting = self.trained.open(context);
+        if !waiting.is_empty() {
+            let start = self.shelf.get(&context.model).ok_or(Withdrawal::ModelUnavailable)?;
+            let redraw = Mutex::new(None::<Instant>);
+            let (took, done) = self.work(waiting, |site, hospital| {
+                if hospital.train.is_empty() {
+                    return Err(Withdrawal::TooFewCases);
+                }
+                let mut progress = |at: consilium_learning::Progress| {
+                    if is_due(&redraw) {
+                        let round = context.round.get();
+                        self.story.progress(&format!(
+                            "round {round}: {site} trains, step {} of {}",
+                            at.step, at.steps
+                        ));
+                    }
+                    ControlFlow::Continue(())
+                };
+                local_update(self.study, site, context.round, &start, &hospital.train, &mut progress).map_err(
+                    |error: TrainError| {
+                        self.story.tell(&format!("{site}: {error}"));
+                        Withdrawal::TrainingFailed
+                    },
+                )
+            });
+            self.busy += took;
+            self.trained.done.extend(done);
+        }
+        self.trained.of(site)
+    }
+
+    fn evaluate(&mut self, site: &SiteName, context: &Context) -> Result<EvaluationCounts, Withdrawal> {
+        let waiting = self.evaluated.open(context);
+        if !waiting.is_empty() {
+            let model = self.shelf.get(&context.model).ok_or(Withdrawal::ModelUnavailable)?;
+            let baseline = context
+                .baseline
+                .map(|baseline| self.shelf.get(&baseline).ok_or(Withdrawal::ModelUnavailable));
+            let baseline = baseline.transpose()?;
+            let (took, done) = self.work(waiting, |_, hospital| {
+                if hospital.held_out.is_empty() {
+                    return Err(Withdrawal::TooFewCases);
+                }
+                let preprocessing = self.study.model_identity().preprocessing;
+                let score = |model: &[f32]| {
+                    score(&self.study.model, preprocessing, model, &hospital.held_out)
+                        .map_err(|_| Withdrawal::TrainingFailed)
+                };
+                let candidate = score(&model)?;
+                let start = baseline.as_deref().map_or_else(|| Ok(candidate.clone()), score)?;
+                Ok(evaluation_counts(self.study, &candidate, &start, &hospital.held_out))
+            });
+            self.busy += took;
+            self.evaluated.done.extend(done);
+        }
+        self.evaluated.of(site)
+    }
+
+    /// Lets these sites work, the largest first so that no processor waits long for the last.
+    fn work<T: Send>(
+        &self,
+        mut sites: Vec<&SiteName>,
+        work: impl Fn(&SiteName, &Hospital) -> Result<T, Withdrawal> + Sync,
+    ) -> (Duration, Vec<(SiteName, Result<T, Withdrawal>)>) {
+        let began = Instant::now();
+        let hospitals = self.hospitals;
+        let size = |site: &SiteName| match hospitals.get(site) {
+            Some(Ok(hospital)) => hospital.train.len(),
+            Some(Err(_)) | None => 0,
+        };
+        sites.sort_by_key(|site| Reverse(size(site)));
+        let results = self.crew.each(&sites, |site| match hospitals.get(*site) {
+            Some(Ok(hospital)) => work(site, hospital),
+            Some(Err(cause)) => Err(*cause),
+            None => Err(Withdrawal::NoData),
+        });
+        (began.elapsed(), sites.into_iter().cloned().zip(results).collect())
+    }
+}
+
+fn is_due(last: &Mutex<Option<Instant>>) -> bool {
+    let Ok(mut last) = last.try_lock() else { return false };
+    let due = last.is_none_or(|last| last.elapsed() >= REDRAW);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
+/// One site's place at the bench.
+pub(super) struct Desk<'b, 'a> {
+    pub(super) site: SiteName,
+    pub(super) bench: &'b RefCell<Bench<'a>>,
+}
+
+impl Work for Desk<'_, '_> {
+    fn train(&mut self, context: &Context) -> Result<Trained, Withdrawal> {
+        let LocalUpdate { update, mean_loss } = self.bench.borrow_mut().train(&self.site, context)?;
+        // The engine's clock does not move meanwhile, so there is no time to take off the round's.
+        Ok(Trained { update, mean_loss, busy_ms: 0 })
+    }
+
+    fn evaluate(&mut self, context: &Context) -> Result<EvaluationCounts, Withdrawal> {
+        self.bench.borrow_mut().evaluate(&self.site, context)
+    }
+}

@@ -1,0 +1,120 @@
+//! Small studies through the whole engine, on cases made here.
+
+use consilium_learning::{Dataset, Pixels};
+use consilium_rounds::reason::Withdrawal;
+use consilium_study::document::Draft;
+use consilium_study::name::SiteName;
+
+use super::bench::Crew;
+use super::engine::{Simulation, simulate};
+use super::hospitals::{Hospital, Hospitals};
+use crate::demo::progress::Story;
+use crate::output::Output;
+
+const SIDE: usize = 8;
+
+fn draft(sites: usize, rounds: u32, seed: u64) -> Draft {
+    let names: Vec<String> = (0..sites).map(|site| format!("\"{}\"", name(site))).collect();
+    let text = format!(
+        "format = 1\nname = \"small\"\ntitle = \"small\"\nsites = [{}]\nseed = {seed}\n\
+         [data]\nlabels = [\"dark\", \"bright\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n\
+         [model]\npreset = \"logistic\"\n\
+         [training]\noptimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 8\nepochs = 1\n\
+         [rounds]\ncount = {rounds}\nquorum = 3\n\
+         [aggregation]\nclip_norm = 0.5\nweight_cap = 64\n[evaluation]\nbins = 16\n",
+        names.join(", ")
+    );
+    Draft::from_toml(&text).unwrap()
+}
+
+fn name(site: usize) -> SiteName {
+    SiteName::new(format!("s{site}")).unwrap()
+}
+
+/// Pictures whose right half is brighter in class 1.
+fn cases(count: usize, seed: u64) -> Dataset {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % 120
+    };
+    let mut pixels = Vec::new();
+    for case in 0..count {
+        for pixel in 0..SIDE * SIDE {
+            let bright = case % 2 == 1 && pixel % SIDE >= SIDE / 2;
+            pixels.push(draw() as u8 + if bright { 90 } else { 30 });
+        }
+    }
+    let labels = (0..count).map(|case| (case % 2) as u16).collect();
+    Dataset::new([1, SIDE as u32, SIDE as u32], Pixels::Bytes(pixels), labels).unwrap()
+}
+
+fn hospitals(sites: usize) -> Hospitals {
+    let hospital = |site: usize| {
+        let seed = site as u64 + 1;
+        Hospital { train: cases(20 + 15 * site, seed), held_out: cases(12, seed + 100) }
+    };
+    (0..sites).map(|site| (name(site), Ok(hospital(site)))).collect()
+}
+
+fn play(draft: Draft, hospitals: &Hospitals) -> anyhow::Result<Simulation> {
+    let story = Story::new(Output { json: true }, std::time::Instant::now());
+    simulate(draft, hospitals, &Crew::new()?, true, &story)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
+    let hospitals = hospitals(3);
+    let first = play(draft(3, 2, 1), &hospitals).unwrap();
+    let again = play(draft(3, 2, 1), &hospitals).unwrap();
+    assert_eq!(first.released, again.released);
+    assert_eq!(first.release.model, again.release.model);
+    assert_ne!(first.released, play(draft(3, 2, 2), &hospitals).unwrap().released);
+}
+
+#[test]
+fn the_masked_sum_is_the_plain_sum_and_next_to_plain_averaging() {
+    let simulation = play(draft(3, 2, 1), &hospitals(3)).unwrap();
+    assert_eq!(simulation.rounds.len(), 2);
+    for round in &simulation.rounds {
+        let plaintext = round.plaintext.unwrap();
+        assert!(plaintext.identical);
+        assert!(plaintext.relative_error <= 1e-5, "{}", plaintext.relative_error);
+        assert!(plaintext.relative_error > 0.0, "integers cannot average exactly");
+        assert!(round.missing.is_empty() && round.bytes_up > 0 && round.bytes_down > 0);
+    }
+}
+
+#[test]
+fn a_site_with_too_few_cases_is_a_dropout_and_the_rest_go_on() {
+    let mut hospitals = hospitals(6);
+    hospitals.insert(name(1), Err(Withdrawal::TooFewCases));
+    let simulation = play(draft(6, 2, 1), &hospitals).unwrap();
+    assert_eq!(simulation.rounds.len(), 2);
+    assert_eq!(simulation.rounds[0].missing, [name(1)]);
+    assert_eq!(simulation.release.participants.len(), 5);
+    assert!(!simulation.release.participants.contains(&name(1)));
+}
+
+#[test]
+fn without_held_out_cases_rounds_are_unevaluated_and_the_study_ends() {
+    let mut hospitals = hospitals(4);
+    for site in 1..4 {
+        if let Some(Ok(hospital)) = hospitals.get_mut(&name(site)) {
+            hospital.held_out = cases(0, 1);
+        }
+    }
+    let simulation = play(draft(4, 2, 1), &hospitals).unwrap();
+    let states: Vec<_> =
+        simulation.rounds.iter().map(|round| serde_json::to_value(round).unwrap()["state"].clone()).collect();
+    assert_eq!(states, ["unevaluated", "unevaluated"]);
+}
+
+#[test]
+fn too_few_sites_with_cases_are_said_before_anything_runs() {
+    let mut hospitals = hospitals(4);
+    hospitals.insert(name(0), Err(Withdrawal::NoData));
+    hospitals.insert(name(2), Err(Withdrawal::TooFewCases));
+    let error = play(draft(4, 2, 1), &hospitals).err().unwrap().to_string();
+    assert!(error.starts_with("2 of 4 sites have cases to train on"), "{error}");
+}

@@ -1,0 +1,247 @@
+//! `consilium study check`: everything that can be known about a study before anybody is asked.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use consilium_secagg::threshold::Thresholds;
+use consilium_study::document::{Draft, InvalidStudy};
+use consilium_study::forecast::Forecast;
+use consilium_study::name::{SiteName, StudyName};
+use serde::Serialize;
+
+use super::probe::{Probe, probe};
+use crate::output::Output;
+
+/// A study that passed.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// Always true: a study with problems has no such figures.
+    pub ok: bool,
+    /// Its name.
+    pub study: StudyName,
+    /// Its sites.
+    pub sites: Vec<SiteName>,
+    /// Numbers in the model.
+    pub parameters: u64,
+    /// Bytes of the model.
+    pub model_bytes: u64,
+    /// Bytes to a site in a round.
+    pub down_per_round: u64,
+    /// Bytes from a site in a round.
+    pub up_per_round: u64,
+    /// Bytes of memory that training takes at a site.
+    pub site_memory: u64,
+    /// What an opened sum guarantees when all sites are selected.
+    pub guarantee: Guarantee,
+    /// What one step of training showed.
+    pub probe: Probe,
+    #[serde(skip)]
+    forecast: String,
+}
+
+/// What an opened sum guarantees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Guarantee {
+    /// `N`: sites of the study.
+    pub sites: u32,
+    /// `c`: sites that may help the coordinator.
+    pub corrupt: u32,
+    /// `t`: sites that have to agree before a sum is opened.
+    pub threshold: u32,
+    /// `h`: least number of honest sites behind an opened sum.
+    pub honest: u32,
+    /// Least number of survivors of a round: `t`, or the study's quorum.
+    pub needed: u32,
+    /// The smallest Selection that can open a sum.
+    pub smallest_selection: u32,
+}
+
+impl Guarantee {
+    /// For Selections of the study's sites.
+    pub fn of(draft: &Draft) -> anyhow::Result<Self> {
+        let count = draft.sites.len();
+        let min_honest = u16::try_from(draft.aggregation.min_honest)?;
+        let of = |selected| Thresholds::new(count, selected, min_honest);
+        let all = of(count).context("aggregation.min_honest")?;
+        let smallest = (draft.rounds.quorum as usize..=count).find(|&selected| of(selected).is_ok());
+        let threshold = u32::from(all.threshold);
+        Ok(Self {
+            sites: all.roster.into(),
+            corrupt: all.corrupt.into(),
+            threshold,
+            honest: all.honest_behind_a_sum().into(),
+            needed: threshold.max(draft.rounds.quorum),
+            smallest_selection: smallest.map_or(all.roster.into(), |selected| selected as u32),
+        })
+    }
+
+    /// What a person reads.
+    pub fn people(&self) -> String {
+        let Self { sites, corrupt, threshold, honest, needed, smallest_selection } = self;
+        let helpers = match corrupt {
+            0 => "no site helps the coordinator (c = 0)".to_owned(),
+            _ => format!("at most c = {corrupt} of the {sites} sites help the coordinator"),
+        };
+        format!(
+            "guarantee    what an opened sum guarantees: at least h = {honest} honest sites are in it, as long as\n             \
+             {helpers}; t = {threshold} sites have to agree before a sum is opened\n\
+             dropouts     with all {sites} sites selected, {lost} may drop out of a round; a round needs at least \
+             {smallest_selection} ready sites",
+            lost = sites - needed,
+        )
+    }
+}
+
+/// Checks a study that was read.
+pub fn check(draft: &Draft) -> anyhow::Result<Check> {
+    let guarantee = Guarantee::of(draft)?;
+    let forecast = Forecast::of(draft);
+    let probe = probe(draft)?;
+    Ok(Check {
+        ok: true,
+        study: draft.name.clone(),
+        sites: draft.sites.clone(),
+        parameters: forecast.parameters,
+        model_bytes: forecast.model.bytes(),
+        down_per_round: forecast.down_per_round.bytes(),
+        up_per_round: forecast.up_per_round.bytes(),
+        site_memory: forecast.site_memory.bytes(),
+        guarantee,
+        probe,
+        forecast: forecast.to_string(),
+    })
+}
+
+impl Check {
+    /// What a person reads.
+    pub fn people(&self) -> String {
+        let Self { study, sites, forecast, guarantee, probe, .. } = self;
+        let names: Vec<_> = sites.iter().map(SiteName::as_str).collect();
+        let Probe { cases, loss, seconds } = probe;
+        format!(
+            "{study}: every rule holds\n\
+             sites        {} ({})\n\
+             {forecast}\n\
+             {}\n\
+             model        trains: one step with {cases} made-up cases took {seconds:.2} s here, loss {loss:.3}",
+            sites.len(),
+            names.join(", "),
+            guarantee.people(),
+        )
+    }
+}
+
+/// Reads a study file.
+pub(super) fn read(file: &Path) -> anyhow::Result<Draft> {
+    let text = text(file)?;
+    match Draft::from_toml(&text) {
+        Ok(draft) => Ok(draft),
+        Err(error) => bail!("{} is no study yet:\n{}", file.display(), numbered(&error)),
+    }
+}
+
+fn text(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
+}
+
+fn numbered(error: &InvalidStudy) -> String {
+    match error.problems() {
+        [] => format!("  {error}"),
+        problems => problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+#[derive(Serialize)]
+struct Failed {
+    ok: bool,
+    problems: Vec<Found>,
+}
+
+#[derive(Serialize)]
+struct Found {
+    key: Option<&'static str>,
+    problem: String,
+}
+
+pub(super) fn run(file: &Path, output: Output) -> anyhow::Result<()> {
+    if output.json
+        && let Err(error) = Draft::from_toml(&text(file)?)
+    {
+        let problems = match error.problems() {
+            [] => vec![Found { key: None, problem: error.to_string() }],
+            problems => problems
+                .iter()
+                .map(|problem| Found { key: Some(problem.key()), problem: problem.to_string() })
+                .collect(),
+        };
+        output.show(&Failed { ok: false, problems }, |_| String::new())?;
+    }
+    let draft = read(file)?;
+    output.show(&check(&draft)?, Check::people)?;
+    output.tell(format!("\nPropose it with: consilium study propose {}", file.display()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::new;
+
+    fn names(count: usize) -> Vec<SiteName> {
+        (0..count).map(|at| format!("s{at:02}").parse().unwrap()).collect()
+    }
+
+    fn written(count: usize) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lungs.toml");
+        new(&"lungs".parse().unwrap(), &names(count), &file).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn what_new_writes_passes_and_trains() {
+        let (_folder, file) = written(4);
+        let checked = check(&read(&file).unwrap()).unwrap();
+        let guarantee =
+            Guarantee { sites: 4, corrupt: 1, threshold: 3, honest: 2, needed: 3, smallest_selection: 3 };
+        assert_eq!(checked.guarantee, guarantee);
+        assert!((checked.probe.loss - 2_f64.ln()).abs() < 0.5, "{:?}", checked.probe);
+        let text = checked.people();
+        assert!(text.contains("h = 2 honest sites") && text.contains("no formal guarantee"), "{text}");
+        // The same again is harmless; a changed file is not overwritten.
+        new(&"lungs".parse().unwrap(), &names(4), &file).unwrap();
+        assert!(new(&"lungs".parse().unwrap(), &names(5), &file).is_err());
+    }
+
+    #[test]
+    fn every_number_of_sites_has_a_guarantee() {
+        for count in 3..=40 {
+            let (_folder, file) = written(count);
+            let Guarantee { sites, corrupt, threshold, honest, needed, smallest_selection } =
+                Guarantee::of(&read(&file).unwrap()).unwrap();
+            assert_eq!(honest, threshold - corrupt);
+            assert!(3 * corrupt < sites && honest >= 2 && needed <= sites, "{count}");
+            assert!(smallest_selection <= sites);
+        }
+    }
+
+    #[test]
+    fn every_problem_is_said_with_its_key() {
+        let (_folder, file) = written(2);
+        let text = std::fs::read_to_string(&file).unwrap().replace("count = 10 ", "count = 0 ");
+        std::fs::write(&file, text).unwrap();
+        let error = read(&file).unwrap_err().to_string();
+        assert!(error.contains("  sites: ") && error.contains("  rounds.count: "), "{error}");
+    }
+
+    #[test]
+    fn both_kinds_of_normalisation_train() {
+        let (_folder, file) = written(3);
+        let template = std::fs::read_to_string(&file).unwrap();
+        for norm in ["batch", "group"] {
+            let model = format!("preset = \"small-cnn\"\nnorm = \"{norm}\"");
+            let text = template.replace("preset = \"small-cnn\"", &model);
+            assert!(probe(&Draft::from_toml(&text).unwrap()).unwrap().loss.is_finite());
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! One training step of a study's model on made-up images: what a hospital's machine would refuse after an
+//! hour of preparation shows here in a second.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use consilium_learning::{Dataset, LocalSeed, LocalTraining, Pixels, initial, score, train};
+use consilium_study::document::Draft;
+use consilium_study::recipe::Extent;
+use serde::Serialize;
+
+/// Cases of the step: normalisation over a batch needs more than one.
+const CASES: usize = 4;
+
+/// What the step showed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Probe {
+    /// Made-up cases in the step.
+    pub cases: usize,
+    /// Loss before the step. Near the logarithm of the number of classes.
+    pub loss: f64,
+    /// Time of the step on this machine.
+    pub seconds: f64,
+}
+
+/// Scores and trains the initial model once.
+pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
+    let graph = &draft.model;
+    let start = initial(graph, draft.seed);
+    let cases = CASES.min(draft.training.batch().max(2));
+    let values = draft.model.input_len() * cases;
+    // Any image does; one without a pattern would hide a layer that passes nothing on.
+    let pixels = (0..values).map(|place| (place.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+    let labels = (0..cases).map(|case| (case % draft.classes()) as u16).collect();
+    let data = Dataset::new(graph.input(), Pixels::Bytes(pixels), labels)?;
+    let preprocessing = draft.model_identity().preprocessing;
+
+    let scores = score(graph, preprocessing, &start, &data).context("the initial model cannot be scored")?;
+    let finite = scores.iter().all(|case| case.iter().all(|value| value.is_finite()));
+    ensure!(finite, "the initial model gives scores that are not finite; check data.mean and data.std");
+
+    let site = draft.sites.first().context("a study names sites")?.clone();
+    let task = LocalTraining {
+        graph,
+        recipe: &draft.training,
+        preprocessing,
+        budget: Extent::Steps(1),
+        seed: LocalSeed { study_seed: draft.seed, site, round: 0 },
+        rounds: draft.rounds.count,
+    };
+    let began = Instant::now();
+    let trained = train(&task, &start, &data, &mut |_| ControlFlow::Continue(()))
+        .context("one step of training on made-up images failed")?;
+    Ok(Probe { cases, loss: trained.mean_loss, seconds: began.elapsed().as_secs_f64() })
+}

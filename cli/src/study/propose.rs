@@ -1,0 +1,138 @@
+//! `consilium study propose`: the initial model is stored, the study signed, and its sites are asked.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use consilium_learning::initial;
+use consilium_proto::v1::ProposeRequest;
+use consilium_study::canonical::Canonical;
+use consilium_study::document::Draft;
+use consilium_study::hash::Hash;
+use consilium_study::model_file::ModelFile;
+use consilium_study::name::{SiteName, StudyName};
+use consilium_study::sign::Signed;
+use serde::Serialize;
+
+use crate::consortium::Consortium;
+use crate::remote::{self, Meter, Remote, refused};
+
+/// A study that its sites are asked about.
+#[derive(Debug, Serialize)]
+pub struct Proposed {
+    /// Its name.
+    pub name: StudyName,
+    /// Its hash: what sites accept.
+    pub study: Hash,
+    /// The model it starts from.
+    pub initial_model: Hash,
+    /// Numbers in the model.
+    pub parameters: usize,
+    /// Who is asked.
+    pub sites: Vec<SiteName>,
+}
+
+impl Proposed {
+    /// What a person reads.
+    pub fn people(&self) -> String {
+        let Self { name, study, initial_model, parameters, sites } = self;
+        let sites: Vec<_> = sites.iter().map(SiteName::as_str).collect();
+        format!(
+            "Proposed {name} ({study}) to {sites}.\n\
+             It starts from model {model}, {parameters} parameters.\n\
+             Each site decides by its own policy; who has not is shown by\n\
+             \n  consilium study status {name}\n\
+             \nThe rounds begin after\n\
+             \n  consilium study start {name}",
+            study = study.short(),
+            sites = sites.join(", "),
+            model = initial_model.short(),
+        )
+    }
+}
+
+/// Signs a study as the folder's operator and proposes it. `model` is where it starts; without one, weights
+/// drawn from the study's seed. Proposing the same study again is harmless.
+pub async fn propose(
+    consortium: &Consortium,
+    draft: Draft,
+    model: Option<ModelFile>,
+    meter: Meter,
+) -> anyhow::Result<Proposed> {
+    let mut remote = Remote::open(consortium).await?;
+    let (_, roster) = remote.roster().await?;
+    let strangers: Vec<_> = draft.sites.iter().filter(|site| roster.site(site).is_none()).collect();
+    if let Some(first) = strangers.first() {
+        let names: Vec<_> = strangers.iter().map(|site| site.as_str()).collect();
+        bail!(
+            "the study names sites that are not members: {}. Invite them first: consilium site invite {first}",
+            names.join(", ")
+        );
+    }
+    let file = model.unwrap_or_else(|| initial_model(&draft)).to_bytes();
+    let initial_model = remote.upload(file, meter).await?;
+    let parameters = draft.model.len();
+    let study = draft.with_initial_model(initial_model);
+    let operator = remote.operator();
+    let signed = Signed::seal(&study, operator.principal(), operator.key()).to_canonical();
+    let reply = remote.client.propose(ProposeRequest { study: signed }).await.map_err(refused)?.into_inner();
+    if remote::hash(&reply.study)? != study.hash() {
+        bail!("the coordinator confirmed another study than was proposed; are program versions alike?");
+    }
+    Ok(Proposed {
+        name: study.name.clone(),
+        study: study.hash(),
+        initial_model,
+        parameters,
+        sites: study.sites.clone(),
+    })
+}
+
+/// The weights before any training, as a file.
+fn initial_model(draft: &Draft) -> ModelFile {
+    ModelFile { identity: draft.model_identity(), origin: None, model: initial(&draft.model, draft.seed) }
+}
+
+/// Reads a model to start from, and checks that it is one of this study.
+pub(super) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<ModelFile> {
+    let about = || format!("reading {}", path.display());
+    let file = ModelFile::from_bytes(&std::fs::read(path).with_context(about)?).with_context(about)?;
+    let origin = file.origin;
+    let identity = draft.model_identity();
+    let model =
+        file.expect(&identity).with_context(|| format!("{} does not fit the study", path.display()))?;
+    Ok(ModelFile { identity, origin, model })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consilium_study::template::study_toml;
+
+    fn draft(preset: &str) -> Draft {
+        let sites: Vec<SiteName> = ["a", "b", "c"].map(|site| site.parse().unwrap()).to_vec();
+        let text = study_toml(&"lungs".parse().unwrap(), &sites);
+        Draft::from_toml(&text.replace("small-cnn", preset)).unwrap()
+    }
+
+    #[test]
+    fn a_model_to_start_from_has_to_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let mut model = initial_model(&draft("logistic"));
+        model.model[0] = 0.5;
+        std::fs::write(&path, model.to_bytes()).unwrap();
+        assert_eq!(read_model(&path, &draft("logistic")).unwrap(), model);
+        let error = read_model(&path, &draft("small-cnn")).unwrap_err();
+        assert!(format!("{error:#}").contains("does not fit the study"), "{error:#}");
+        std::fs::write(&path, b"no model").unwrap();
+        assert!(read_model(&path, &draft("logistic")).is_err());
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_file() {
+        assert_eq!(
+            initial_model(&draft("logistic")).to_bytes(),
+            initial_model(&draft("logistic")).to_bytes()
+        );
+    }
+}

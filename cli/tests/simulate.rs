@@ -1,0 +1,106 @@
+//! `consilium simulate` as a person starts it: real files, real decode children.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
+#![cfg(feature = "simulate")]
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use npyz::WriterBuilder as _;
+use npyz::npz::NpzWriter;
+use serde_json::Value;
+
+fn study(folder: &Path, labels: &str, side: u32, minimum: u32) -> PathBuf {
+    let path = folder.join("study.toml");
+    let text = format!(
+        "format = 1\nname = \"trial\"\ntitle = \"trial\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
+         [data]\nlabels = {labels}\nchannels = 1\nheight = {side}\nwidth = {side}\nmean = 0.5\nstd = 0.25\n\
+         minimum_cases = {minimum}\n[model]\npreset = \"logistic\"\n\
+         [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 8\nepochs = 1\n\
+         [rounds]\ncount = 9\nquorum = 3\n[aggregation]\nweight_cap = 256\n[evaluation]\nbins = 16\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Runs the program and returns its lines.
+fn simulate(study: &Path, data: &Path, arguments: &[&str]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
+        .args(["simulate", study.to_str().unwrap(), "--data", data.to_str().unwrap(), "--json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn write_archive(path: &Path) {
+    let mut writer = NpzWriter::create(path).unwrap();
+    for (part, cases) in [("train", 150u64), ("val", 60), ("test", 60)] {
+        let pixel = |case: u64, at: u64| {
+            let noise = (case.wrapping_mul(64) + at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57;
+            noise as u8 + if case % 2 == 1 && at % 8 >= 4 { 90 } else { 30 }
+        };
+        let images: Vec<u8> = (0..cases).flat_map(|case| (0..64).map(move |at| pixel(case, at))).collect();
+        let labels: Vec<u8> = (0..cases).map(|case| (case % 2) as u8).collect();
+        for (kind, values, shape) in
+            [("images", images, vec![cases, 8, 8]), ("labels", labels, vec![cases, 1])]
+        {
+            let mut array = writer
+                .array(&format!("{part}_{kind}"), Default::default())
+                .unwrap()
+                .default_dtype()
+                .shape(&shape)
+                .begin_nd()
+                .unwrap();
+            array.extend(values).unwrap();
+            array.finish().unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_archive_is_dealt_out_summed_under_masks_and_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("cases.npz");
+    write_archive(&archive);
+    let study = study(folder.path(), "[\"dark\", \"bright\"]", 8, 10);
+    let arguments = ["--sites", "4", "--partition", "iid", "--rounds", "2", "--seed", "7", "--plaintext"];
+    let lines = simulate(&study, &archive, &arguments);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in &lines[..2] {
+        assert_eq!((&line["state"], &line["selected"]), (&"adopted".into(), &4.into()));
+        assert_eq!(line["plaintext"]["identical"], true);
+        assert!(line["plaintext"]["relative_error"].as_f64().unwrap() < 1e-4);
+    }
+    let last = &lines[2];
+    assert_eq!((&last["final"], &last["sites"], &last["rounds"]), (&true.into(), &4.into(), &2.into()));
+    assert!(last["auroc"].as_f64().unwrap() > 0.9, "{last}");
+    assert_eq!(simulate(&study, &archive, &arguments)[2]["model"], last["model"]);
+}
+
+#[test]
+fn chest_pictures_by_country_run_to_the_end() {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").into_os_string();
+    let data =
+        PathBuf::from(std::env::var_os("CONSILIUM_DATA").unwrap_or_else(beside)).join("covid-cxr-sites");
+    if !data.is_dir() {
+        // Past the harness, which swallows what a passing test prints.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {} is not there; see CONSILIUM_DATA", data.display());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let study = study(folder.path(), "[\"other\", \"covid-19\"]", 32, 1);
+    let lines = simulate(&study, &data, &["--partition", "by:country", "--rounds", "2"]);
+    let last = lines.last().unwrap();
+    assert_eq!((&last["final"], &last["rounds"], &last["sites"]), (&true.into(), &2.into(), &17.into()));
+    // One or two patients each: fewer than the threshold hold a case out.
+    assert!(lines[..2].iter().all(|line| line["state"] == "unevaluated"), "{lines:?}");
+    let pooled = simulate(&study, &data, &["--partition", "by:country", "--sites", "5", "--rounds", "1"]);
+    assert_eq!(pooled.last().unwrap()["sites"], 5);
+}
