@@ -1,0 +1,5 @@
+//! The `consilium` program, with stopping points before and after each durable write.
+
+fn main() -> std::process::ExitCode {
+    consilium_cli::main()
+}

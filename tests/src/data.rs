@@ -1,0 +1,49 @@
+//! Small cases that a small model learns in seconds.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use npyz::WriterBuilder as _;
+use npyz::npz::NpzWriter;
+
+/// Side of a picture.
+const SIDE: u64 = 8;
+
+/// Writes an archive of 8 x 8 pictures: in class 1 the right half is brighter. `seed` makes sites differ.
+pub fn write_cases(path: &Path, train: u64, held_out: u64, seed: u64) -> anyhow::Result<()> {
+    let mut writer = NpzWriter::create(path)?;
+    part(&mut writer, "train", train, seed)?;
+    part(&mut writer, "val", held_out, seed ^ 0x5555)
+}
+
+fn part(writer: &mut NpzWriter<BufWriter<File>>, name: &str, cases: u64, seed: u64) -> anyhow::Result<()> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    // A linear congruential generator: nothing here has to be unpredictable.
+    let mut draw = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let mut images = Vec::new();
+    for case in 0..cases {
+        for pixel in 0..SIDE * SIDE {
+            let bright = case % 2 == 1 && pixel % SIDE >= SIDE / 2;
+            images.push((draw() % 120) as u8 + if bright { 90 } else { 30 });
+        }
+    }
+    let mut array = writer
+        .array(&format!("{name}_images"), Default::default())?
+        .default_dtype()
+        .shape(&[cases, SIDE, SIDE])
+        .begin_nd()?;
+    array.extend(&images)?;
+    array.finish()?;
+    let mut array = writer
+        .array(&format!("{name}_labels"), Default::default())?
+        .default_dtype()
+        .shape(&[cases, 1])
+        .begin_nd()?;
+    array.extend((0..cases).map(|case| (case % 2) as u8))?;
+    array.finish()?;
+    Ok(())
+}

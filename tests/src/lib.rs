@@ -1,0 +1,12 @@
+//! The whole system, as its users run it: real programs, real sockets, real kill -9.
+//!
+//! A [`Lab`] is a consortium in a temporary folder. It is made with the command line, as the handbook says, and
+//! every process in it dies with it.
+
+mod data;
+mod lab;
+mod process;
+
+pub use data::write_cases;
+pub use lab::{Lab, Programs, Study};
+pub use process::{Running, wait_until};

@@ -1,0 +1,102 @@
+//! Killed between any two writes, coordinator and agents resume at the same round and end with the same model.
+//!
+//! The list of writes is not typed by hand: a first run writes down the name of every durable write, and then
+//! the process is stopped before and after each of them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use consilium_tests::{Lab, Programs, Study, wait_until};
+
+const PROGRAMS: Programs = Programs {
+    consilium: env!("CARGO_BIN_EXE_consilium-under-test"),
+    coordinator: env!("CARGO_BIN_EXE_coordinator-under-test"),
+    site_agent: env!("CARGO_BIN_EXE_site-agent-under-test"),
+};
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// All sites are required, so Selection and Survivors are the same in every run and the bytes can be compared.
+fn study(name: &'static str) -> Study {
+    let required = ["a", "b", "c"].map(str::to_owned).to_vec();
+    Study { name, rounds: 1, required, ..Study::default() }
+}
+
+fn names(list: &Path) -> BTreeSet<String> {
+    std::fs::read_to_string(list).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// The released model without its origin, which names the study and so differs from study to study.
+fn model_bytes(lab: &Lab, study: &str) -> Vec<u8> {
+    let file = lab.path().join(format!("{study}.safetensors"));
+    lab.consilium(&["model", "export", study, "-o", file.to_str().unwrap()]).unwrap();
+    let bytes = std::fs::read(file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].to_vec()
+}
+
+#[test]
+fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
+    let mut lab = Lab::new(PROGRAMS, 3).unwrap();
+    lab.start_agents().unwrap();
+    let list = lab.path().join("writes");
+    lab.kill_coordinator().unwrap();
+    lab.start_coordinator(&[("CONSILIUM_CRASH_LIST", list.to_str().unwrap())]).unwrap();
+    lab.launch(&study("undisturbed")).unwrap();
+    lab.released("undisturbed", PATIENCE).unwrap();
+    let expected = model_bytes(&lab, "undisturbed");
+    let points = names(&list);
+    assert!(points.len() >= 5, "the run writes in several places: {points:?}");
+
+    for (number, point) in points.iter().enumerate() {
+        // A study's state is written at every step; once more in the middle of a round.
+        let times: &[u32] = if point.contains(".study.") { &[1, 6, 12] } else { &[1] };
+        for nth in times {
+            lab.kill_coordinator().unwrap();
+            let at = format!("{point}#{nth}");
+            let mut doomed = lab.spawn_coordinator(&[("CONSILIUM_CRASH_AT", &at)]).unwrap();
+            let name: &'static str = format!("killed-{number}-{nth}").leak();
+            // Some writes happen while starting; then there is nothing to launch yet.
+            if doomed.ready().is_ok() {
+                // The proposal itself may be what dies; it is made again below.
+                let _ = lab.launch(&study(name));
+                wait_until(Duration::from_secs(20), || {
+                    !doomed.runs()
+                        || lab.status(name).is_ok_and(|status| status["state"].get("released").is_some())
+                });
+            }
+            let _ = doomed.kill();
+            lab.start_coordinator(&[]).unwrap();
+            // Refused where the study is over already; whether it is, the next line tells.
+            let _ = lab.launch(&study(name));
+            lab.released(name, PATIENCE).unwrap_or_else(|error| panic!("{at}: {error}"));
+            assert_eq!(model_bytes(&lab, name), expected, "{at}");
+        }
+    }
+    lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+}
+
+#[test]
+fn an_agent_killed_around_every_write_resumes_and_the_model_is_the_same() {
+    let mut lab = Lab::new(PROGRAMS, 3).unwrap();
+    let list = lab.path().join("writes");
+    lab.start_agent("a", &[("CONSILIUM_CRASH_LIST", list.to_str().unwrap())]).unwrap();
+    lab.start_agents().unwrap();
+    lab.launch(&study("undisturbed")).unwrap();
+    lab.released("undisturbed", PATIENCE).unwrap();
+    let expected = model_bytes(&lab, "undisturbed");
+    let points = names(&list);
+    assert!(points.len() >= 5, "the run writes in several places: {points:?}");
+
+    for (number, point) in points.iter().enumerate() {
+        lab.kill_agent("a").unwrap();
+        // The agent gives the variable to the first start of each part only, so it comes back by itself.
+        lab.start_agent("a", &[("CONSILIUM_CRASH_AT", point)]).unwrap();
+        let name: &'static str = format!("killed-{number}").leak();
+        lab.launch(&study(name)).unwrap();
+        lab.released(name, PATIENCE).unwrap_or_else(|error| panic!("{point}: {error}"));
+        assert_eq!(model_bytes(&lab, name), expected, "{point}");
+    }
+}
