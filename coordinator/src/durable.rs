@@ -1,8 +1,8 @@
 //! Every durable write of the coordinator goes through [`durable`], so that a test can stop the process
 //! before and after each of them.
 //!
-//! With the feature `crash-points`, `CONSILIUM_CRASH_LIST=FILE` writes the name of every point that is passed,
-//! once each, to `FILE`: the list that crash tests walk through. `CONSILIUM_CRASH_AT=NAME` kills the process with
+//! With the feature `crash-points`, `CONSILIUM_CRASH_LIST=FILE` appends the name of every point that is passed,
+//! each time, to `FILE`: the list that crash tests walk through. `CONSILIUM_CRASH_AT=NAME` kills the process with
 //! SIGKILL the first time it passes `NAME`, `NAME#3` the third time.
 
 /// Performs one durable write. `name` says which.
@@ -33,8 +33,7 @@ mod points {
         let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
         let count = passed.entry(name.to_owned()).or_default();
         *count += 1;
-        if *count == 1
-            && let Some(list) = std::env::var_os("CONSILIUM_CRASH_LIST")
+        if let Some(list) = std::env::var_os("CONSILIUM_CRASH_LIST")
         {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(list);
             if let Err(error) = file.and_then(|mut file| writeln!(file, "{name}")) {

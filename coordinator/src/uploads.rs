@@ -1,7 +1,8 @@
 //! Masked vectors on their way in: one spool file for each study, attempt and site.
 //!
-//! The length of the file is the offset at which a site goes on after any interruption. An upload enters the
-//! sum only when it is complete and matches its receipt; a partial one never does, because taking it out again
+//! After any interruption a site goes on at a whole chunk, because chunks are what its receipt commits to. Where
+//! everything had arrived but nobody was told, the last chunk is sent once more: its arrival is what completes an
+//! upload. An upload enters the sum only when it is complete and matches its receipt; a partial one never does, because taking it out again
 //! would need both of its masks.
 
 use std::fs::{self, File, OpenOptions};
@@ -13,6 +14,8 @@ use consilium_study::name::SiteName;
 
 use crate::blobs::sync_folder;
 use crate::durable::durable;
+
+const CHUNK: u64 = consilium_proto::CHUNK as u64;
 
 /// The folder of spool files.
 #[derive(Debug, Clone)]
@@ -47,17 +50,19 @@ impl Uploads {
         self.attempt_folder(&name.study, name.attempt).join(name.site.as_str())
     }
 
-    /// Bytes held.
-    pub fn offset(&self, name: &UploadName) -> u64 {
-        fs::metadata(self.path(name)).map_or(0, |metadata| metadata.len())
+    /// Where an upload of `total` bytes goes on.
+    pub fn offset(&self, name: &UploadName, total: u64) -> u64 {
+        goes_on(fs::metadata(self.path(name)).map_or(0, |metadata| metadata.len()), total)
     }
 
-    /// Opens the spool for appending at its end.
-    pub fn appender(&self, name: &UploadName) -> io::Result<Appender> {
+    /// Opens the spool of an upload of `total` bytes for appending where it goes on.
+    pub fn appender(&self, name: &UploadName, total: u64) -> io::Result<Appender> {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("a spool lies in its attempt's folder"))?;
-        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let offset = file.seek(SeekFrom::End(0))?;
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        let offset = goes_on(file.metadata()?.len(), total);
+        file.set_len(offset)?;
+        file.seek(SeekFrom::Start(offset))?;
         Ok(Appender { file, offset, path })
     }
 
@@ -75,6 +80,12 @@ impl Uploads {
     pub fn discard_attempt(&self, study: &Hash, attempt: u64) -> io::Result<()> {
         ignore_missing(fs::remove_dir_all(self.attempt_folder(study, attempt)))
     }
+}
+
+/// The last beginning of a chunk of which something is still missing, or which is the last.
+fn goes_on(held: u64, total: u64) -> u64 {
+    let whole = held.min(total.saturating_sub(1));
+    whole - whole % CHUNK
 }
 
 fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
@@ -123,19 +134,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_upload_goes_on_where_it_stopped() {
+    fn an_interrupted_upload_goes_on_at_a_whole_chunk() {
         let folder = tempfile::tempdir().unwrap();
         let uploads = Uploads::open(folder.path()).unwrap();
         let name = UploadName { study: Hash::of_bytes(b"s"), attempt: 3, site: SiteName::new("a").unwrap() };
-        assert_eq!(uploads.offset(&name), 0);
-        uploads.appender(&name).unwrap().append(b"abc").unwrap();
-        let mut again = uploads.appender(&name).unwrap();
-        assert_eq!(again.offset(), 3);
-        again.append(b"def").unwrap();
+        let whole: Vec<u8> = (0..2 * CHUNK + 5).map(|byte| byte as u8).collect();
+        let total = whole.len() as u64;
+        assert_eq!(uploads.offset(&name, total), 0);
+        // Torn off in the middle of the second chunk.
+        uploads.appender(&name, total).unwrap().append(&whole[..CHUNK as usize + 9]).unwrap();
+        assert_eq!(uploads.offset(&name, total), CHUNK);
+        let mut again = uploads.appender(&name, total).unwrap();
+        assert_eq!(again.offset(), CHUNK);
+        again.append(&whole[CHUNK as usize..]).unwrap();
         again.finish().unwrap();
-        assert_eq!(read_chunk(&mut uploads.reader(&name).unwrap(), 100).unwrap(), b"abcdef");
+        // All there, but nobody may know.
+        assert_eq!(uploads.offset(&name, total), 2 * CHUNK);
+        let mut last = uploads.appender(&name, total).unwrap();
+        last.append(&whole[last.offset() as usize..]).unwrap();
+        last.finish().unwrap();
+        let read = read_chunk(&mut uploads.reader(&name).unwrap(), whole.len() + 1).unwrap();
+        assert!(read == whole, "the same bytes");
         uploads.discard_attempt(&name.study, 3).unwrap();
         uploads.discard(&name).unwrap();
-        assert_eq!(uploads.offset(&name), 0);
+        assert_eq!(uploads.offset(&name, total), 0);
+    }
+
+    #[test]
+    fn a_vector_of_whole_chunks_repeats_its_last() {
+        assert_eq!(goes_on(0, 2 * CHUNK), 0);
+        assert_eq!(goes_on(CHUNK, 2 * CHUNK), CHUNK);
+        assert_eq!(goes_on(2 * CHUNK, 2 * CHUNK), CHUNK);
+        assert_eq!(goes_on(9 * CHUNK, 2 * CHUNK), CHUNK);
+        assert_eq!(goes_on(5, 0), 0);
     }
 }

@@ -7,8 +7,13 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+use consilium_client::{Credentials, Proxy, Target};
+use consilium_identity::address::Address;
 use consilium_study::policy::Policy;
+use consilium_study::quantity::HumanDuration;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::data::Source;
 use crate::folder::SiteFolder;
@@ -51,6 +56,39 @@ fn one() -> NonZeroUsize {
 pub struct Coordinator {
     /// `host:port`, where it differs from the one in the invitation.
     pub address: Option<String>,
+    /// `host:port` of an HTTP proxy on the way out.
+    pub proxy: Option<String>,
+    /// A file with `user:password` for that proxy.
+    pub proxy_credentials: Option<PathBuf>,
+    /// Longest pause between two tries to connect; a minute unless it is said.
+    pub longest_pause: Option<HumanDuration>,
+}
+
+impl Coordinator {
+    /// Where to dial, when an invitation or an enrolment names `invited`.
+    pub fn target(&self, invited: &Address) -> anyhow::Result<Target> {
+        let address = match &self.address {
+            Some(text) => text.parse().context("[coordinator] address in site.toml")?,
+            None => invited.clone(),
+        };
+        let Some(proxy) = &self.proxy else { return Ok(Target::direct(address)) };
+        let proxy = Proxy {
+            address: proxy.parse().context("[coordinator] proxy in site.toml")?,
+            credentials: self.proxy_credentials.as_deref().map(credentials).transpose()?,
+        };
+        Ok(Target { proxy: Some(proxy), ..Target::direct(address) })
+    }
+}
+
+fn credentials(path: &Path) -> anyhow::Result<Credentials> {
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .with_context(|| format!("cannot read proxy_credentials {}", path.display()))?;
+    let (user, password) = text
+        .trim_end_matches(['\r', '\n'])
+        .split_once(':')
+        .with_context(|| format!("{} does not hold one line user:password", path.display()))?;
+    Ok(Credentials::new(user, password)?)
 }
 
 /// `[folders]`: relative paths start at the folder of `site.toml`.
@@ -122,6 +160,9 @@ impl Config {
                 from_root(table);
             }
         }
+        if let Some(file) = &mut config.coordinator.proxy_credentials {
+            from_root(file);
+        }
         Ok(config)
     }
 
@@ -175,6 +216,25 @@ mod tests {
             let error = parse(&text).unwrap_err();
             assert!(error.contains(word), "{word} is not in: {error}");
         }
+    }
+
+    #[test]
+    fn a_proxy_is_dialled_with_the_credentials_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("proxy");
+        std::fs::write(&file, "ward 3:pa:ss\n").unwrap();
+        let text = format!("{SOURCE}\n[coordinator]\nproxy = \"proxy.example:3128\"\nproxy_credentials = {file:?}\n");
+        let invited: Address = "coordinator.example:443".parse().unwrap();
+        let target = parse(&text).unwrap().coordinator.target(&invited).unwrap();
+        assert_eq!(target.address, invited);
+        let proxy = target.proxy.unwrap();
+        assert_eq!(proxy.address.to_string(), "proxy.example:3128");
+        assert!(proxy.credentials.is_some());
+
+        std::fs::write(&file, "nothing").unwrap();
+        let error = parse(&text).unwrap().coordinator.target(&invited).unwrap_err().to_string();
+        assert!(error.contains("user:password"), "{error}");
+        assert!(parse(SOURCE).unwrap().coordinator.target(&invited).unwrap().proxy.is_none());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use consilium_study::sign::{Signed, SigningKey};
 use jiff::Timestamp;
 use tonic::transport::Channel;
 
-use crate::config::{Config, ConfigError, TEMPLATE};
+use crate::config::{Config, ConfigError, Coordinator, TEMPLATE};
 use crate::folder::SiteFolder;
 use crate::journal::{Event, Journal};
 use crate::relay::credential::{Credential, Destination, read_key};
@@ -34,12 +34,12 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 pub fn run(invitation: &str, folder: &SiteFolder, wait: bool) -> anyhow::Result<()> {
     let invitation: Invitation = invitation.parse()?;
     Disk::make_folder(folder.root()).with_context(|| format!("cannot make {}", folder.root().display()))?;
-    let folder = match Config::load(folder) {
-        Ok(config) => config.folder(folder),
+    let (folder, reach) = match Config::load(folder) {
+        Ok(config) => (config.folder(folder), config.coordinator),
         Err(ConfigError::Missing { path }) => {
             Disk.replace(Kind::Config, &path, TEMPLATE.as_bytes())?;
             println!("wrote {}: say there where the data is and what this site agrees to", path.display());
-            folder.clone()
+            (folder.clone(), Coordinator::default())
         }
         Err(error) => return Err(error.into()),
     };
@@ -55,9 +55,10 @@ pub fn run(invitation: &str, folder: &SiteFolder, wait: bool) -> anyhow::Result<
             identity.anchor.name
         );
     }
+    let target = reach.target(invitation.coordinator())?;
     let application = Application::prepare(&folder, &invitation)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(application.submit(&folder, &invitation, wait))
+    runtime.block_on(application.submit(&folder, &invitation, &target, wait))
 }
 
 /// The keys of a site that asks, and its request.
@@ -88,10 +89,17 @@ impl Application {
     }
 
     /// Sends the request, shows the fingerprint, and collects the admission.
-    async fn submit(self, folder: &SiteFolder, invitation: &Invitation, wait: bool) -> anyhow::Result<()> {
-        let target = Target::direct(invitation.coordinator().clone());
+    async fn submit(
+        self,
+        folder: &SiteFolder,
+        invitation: &Invitation,
+        target: &Target,
+        wait: bool,
+    ) -> anyhow::Result<()> {
         let tls = ClientTls::enrolment(invitation.anchor());
-        let channel = dial(&target, &tls).await?;
+        let channel = dial(target, &tls).await.with_context(|| {
+            format!("if a proxy is the way out, name it under [coordinator] in {}", folder.config().display())
+        })?;
         let mut client = EnrolmentClient::new(channel);
         let request = self.request.to_canonical();
         let reply = client.enrol(EnrolRequest { request: request.clone() }).await?.into_inner();

@@ -26,6 +26,7 @@ use consilium_identity::revocation::Revocations;
 use consilium_identity::tls::ClientTls;
 use consilium_proto::v1::site_client::SiteClient;
 use consilium_study::name::SiteName;
+use consilium_study::quantity::HumanDuration;
 use tonic::transport::Channel;
 
 use self::board::Board;
@@ -67,6 +68,7 @@ pub(crate) struct Dialler {
     credential: Credential,
     trust: Arc<Trust>,
     target: Target,
+    longest_pause: Duration,
     site: SiteName,
 }
 
@@ -75,17 +77,15 @@ impl Dialler {
     pub(crate) fn read(config: &Config, folder: &SiteFolder) -> anyhow::Result<Self> {
         let credential = Credential::read(&Disk, folder)?;
         let destination = &credential.destination;
-        let address = match &config.coordinator.address {
-            Some(text) => text.parse().context("[coordinator] address")?,
-            None => destination.address.clone(),
-        };
+        let target = config.coordinator.target(&destination.address)?;
+        let longest_pause = config.coordinator.longest_pause.map_or(LONGEST_PAUSE, HumanDuration::get);
         let trust = Trust::new(destination.anchor.clone(), &destination.roster, Revocations::new())
             .context("the roster of enrolment does not verify any more")?;
         let leaf = credential.chain.leaf();
         let consilium_study::name::Principal::Site(site) = leaf.id.principal else {
             anyhow::bail!("the certificate is not one of a site");
         };
-        Ok(Self { trust: Arc::new(trust), target: Target::direct(address), site, credential })
+        Ok(Self { trust: Arc::new(trust), target, longest_pause, site, credential })
     }
 
     /// Where the coordinator is.
@@ -147,7 +147,7 @@ async fn keep_connected(mut dialler: Dialler, folder: &SiteFolder, traces: &Trac
         if while_away(tokio::time::sleep(wait), &mut pipe, traces).await.is_none() {
             return Ok(());
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(dialler.longest_pause);
     }
 }
 

@@ -123,7 +123,8 @@ impl Lab {
         let folder = self.site_folder(site);
         std::fs::create_dir_all(folder.join("data"))?;
         write_cases(&folder.join("data/cases.npz"), 48, 24, seed)?;
-        let config = "threads = 1\n[source]\nkind = \"npz\"\nfile = \"data/cases.npz\"\n\
+        // Coordinators die often here, and come back at once.
+        let config = "threads = 1\n[coordinator]\nlongest_pause = \"1s\"\n[source]\nkind = \"npz\"\nfile = \"data/cases.npz\"\n\
                       [policy]\napproval = \"automatic\"\noperators = [\"operator/operator\"]\n";
         std::fs::write(folder.join("site.toml"), config)?;
         Ok(())

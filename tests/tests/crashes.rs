@@ -37,6 +37,21 @@ fn model_bytes(lab: &Lab, study: &str) -> Vec<u8> {
     bytes[8 + header..].to_vec()
 }
 
+/// How often a coordinator passes a point before it is ready.
+fn passed_while_starting(lab: &mut Lab, point: &str) -> usize {
+    let list = lab.path().join("writes-of-a-start");
+    lab.start_coordinator(&[("CONSILIUM_CRASH_LIST", list.to_str().unwrap())]).unwrap();
+    lab.kill_coordinator().unwrap();
+    let passed = std::fs::read_to_string(&list).unwrap_or_default();
+    let _ = std::fs::remove_file(&list);
+    passed.lines().filter(|line| *line == point).count()
+}
+
+fn attempts_lost(lab: &Lab, study: &str) -> usize {
+    let status = lab.status(study).unwrap();
+    status["lines"].as_array().unwrap().iter().filter(|line| line["state"] == "abandoned").count()
+}
+
 #[test]
 fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
     let mut lab = Lab::new(PROGRAMS, 3).unwrap();
@@ -50,29 +65,29 @@ fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
     let points = names(&list);
     assert!(points.len() >= 5, "the run writes in several places: {points:?}");
 
-    for (number, point) in points.iter().take(8).enumerate() {
-        // A study's state is written at every step; once more in the middle of a round.
-        let times: &[u32] = if point.contains(".study.") { &[1, 6, 12] } else { &[1] };
+    for (number, point) in points.iter().enumerate() {
+        // A study's state is written at every step; so that is where a round is met in its middle.
+        let times: &[usize] = if point.contains(".study.") { &[1, 4, 8, 12, 16, 20] } else { &[1] };
         for nth in times {
             lab.kill_coordinator().unwrap();
-            let at = format!("{point}#{nth}");
+            // Whatever is written while starting does not count: the study is to be hit, not the start.
+            let at = format!("{point}#{}", nth + passed_while_starting(&mut lab, point));
             let mut doomed = lab.spawn_coordinator(&[("CONSILIUM_CRASH_AT", &at)]).unwrap();
+            doomed.ready().unwrap_or_else(|error| panic!("{at}: {error}"));
             let name: &'static str = format!("killed-{number}-{nth}").leak();
-            // Some writes happen while starting; then there is nothing to launch yet.
-            if doomed.ready().is_ok() {
-                // The proposal itself may be what dies; it is made again below.
-                let _ = lab.launch(&study(name));
-                wait_until(Duration::from_secs(20), || {
-                    !doomed.runs()
-                        || lab.status(name).is_ok_and(|status| status["state"].get("released").is_some())
-                });
-            }
+            // The proposal itself may be what dies; it is made again below.
+            let _ = lab.launch(&study(name));
+            wait_until(PATIENCE, || {
+                !doomed.runs() || lab.status(name).is_ok_and(|status| status["state"].get("released").is_some())
+            });
             let _ = doomed.kill();
             lab.start_coordinator(&[]).unwrap();
             // Refused where the study is over already; whether it is, the next line tells.
             let _ = lab.launch(&study(name));
             lab.released(name, PATIENCE).unwrap_or_else(|error| panic!("{at}: {error}"));
             assert_eq!(model_bytes(&lab, name), expected, "{at}");
+            let lost = attempts_lost(&lab, name);
+            assert_eq!(lost, 0, "{at}: what was there before the crash was enough");
         }
     }
     lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();

@@ -55,9 +55,13 @@ impl Receiving {
     fn state(&self, hub: &Hub) -> UploadStateReply {
         let machine = self.study.machine();
         let complete = machine.has_upload(&self.site, self.attempt);
-        let expected = machine.expects_upload(&self.site, self.attempt);
-        let offset = if complete { 0 } else { hub.parts.uploads.offset(&self.name()) };
-        UploadStateReply { offset, complete, closed: !complete && expected.is_none() }
+        match machine.expects_upload(&self.site, self.attempt) {
+            Some(expected) if !complete => {
+                let offset = hub.parts.uploads.offset(&self.name(), expected.bytes);
+                UploadStateReply { offset, complete, closed: false }
+            }
+            _ => UploadStateReply { offset: 0, complete, closed: !complete },
+        }
     }
 
     /// Takes chunks in until the vector is complete.
@@ -74,7 +78,7 @@ impl Receiving {
             tracing::error!(%error, "an upload cannot be written");
             Status::resource_exhausted("the coordinator has no room for this upload")
         };
-        let mut spool = hub.parts.uploads.appender(&self.name()).map_err(disk)?;
+        let mut spool = hub.parts.uploads.appender(&self.name(), expected.bytes).map_err(disk)?;
         let mut chunk = Some(first);
         while let Some(UploadChunk { offset, bytes, .. }) = chunk {
             if offset != spool.offset() {
