@@ -28,6 +28,8 @@ pub struct Programs {
 pub struct Study {
     /// Its name.
     pub name: &'static str,
+    /// Its sites; those of the laboratory unless others are named.
+    pub sites: Option<Vec<String>>,
     /// Training rounds.
     pub rounds: u32,
     /// Sites that every round needs. Tests that compare bytes require all.
@@ -40,7 +42,7 @@ pub struct Study {
 
 impl Default for Study {
     fn default() -> Self {
-        Self { name: "lungs", rounds: 3, required: Vec::new(), model: "logistic", collect_timeout: "30s" }
+        Self { name: "lungs", sites: None, rounds: 3, required: Vec::new(), model: "logistic", collect_timeout: "30s" }
     }
 }
 
@@ -213,7 +215,7 @@ impl Lab {
              [rounds]\ncount = {}\nquorum = 3\nrequired = [{}]\ncollect_timeout = \"{}\"\nevaluate_timeout = \"30s\"\nsetup_timeout = \"30s\"\n\
              [aggregation]\nweight_cap = 64\n[evaluation]\n",
             study.name,
-            quoted(&self.sites),
+            quoted(study.sites.as_ref().unwrap_or(&self.sites)),
             study.model,
             study.rounds,
             quoted(&study.required),

@@ -6,7 +6,9 @@
 mod data;
 mod lab;
 mod process;
+mod rogue;
 
 pub use data::write_cases;
 pub use lab::{Lab, Programs, Study};
 pub use process::{Running, wait_until};
+pub use rogue::Rogue;

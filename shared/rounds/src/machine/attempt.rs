@@ -179,8 +179,12 @@ impl StudyMachine {
         if live.outstanding().next().is_some() {
             return now >= self.collect_deadline(live);
         }
-        let answered = phase.waits().verdicts.iter().all(|site| !self.sites[site].is_up());
-        answered || now >= self.verdict_deadline(live)
+        // Whoever withdrew says nothing more about envelopes.
+        let silent = |site| {
+            let gone = |member: &super::run::Member| matches!(member.upload, UploadState::Gone(_));
+            !self.sites[site].is_up() || live.members.get(site).is_none_or(gone)
+        };
+        phase.waits().verdicts.iter().all(silent) || now >= self.verdict_deadline(live)
     }
 
     /// When the members that are still working have made no progress for the study's timeout. It never lies
