@@ -33,8 +33,7 @@ mod points {
         let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
         let count = passed.entry(name.to_owned()).or_default();
         *count += 1;
-        if let Some(list) = std::env::var_os("CONSILIUM_CRASH_LIST")
-        {
+        if let Some(list) = std::env::var_os("CONSILIUM_CRASH_LIST") {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(list);
             if let Err(error) = file.and_then(|mut file| writeln!(file, "{name}")) {
                 tracing::warn!(%error, "cannot list the crash point {name}");

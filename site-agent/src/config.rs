@@ -223,7 +223,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("proxy");
         std::fs::write(&file, "ward 3:pa:ss\n").unwrap();
-        let text = format!("{SOURCE}\n[coordinator]\nproxy = \"proxy.example:3128\"\nproxy_credentials = {file:?}\n");
+        let text = format!(
+            "{SOURCE}\n[coordinator]\nproxy = \"proxy.example:3128\"\nproxy_credentials = {file:?}\n"
+        );
         let invited: Address = "coordinator.example:443".parse().unwrap();
         let target = parse(&text).unwrap().coordinator.target(&invited).unwrap();
         assert_eq!(target.address, invited);

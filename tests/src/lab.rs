@@ -42,7 +42,14 @@ pub struct Study {
 
 impl Default for Study {
     fn default() -> Self {
-        Self { name: "lungs", sites: None, rounds: 3, required: Vec::new(), model: "logistic", collect_timeout: "30s" }
+        Self {
+            name: "lungs",
+            sites: None,
+            rounds: 3,
+            required: Vec::new(),
+            model: "logistic",
+            collect_timeout: "30s",
+        }
     }
 }
 

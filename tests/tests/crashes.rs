@@ -78,7 +78,8 @@ fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
             // The proposal itself may be what dies; it is made again below.
             let _ = lab.launch(&study(name));
             wait_until(PATIENCE, || {
-                !doomed.runs() || lab.status(name).is_ok_and(|status| status["state"].get("released").is_some())
+                !doomed.runs()
+                    || lab.status(name).is_ok_and(|status| status["state"].get("released").is_some())
             });
             let _ = doomed.kill();
             lab.start_coordinator(&[]).unwrap();

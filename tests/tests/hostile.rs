@@ -53,7 +53,13 @@ async fn a_member_that_lies_is_refused_and_the_others_finish() {
     // Messages that are none, that are cut off, or that are too long.
     let real = streams.last_mut().unwrap().get_mut().message().await.unwrap().unwrap().body;
     let mut bodies: Vec<Vec<u8>> = (0..real.len()).step_by(97).map(|end| real[..end].to_vec()).collect();
-    bodies.extend([Vec::new(), real, vec![0x9f; 1 << 20], vec![0xff; 1 << 10], vec![0xbb, 255, 255, 255, 255]]);
+    bodies.extend([
+        Vec::new(),
+        real,
+        vec![0x9f; 1 << 20],
+        vec![0xff; 1 << 10],
+        vec![0xbb, 255, 255, 255, 255],
+    ]);
     for body in bodies {
         let length = body.len();
         let verdict = client.deliver(DeliverRequest { body }).await.unwrap().into_inner().verdict;
@@ -122,13 +128,15 @@ fn a_masked_vector_that_rotted_on_disk_is_refused_and_the_round_goes_on_without_
         let mut lab = Lab::new(PROGRAMS, 4).unwrap();
         // The coordinator dies before it has kept the first vector, so every vector is sent once more.
         lab.kill_coordinator().unwrap();
-        let mut doomed = lab.spawn_coordinator(&[("CONSILIUM_CRASH_AT", "coordinator.upload.before")]).unwrap();
+        let mut doomed =
+            lab.spawn_coordinator(&[("CONSILIUM_CRASH_AT", "coordinator.upload.before")]).unwrap();
         doomed.ready().unwrap();
         lab.start_agents().unwrap();
         lab.launch(&Study { name: study, rounds: 2, collect_timeout: "5s", ..Study::default() }).unwrap();
         assert!(wait_until(PATIENCE, || !doomed.runs()));
         let vector = |site: &String| spooled(&lab.site_folder(site).join("vault"));
-        let (victim, spool) = lab.sites().iter().find_map(|site| Some((site.clone(), vector(site)?))).unwrap();
+        let (victim, spool) =
+            lab.sites().iter().find_map(|site| Some((site.clone(), vector(site)?))).unwrap();
         rot(&spool);
         lab.start_coordinator(&[]).unwrap();
         lab.released(study, PATIENCE).unwrap();

@@ -19,7 +19,9 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use tonic::{Request, Response, Status};
 
@@ -47,7 +49,9 @@ impl TraceService for Collector {
         for resource in request.into_inner().resource_spans {
             let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = attributes.into_iter().find(|pair| pair.key == "service.name");
-            let Some(Value::StringValue(service)) = service.and_then(|pair| pair.value?.value) else { continue };
+            let Some(Value::StringValue(service)) = service.and_then(|pair| pair.value?.value) else {
+                continue;
+            };
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 traces.entry(span.trace_id).or_default().insert((service.clone(), span.name));
             }

@@ -31,8 +31,13 @@ use crate::store::{Kind, Store, StoreError};
 
 /// How often progress is told at most.
 const TELL_AFTER: Duration = Duration::from_secs(1);
-/// A loss below this is as good as none: a multiple of it is no sign of a trap.
-const SMALLEST_LOSS: f64 = 0.05;
+
+/// The largest loss of a starting model that is accepted, in nats: `trap_factor` times the last one, which
+/// counts as at least half of what guessing among `classes` costs.
+fn most_loss(last: f64, trap_factor: f64, classes: usize) -> f64 {
+    let guess = (classes.max(2) as f64).ln();
+    trap_factor * last.max(guess / 2.0)
+}
 
 /// Something for the worker to do.
 pub(super) enum Job {
@@ -284,6 +289,9 @@ impl Task<'_> {
 
     /// Refuses a starting model that is much worse here than the last one: a trap that makes single cases
     /// show in the update is one. The first model of a study stands in the signed study itself.
+    ///
+    /// Where cases are few or of one class, the loss of honest models goes up and down by more than any factor,
+    /// so a model that is hardly worse than a guess among the classes is never refused: see [`most_loss`].
     fn judge(&self, start: &[f32]) -> Result<Option<Reference>, Halt> {
         let model = self.job.context.model;
         let last = self.job.reference;
@@ -294,11 +302,13 @@ impl Task<'_> {
         let first = model == self.study.initial_model();
         if let Some(last) = last
             && !first
-            && loss > self.trap_factor * last.loss.max(SMALLEST_LOSS)
+            && loss > most_loss(last.loss, self.trap_factor, self.study.data.labels.len())
         {
             tracing::warn!(
                 study = self.study.hash().short(),
-                "the starting model is much worse here than the last"
+                loss,
+                last = last.loss,
+                "the starting model is much worse here than the last (policy.trap_factor)"
             );
             return Err(Halt::Decline(Decline::Model));
         }
@@ -383,5 +393,19 @@ pub(super) fn span(work: Work, parent: &str, attempt: u32, began: SystemTime) ->
         start_ns: nanos(began),
         end_ns: nanos(SystemTime::now()),
         attempt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_model_that_is_worse_than_a_guess_can_be_a_trap() {
+        let guess = 2_f64.ln();
+        // A hospital with one class: its loss jumps between nothing and a guess.
+        assert!(guess < most_loss(1e-3, 3.0, 2));
+        assert!(2.0 * guess > most_loss(1e-3, 3.0, 2));
+        assert!(1.4 < most_loss(0.5, 3.0, 2) && 1.6 > most_loss(0.5, 3.0, 2));
     }
 }
