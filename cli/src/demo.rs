@@ -139,6 +139,7 @@ impl<'a> Demo<'a> {
         let comparison = self.compare(&study, &dealt, &rounds, &released, &initial, &story).await?;
         let kept = self.args.keep.is_some();
         let run = Run {
+            sites: usize::from(self.args.sites),
             rounds: self.args.rounds,
             traffic,
             seconds: self.started.elapsed().as_secs_f64(),
@@ -227,17 +228,14 @@ impl<'a> Demo<'a> {
             |name: &str| outcomes.get(name).cloned().with_context(|| format!("{name} was not measured"));
         let federated = take("released")?;
         if self.args.no_compare {
-            let nothing = Outcome { auroc: f64::NAN, accuracy: f64::NAN, steps: 0, passes: 0 };
-            return Ok(Comparison { federated, pooled: nothing, alone: Vec::new(), work: (0, 0) });
+            return Ok(Comparison { federated, pooled: None, alone: Vec::new() });
         }
         let alone: Vec<(SiteName, Outcome)> = study
             .sites
             .iter()
             .map(|site| Ok((site.clone(), take(site.as_str())?)))
             .collect::<anyhow::Result<_>>()?;
-        let work =
-            alone.iter().fold((0, 0), |(steps, passes), (_, one)| (steps + one.steps, passes + one.passes));
-        Ok(Comparison { federated, pooled: take("pooled")?, alone, work })
+        Ok(Comparison { federated, pooled: Some(take("pooled")?), alone })
     }
 }
 

@@ -29,10 +29,10 @@ pub(super) struct Final {
     pub seconds: f64,
     /// Each hospital alone, in the order of names.
     pub local_only_auroc: Vec<f64>,
-    /// One model on all cases together.
-    pub pooled_auroc: f64,
+    /// One model on all cases together; nothing where it was not trained.
+    pub pooled_auroc: Option<f64>,
     /// The same, its share of right answers.
-    pub pooled_accuracy: f64,
+    pub pooled_accuracy: Option<f64>,
     /// Seed of study and partition.
     pub seed: u64,
     /// The hospital that was killed, if one was.
@@ -45,16 +45,16 @@ pub(super) struct Final {
 pub(super) struct Comparison {
     /// The released model.
     pub federated: Outcome,
-    /// Training on everything.
-    pub pooled: Outcome,
-    /// Each hospital alone.
+    /// Training on everything, if it was wanted.
+    pub pooled: Option<Outcome>,
+    /// Each hospital alone, if it was wanted.
     pub alone: Vec<(SiteName, Outcome)>,
-    /// Steps and cases of the federation.
-    pub work: (u64, u64),
 }
 
 /// What the demo measured besides the comparison.
 pub(super) struct Run {
+    /// Hospitals.
+    pub sites: usize,
     /// Training rounds.
     pub rounds: u32,
     /// From and to sites.
@@ -77,13 +77,13 @@ impl Comparison {
             auroc: self.federated.auroc,
             accuracy: self.federated.accuracy,
             rounds: run.rounds,
-            sites: self.alone.len(),
+            sites: run.sites,
             bytes_up: run.traffic.0,
             bytes_down: run.traffic.1,
             seconds: (run.seconds * 10.0).round() / 10.0,
             local_only_auroc: self.alone.iter().map(|(_, outcome)| outcome.auroc).collect(),
-            pooled_auroc: self.pooled.auroc,
-            pooled_accuracy: self.pooled.accuracy,
+            pooled_auroc: self.pooled.as_ref().map(|pooled| pooled.auroc),
+            pooled_accuracy: self.pooled.as_ref().map(|pooled| pooled.accuracy),
             seed: run.seed,
             killed: run.killed.clone(),
             model: run.model.clone(),
@@ -92,20 +92,28 @@ impl Comparison {
 
     /// The table for people.
     pub(super) fn table(&self) -> String {
-        let row = |name: String, outcome: &Outcome, (steps, passes): (u64, u64)| {
+        let row = |name: String, outcome: &Outcome, work: [String; 2]| {
             let figures = [format!("{:.3}", outcome.auroc), format!("{:.3}", outcome.accuracy)];
-            [vec![name], figures.to_vec(), vec![steps.to_string(), passes.to_string()]].concat()
+            [vec![name], figures.to_vec(), work.to_vec()].concat()
         };
-        let mut rows = vec![
-            row("federated, only sums seen".to_owned(), &self.federated, self.work),
-            row(
-                "pooled, all images in one place".to_owned(),
-                &self.pooled,
-                (self.pooled.steps, self.pooled.passes),
+        let work = |steps: u64, passes: u64| [steps.to_string(), passes.to_string()];
+        // What the federation did is what each hospital does alone, taken together.
+        let together = match &self.alone[..] {
+            [] => ["-".to_owned(), "-".to_owned()],
+            alone => work(
+                alone.iter().map(|(_, one)| one.steps).sum(),
+                alone.iter().map(|(_, one)| one.passes).sum(),
             ),
-        ];
+        };
+        let mut rows = vec![row("federated, only sums seen".to_owned(), &self.federated, together)];
+        if let Some(pooled) = &self.pooled {
+            let name = "pooled, all images in one place".to_owned();
+            rows.push(row(name, pooled, work(pooled.steps, pooled.passes)));
+        }
         rows.extend(
-            self.alone.iter().map(|(site, one)| row(format!("{site} alone"), one, (one.steps, one.passes))),
+            self.alone
+                .iter()
+                .map(|(site, one)| row(format!("{site} alone"), one, work(one.steps, one.passes))),
         );
         table(&["trained", "AUROC", "accuracy", "steps", "images seen"], &rows)
     }

@@ -45,10 +45,11 @@ pub(super) fn average<'u>(
             *sum = sum.wrapping_add(word);
         }
     }
-    let opened = decode(context, &words).ok()?;
+    let aggregate = hash(&words);
+    let opened = decode(context, words).ok()?;
     let mean = mean.into_iter().map(|sum| (sum / total) as f32);
     let relative_error = relative_error(&context.layout, &opened.update, &mean.collect::<Vec<_>>());
-    Some(PlainSum { aggregate: hash(&words), relative_error })
+    Some(PlainSum { aggregate, relative_error })
 }
 
 fn contribution(

@@ -22,24 +22,25 @@ pub enum StrategyError {
     NotFinite(usize),
 }
 
-/// The model after `start`, shape `[params]`, given the mean update, shape `[params]`.
+/// The model after `start`, shape `[params]`, given the mean update, shape `[params]`, whose memory it takes.
 ///
 /// *FedAvg* (McMahan et al. 2017): `next[j] = f32(f64(start[j]) + f64(mean[j]))`, rounded once, to nearest even.
-pub fn next_model(strategy: Strategy, start: &[f32], mean: &[f32]) -> Result<Vec<f32>, StrategyError> {
+pub fn next_model(strategy: Strategy, start: &[f32], mean: Vec<f32>) -> Result<Vec<f32>, StrategyError> {
     if mean.len() != start.len() {
         return Err(StrategyError::WrongLength { got: mean.len(), want: start.len() });
     }
+    let mut next = mean;
     match strategy {
-        Strategy::FedAvg => start
-            .iter()
-            .zip(mean)
-            .enumerate()
-            .map(|(entry, (start, mean))| {
-                let next = (f64::from(*start) + f64::from(*mean)) as f32;
-                if next.is_finite() { Ok(next) } else { Err(StrategyError::NotFinite(entry)) }
-            })
-            .collect(),
+        Strategy::FedAvg => {
+            for (entry, (next, start)) in next.iter_mut().zip(start).enumerate() {
+                *next = (f64::from(*start) + f64::from(*next)) as f32;
+                if !next.is_finite() {
+                    return Err(StrategyError::NotFinite(entry));
+                }
+            }
+        }
     }
+    Ok(next)
 }
 
 #[cfg(test)]
@@ -48,18 +49,18 @@ mod tests {
 
     #[test]
     fn fedavg_adds_the_mean() {
-        let next = next_model(Strategy::FedAvg, &[1.0, -2.0], &[0.5, 0.25]);
+        let next = next_model(Strategy::FedAvg, &[1.0, -2.0], vec![0.5, 0.25]);
         assert_eq!(next, Ok(vec![1.5, -1.75]));
     }
 
     #[test]
     fn a_model_that_is_not_finite_is_refused() {
         assert_eq!(
-            next_model(Strategy::FedAvg, &[0.0, f32::MAX], &[0.0, f32::MAX]),
+            next_model(Strategy::FedAvg, &[0.0, f32::MAX], vec![0.0, f32::MAX]),
             Err(StrategyError::NotFinite(1))
         );
         assert_eq!(
-            next_model(Strategy::FedAvg, &[0.0], &[]),
+            next_model(Strategy::FedAvg, &[0.0], vec![]),
             Err(StrategyError::WrongLength { got: 0, want: 1 })
         );
     }

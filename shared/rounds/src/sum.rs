@@ -102,12 +102,12 @@ pub fn sum<E>(
     total.remove_masks(&job.context, &job.seeds);
     let words = total.into_words();
     let aggregate = hash_of(&words);
-    let decoded = decode(&job.context, &words)?;
+    let decoded = decode(&job.context, words)?;
     match job.context.purpose {
         Purpose::Train => {
             let start = start.ok_or(SumError::NoStart)?;
-            let candidate = next_model(study.rounds.strategy, start, &decoded.update)?;
             let (figures, largest) = train_figures(layout, &decoded);
+            let candidate = next_model(study.rounds.strategy, start, decoded.update)?;
             Ok(Sum::Train { aggregate, candidate, figures, largest })
         }
         Purpose::Evaluate => {

@@ -52,7 +52,7 @@
 //!
 //! let mut sum = Accumulator::new(context.layout.words());
 //! for site in survivors { for (index, chunk) in spool { sum.add_chunk(index, chunk)? } }
-//! sum.remove_masks(&context, &opened);  let aggregate = quantiser::decode(&context, &sum.into_words())?;
+//! sum.remove_masks(&context, &opened);  let aggregate = quantiser::decode(&context, sum.into_words())?;
 //! ```
 
 pub mod accumulator;

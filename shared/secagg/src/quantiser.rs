@@ -213,8 +213,8 @@ pub enum DecodeError {
     },
 }
 
-/// Reads a sum of vectors.
-pub fn decode(context: &Context, words: &[u32]) -> Result<Aggregate, DecodeError> {
+/// Reads a sum of vectors. The mean update takes the place of the sum, so that one vector is in memory.
+pub fn decode(context: &Context, mut words: Vec<u32>) -> Result<Aggregate, DecodeError> {
     let layout = &context.layout;
     if words.len() != layout.words() {
         return Err(DecodeError::Length { got: words.len(), want: layout.words() });
@@ -225,21 +225,23 @@ pub fn decode(context: &Context, words: &[u32]) -> Result<Aggregate, DecodeError
         return Err(DecodeError::Weight { got: weight, sites });
     }
     let step = f64::from(context.weight_cap) / (f64::from(entry_bits(sites) - 1).exp2() * f64::from(weight));
-    let mut update = Vec::with_capacity(layout.update().len());
-    let mut rest = &words[layout.update()];
+    let saturated = words[layout.saturated()].to_vec();
+    let clipped = layout.clipped().map_or(0, |at| words[at]);
+    let counts = words[layout.counts()].to_vec();
+    let mut rest = &mut words[layout.update()];
     for block in layout.blocks() {
         let scale = block.range() * step;
-        let (part, after) = rest.split_at(block.length as usize);
-        update.extend(part.iter().map(|word| (f64::from(word.cast_signed()) * scale) as f32));
+        let (part, after) = rest.split_at_mut(block.length as usize);
+        for word in part {
+            *word = ((f64::from(word.cast_signed()) * scale) as f32).to_bits();
+        }
         rest = after;
     }
-    Ok(Aggregate {
-        weight,
-        update,
-        saturated: words[layout.saturated()].to_vec(),
-        clipped: layout.clipped().map_or(0, |at| words[at]),
-        counts: words[layout.counts()].to_vec(),
-    })
+    words.truncate(layout.update().end);
+    words.drain(..layout.update().start);
+    // The standard library collects into the same allocation.
+    let update = words.into_iter().map(f32::from_bits).collect();
+    Ok(Aggregate { weight, update, saturated, clipped, counts })
 }
 
 #[cfg(test)]

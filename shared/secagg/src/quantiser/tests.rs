@@ -55,7 +55,7 @@ fn aggregate(context: &Context, updates: &[Vec<f32>], weights: &[u32]) -> Aggreg
             encode(context, *weight, &clipped, &[], &key).unwrap()
         })
         .collect();
-    decode(context, &wrapping_sum(&vectors)).unwrap()
+    decode(context, wrapping_sum(&vectors)).unwrap()
 }
 
 /// Relative L2 distance to the weighted mean in floats, after the same clipping.
@@ -120,7 +120,7 @@ fn nothing_wraps_at_the_edge() {
                 encode(&context, 64, &clipped, &[count_limit(sites)], &key).unwrap()
             })
             .collect();
-        let sum = decode(&context, &wrapping_sum(&vectors)).unwrap();
+        let sum = decode(&context, wrapping_sum(&vectors)).unwrap();
         // 0.9 saturates at the range of 0.125, with its sign; every saturation is counted.
         assert!(
             (sum.update[0] - 0.125).abs() < 1e-6 && (sum.update[1] + 0.125).abs() < 1e-6,
@@ -185,8 +185,8 @@ fn numbers_that_cannot_be_summed_are_refused() {
     assert_eq!(encode(&context, 1, &zero, &[limit + 1], &key), Err(over));
     assert_eq!(encode_counts(&context, &[1]), Err(EncodeError::Length { got: 0, want: 2 }));
     let words = vec![0; layout.words()];
-    assert_eq!(decode(&context, &words), Err(DecodeError::Weight { got: 0, sites: 4 }));
-    assert!(decode(&context, &words[1..]).is_err());
+    assert_eq!(decode(&context, words.clone()), Err(DecodeError::Weight { got: 0, sites: 4 }));
+    assert!(decode(&context, words[1..].to_vec()).is_err());
 }
 
 #[test]
