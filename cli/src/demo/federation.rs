@@ -23,6 +23,9 @@ use crate::remote::{Meter, Remote};
 use crate::site::{Agreement, admit, invite};
 use crate::study;
 
+/// How the C library gives model-sized buffers back, as in `deploy/systemd/consilium-coordinator.service`.
+const COORDINATOR_MEMORY: [(&str, &str); 3] =
+    [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "2")];
 /// The coordinator and every agent have so long to get ready.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest model that is fetched.
@@ -60,8 +63,9 @@ impl Federation {
         // On one machine a connection that broke does not come back by itself.
         let text_of_config = std::fs::read_to_string(&config)? + "\n[timing]\nlink_grace = \"2s\"\n";
         std::fs::write(&config, text_of_config)?;
-        let mut coordinator =
-            Part::start("coordinator", part(&["coordinator", "serve", "--config", text(&config)?])?, &logs)?;
+        let mut serve = part(&["coordinator", "serve", "--config", text(&config)?])?;
+        serve.envs(COORDINATOR_MEMORY);
+        let mut coordinator = Part::start("coordinator", serve, &logs)?;
         coordinator.ready(PATIENCE, &logs).await?;
         story.tell(&format!("coordinator ready on 127.0.0.1:{port}, pid {}", coordinator.pid()));
         let root = root.to_owned();
