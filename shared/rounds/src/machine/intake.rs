@@ -306,8 +306,10 @@ impl StudyMachine {
         if matches!(member.upload, UploadState::Complete | UploadState::Gone(_)) {
             return Ok(());
         }
-        member.upload = UploadState::Gone(Missing { site: site.clone(), dropout, withdrawal });
+        let missing = Missing { site: site.clone(), dropout, withdrawal };
+        member.upload = UploadState::Gone(missing.clone());
         if let Some(record) = self.sites.get_mut(site) {
+            record.last_missing = Some(missing);
             record.rest(RestAfter::Attempt(purpose), now, &timing);
         }
         Ok(())

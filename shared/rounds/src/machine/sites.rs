@@ -6,6 +6,7 @@ use consilium_study::statement::{Acceptance, Readiness, Refusal, SiteTerms};
 use minicbor::{Decode, Encode};
 
 use super::timing::Timing;
+use crate::record::Missing;
 use crate::time::Timestamp;
 
 /// One site of the study.
@@ -33,6 +34,9 @@ pub(crate) struct SiteRecord {
     /// After it declined an evaluation or withdrew from one: a site without held-out cases still trains.
     #[n(6)]
     evaluate_rest: Rest,
+    /// Why it was missing from the last attempt that selected it, if it was.
+    #[n(7)]
+    pub(crate) last_missing: Option<Missing>,
 }
 
 /// A while in which a site is not asked.
@@ -126,6 +130,7 @@ impl SiteRecord {
             setup_rest: Rest::default(),
             train_rest: Rest::default(),
             evaluate_rest: Rest::default(),
+            last_missing: None,
         }
     }
 
@@ -203,6 +208,7 @@ impl SiteRecord {
 
     /// It was counted: the next rest is a short one again.
     pub(crate) fn was_counted(&mut self, purpose: Purpose) {
+        self.last_missing = None;
         self.setup_rest.times = 0;
         self.rest_after(RestAfter::Attempt(purpose)).times = 0;
     }

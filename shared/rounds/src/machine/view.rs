@@ -55,7 +55,9 @@ impl StudyMachine {
         let progress = member.and_then(|member| member.progress);
         let missing = match member.map(|member| &member.upload) {
             Some(UploadState::Gone(missing)) => Some(missing.clone()),
-            _ => None,
+            // Between attempts: what an operator asks when a study waits for a site that is there.
+            None if !record.is_available(self.purpose(), self.clock) => record.last_missing.clone(),
+            Some(_) | None => None,
         };
         SiteStatus {
             site: site.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use consilium_rounds::local::{Federation, Models};
 use consilium_rounds::message::{Directive, SiteMessage, StudyState};
-use consilium_rounds::reason::Abandonment;
+use consilium_rounds::reason::{Abandonment, Withdrawal};
 use consilium_rounds::record::{Record, ReleaseReason, Unevaluated, Verdict};
 use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Shortage, Timestamp};
@@ -238,6 +238,24 @@ fn a_refusal_or_a_revocation_ends_a_sites_part_and_not_the_study() {
     sim.settle(20_000);
     sim.ends_released_once();
     assert!(sim.contexts().last().unwrap().selection.index_of(&name(4)).is_none());
+}
+
+#[test]
+fn a_site_that_is_there_and_waited_for_is_shown_with_its_reason() {
+    let mut sim = sim(3, 1, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().phase == Phase::CollectMasked);
+    let attempt = sim.contexts().last().unwrap().attempt;
+    let cause = Withdrawal::TrainingFailed;
+    sim.event(Event::Message { from: name(2), message: SiteMessage::Withdrawn { attempt, cause } });
+    let status = sim.machine.status();
+    assert_eq!(status.phase, Phase::Gathering, "three of three are needed");
+    let missing = status.sites[2].missing.as_ref().expect("the reason");
+    assert_eq!(missing.withdrawal, Some(cause));
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert!(sim.machine.status().sites.iter().all(|site| site.missing.is_none()));
 }
 
 #[test]
