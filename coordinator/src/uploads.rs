@@ -55,13 +55,13 @@ impl Uploads {
         goes_on(fs::metadata(self.path(name)).map_or(0, |metadata| metadata.len()), total)
     }
 
-    /// Opens the spool of an upload of `total` bytes for appending where it goes on.
+    /// Opens the spool of an upload of `total` bytes for writing where it goes on. What lies behind that place is
+    /// written over and never cut off: a second stream of the same upload cannot shorten what the first completed.
     pub fn appender(&self, name: &UploadName, total: u64) -> io::Result<Appender> {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("a spool lies in its attempt's folder"))?;
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
         let offset = goes_on(file.metadata()?.len(), total);
-        file.set_len(offset)?;
         file.seek(SeekFrom::Start(offset))?;
         Ok(Appender { file, offset, path })
     }
@@ -92,7 +92,7 @@ fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
     outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// A spool file open for appending.
+/// A spool file open where its upload goes on.
 #[derive(Debug)]
 pub struct Appender {
     file: File,
@@ -106,7 +106,7 @@ impl Appender {
         self.offset
     }
 
-    /// Adds bytes at the end.
+    /// Adds the next bytes.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.offset += bytes.len() as u64;
@@ -151,6 +151,7 @@ mod tests {
         // All there, but nobody may know.
         assert_eq!(uploads.offset(&name, total), 2 * CHUNK);
         let mut last = uploads.appender(&name, total).unwrap();
+        assert_eq!(uploads.reader(&name).unwrap().metadata().unwrap().len(), total, "nothing is cut off");
         last.append(&whole[last.offset() as usize..]).unwrap();
         last.finish().unwrap();
         let read = read_chunk(&mut uploads.reader(&name).unwrap(), whole.len() + 1).unwrap();
