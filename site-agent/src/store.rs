@@ -6,8 +6,6 @@
 //! the process before, inside and after every one of them (see [`crash`]); the list of those points
 //! comes from the calls themselves.
 
-pub mod crash;
-
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -147,7 +145,7 @@ impl Store for Disk {
     }
 
     fn append(&self, kind: Kind, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        crash::point(kind, "append", "before");
+        point(kind, "append", "before");
         let existed = path.exists();
         let result = path
             .parent()
@@ -159,12 +157,12 @@ impl Store for Disk {
             })
             .and_then(|()| if existed { Ok(()) } else { flush_folder_of(path) });
         result.map_err(|source| StoreError { act: "append to", kind, path: path.to_owned(), source })?;
-        crash::point(kind, "append", "after");
+        point(kind, "append", "after");
         Ok(())
     }
 
     fn overwrite(&self, kind: Kind, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        crash::point(kind, "overwrite", "before");
+        point(kind, "overwrite", "before");
         let existed = path.exists();
         path.parent()
             .map_or(Ok(()), Disk::make_folder)
@@ -178,31 +176,31 @@ impl Store for Disk {
             })
             .and_then(|()| if existed { Ok(()) } else { flush_folder_of(path) })
             .map_err(|source| StoreError { act: "overwrite", kind, path: path.to_owned(), source })?;
-        crash::point(kind, "overwrite", "after");
+        point(kind, "overwrite", "after");
         Ok(())
     }
 
     fn promote(&self, kind: Kind, from: &Path, to: &Path) -> Result<(), StoreError> {
-        crash::point(kind, "promote", "before");
+        point(kind, "promote", "before");
         fs::rename(from, to).and_then(|()| flush_folder_of(to)).map_err(|source| StoreError {
             act: "promote",
             kind,
             path: to.to_owned(),
             source,
         })?;
-        crash::point(kind, "promote", "after");
+        point(kind, "promote", "after");
         Ok(())
     }
 
     fn remove(&self, kind: Kind, path: &Path) -> Result<(), StoreError> {
-        crash::point(kind, "remove", "before");
+        point(kind, "remove", "before");
         let result = match fs::remove_file(path) {
             Ok(()) => flush_folder_of(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         };
         result.map_err(|source| StoreError { act: "remove", kind, path: path.to_owned(), source })?;
-        crash::point(kind, "remove", "after");
+        point(kind, "remove", "after");
         Ok(())
     }
 
@@ -222,7 +220,7 @@ struct StagedFile {
 
 impl StagedFile {
     fn create(kind: Kind, path: &Path) -> Result<Self, StoreError> {
-        crash::point(kind, "replace", "before");
+        point(kind, "replace", "before");
         let aside = aside(path);
         let opened = path.parent().map_or(Ok(()), Disk::make_folder).and_then(|()| {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)
@@ -245,12 +243,12 @@ impl Staged for StagedFile {
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         self.file.sync_all().map_err(|source| self.error("flush", source))?;
-        crash::point(self.kind, "replace", "staged");
+        point(self.kind, "replace", "staged");
         fs::rename(&self.aside, &self.path).map_err(|source| self.error("replace", source))?;
         self.committed = true;
-        crash::point(self.kind, "replace", "renamed");
+        point(self.kind, "replace", "renamed");
         flush_folder_of(&self.path).map_err(|source| self.error("flush the folder of", source))?;
-        crash::point(self.kind, "replace", "after");
+        point(self.kind, "replace", "after");
         Ok(())
     }
 }
@@ -276,6 +274,11 @@ fn flush_folder_of(path: &Path) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
         _ => File::open(".")?.sync_all(),
     }
+}
+
+/// A durable write passes here before, inside and after.
+fn point(kind: Kind, act: &str, when: &str) {
+    consilium_crash::point(|| format!("agent.{kind}.{act}.{when}"));
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use consilium_crash::{CRASH_AT, CRASH_LIST, KILLED_AT};
 use consilium_tests::{Lab, Programs, Study, wait_until};
 
 const PROGRAMS: Programs = Programs {
@@ -40,7 +41,7 @@ fn model_bytes(lab: &Lab, study: &str) -> Vec<u8> {
 /// How often a coordinator passes a point before it is ready.
 fn passed_while_starting(lab: &mut Lab, point: &str) -> usize {
     let list = lab.path().join("writes-of-a-start");
-    lab.start_coordinator(&[("CONSILIUM_CRASH_LIST", list.to_str().unwrap())]).unwrap();
+    lab.start_coordinator(&[(CRASH_LIST, list.to_str().unwrap())]).unwrap();
     lab.kill_coordinator().unwrap();
     let passed = std::fs::read_to_string(&list).unwrap_or_default();
     let _ = std::fs::remove_file(&list);
@@ -58,7 +59,7 @@ fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
     lab.start_agents().unwrap();
     let list = lab.path().join("writes");
     lab.kill_coordinator().unwrap();
-    lab.start_coordinator(&[("CONSILIUM_CRASH_LIST", list.to_str().unwrap())]).unwrap();
+    lab.start_coordinator(&[(CRASH_LIST, list.to_str().unwrap())]).unwrap();
     lab.launch(&study("undisturbed")).unwrap();
     lab.released("undisturbed", PATIENCE).unwrap();
     let expected = model_bytes(&lab, "undisturbed");
@@ -81,7 +82,7 @@ fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
                 // Whatever is written while starting does not count: the study is to be hit, not the start.
                 (nth, starting) => format!("{point}#{}", nth + starting),
             };
-            let mut doomed = lab.spawn_coordinator(&[("CONSILIUM_CRASH_AT", &at)]).unwrap();
+            let mut doomed = lab.spawn_coordinator(&[(CRASH_AT, &at)]).unwrap();
             let name: &'static str = format!("killed-{number}-{nth}").leak();
             if doomed.ready().is_ok() {
                 // The proposal itself may be what dies; it is made again below.
@@ -116,7 +117,7 @@ fn a_coordinator_killed_around_every_write_ends_with_the_same_model() {
 fn an_agent_killed_around_every_write_resumes_and_the_model_is_the_same() {
     let mut lab = Lab::new(PROGRAMS, 3).unwrap();
     let list = lab.path().join("writes");
-    lab.start_agent("a", &[("CONSILIUM_CRASH_LIST", list.to_str().unwrap())]).unwrap();
+    lab.start_agent("a", &[(CRASH_LIST, list.to_str().unwrap())]).unwrap();
     lab.start_agents().unwrap();
     lab.launch(&study("undisturbed")).unwrap();
     lab.released("undisturbed", PATIENCE).unwrap();
@@ -124,13 +125,18 @@ fn an_agent_killed_around_every_write_resumes_and_the_model_is_the_same() {
     let points = names(&list);
     assert!(points.len() >= 5, "the run writes in several places: {points:?}");
 
+    let deaths = lab.path().join("deaths");
     for (number, point) in points.iter().enumerate() {
         lab.kill_agent("a").unwrap();
         // The agent gives the variable to the first start of each part only, so it comes back by itself.
-        lab.start_agent("a", &[("CONSILIUM_CRASH_AT", point)]).unwrap();
+        let variables = [(CRASH_AT, point.as_str()), (CRASH_LIST, deaths.to_str().unwrap())];
+        lab.start_agent("a", &variables).unwrap();
         let name: &'static str = format!("killed-{number}").leak();
         lab.launch(&study(name)).unwrap();
         lab.released(name, PATIENCE).unwrap_or_else(|error| panic!("{point}: {error}"));
         assert_eq!(model_bytes(&lab, name), expected, "{point}");
     }
+    let met: BTreeSet<String> =
+        names(&deaths).iter().filter_map(|line| line.strip_prefix(KILLED_AT)).map(str::to_owned).collect();
+    assert_eq!(met, points, "the agent died at every point");
 }

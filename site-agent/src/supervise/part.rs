@@ -18,7 +18,7 @@ use crate::folder::SiteFolder;
 use crate::pipe::{announced_length, frame_head};
 use crate::program::Program;
 use crate::status::publish;
-use crate::store::crash::CRASH_AT;
+use consilium_crash::CRASH_AT;
 
 /// Frames that wait for a part which reads slowly. More are held back at their sender.
 const WAITING_FRAMES: usize = 4;
