@@ -27,7 +27,7 @@ use self::deal::{Collection, Dealt, Places};
 use self::federation::Federation;
 use self::process::Part;
 use self::progress::{Round, Story};
-use self::report::{Comparison, Run};
+use self::report::{Comparison, Cost, Run};
 use crate::output::Output;
 use crate::partition::Partition;
 
@@ -131,17 +131,25 @@ impl<'a> Demo<'a> {
         federation.fetch_release(&study, &released).await?;
         federation.fetch(&study.initial_model(), &initial).await?;
         let killed = federation.killed().cloned();
+        let cost = Cost {
+            seconds: rounds.iter().map(|round| round.seconds).sum(),
+            overhead: rounds.iter().filter_map(|round| round.overhead_seconds).sum(),
+            model: study.model.len() as u64 * 4,
+            coordinator_peak: federation.coordinator_peak(),
+        };
         federation.stop().await;
 
         let traffic =
             rounds.iter().fold((0, 0), |(up, down), round| (up + round.bytes_up, down + round.bytes_down));
         story.tell(&format!("The hospitals exchanged {}.", report::traffic(traffic.0, traffic.1)));
+        story.tell(&format!("{cost}."));
         let comparison = self.compare(&study, &dealt, &rounds, &released, &initial, &story).await?;
         let kept = self.args.keep.is_some();
         let run = Run {
             sites: usize::from(self.args.sites),
             rounds: self.args.rounds,
             traffic,
+            cost,
             seconds: self.started.elapsed().as_secs_f64(),
             seed: self.args.seed,
             killed,

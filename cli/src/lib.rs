@@ -62,6 +62,7 @@ enum Command {
 
 /// Runs the command line and says how it went.
 pub fn main() -> ExitCode {
+    leave_when_nobody_reads();
     let Cli { output, command } = Cli::parse();
     let outcome = match command {
         #[cfg(feature = "demo")]
@@ -86,4 +87,16 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `consilium … | head`: whoever has read enough gets no complaint.
+fn leave_when_nobody_reads() {
+    let complain = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let closed = panic.payload_as_str().is_some_and(|text| text.contains("Broken pipe"));
+        if closed {
+            std::process::exit(0);
+        }
+        complain(panic);
+    }));
 }

@@ -20,7 +20,7 @@ use super::table::Table;
 use crate::partition::{Partition, deal};
 
 /// A few hundred small pictures at each hospital: several passes a round.
-pub(crate) const SYNTHETIC_RECIPE: &str = "optimiser = \"adam\"\nlearning_rate = 0.001\nschedule = \"cosine\"\nbatch = 16\nepochs = 5\naugment = { crop = 2 }";
+pub(crate) const SYNTHETIC_RECIPE: &str = "optimiser = \"adam\"\nlearning_rate = 0.001\nschedule = \"cosine\"\nbatch = 16\nepochs = 10\naugment = { crop = 2 }";
 /// Thousands of pictures: one pass a round.
 pub(crate) const ARCHIVE_RECIPE: &str = "optimiser = \"sgd\"\nlearning_rate = 0.03\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 32\nepochs = 2\naugment = { crop = 3 }";
 /// Patients of an average hospital in the synthetic demo, and side of a picture.

@@ -254,6 +254,13 @@ impl Federation {
         Ok(())
     }
 
+    /// The coordinator's peak memory in bytes, where the kernel tells.
+    pub(super) fn coordinator_peak(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.coordinator.pid())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
     /// Stops everybody, the coordinator last.
     pub(super) async fn stop(self) {
         let mut stopping: tokio::task::JoinSet<()> = self.agents.into_values().map(Part::stop).collect();

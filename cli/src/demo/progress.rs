@@ -105,8 +105,10 @@ pub(crate) struct Round {
     pub bytes_up: u64,
     /// To sites.
     pub bytes_down: u64,
-    seconds: f64,
-    overhead_seconds: Option<f64>,
+    /// From its beginning to its end.
+    pub seconds: f64,
+    /// Of these, what the slowest site's own work does not explain.
+    pub overhead_seconds: Option<f64>,
     /// How the sum compares with plain averaging. Only a simulation can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plaintext: Option<Plaintext>,

@@ -33,6 +33,15 @@ pub(super) struct Final {
     pub pooled_auroc: Option<f64>,
     /// The same, its share of right answers.
     pub pooled_accuracy: Option<f64>,
+    /// All rounds together, from their beginning to their end.
+    pub round_seconds: f64,
+    /// Of these, what the slowest hospital's own work does not explain: masks, transport, sums, waiting for who is
+    /// gone.
+    pub overhead_seconds: f64,
+    /// The model's numbers, four bytes each.
+    pub model_bytes: u64,
+    /// The coordinator's peak memory, where the kernel tells.
+    pub coordinator_peak_bytes: Option<u64>,
     /// Seed of study and partition.
     pub seed: u64,
     /// The hospital that was killed, if one was.
@@ -61,12 +70,41 @@ pub(super) struct Run {
     pub traffic: (u64, u64),
     /// From the start of the demo.
     pub seconds: f64,
+    /// What the rounds cost.
+    pub cost: Cost,
     /// Seed of study and partition.
     pub seed: u64,
     /// The hospital that was killed, if one was.
     pub killed: Option<SiteName>,
     /// Where the released model lies, if the folder is kept.
     pub model: Option<PathBuf>,
+}
+
+/// Time and memory of the rounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    /// Wall time of all rounds, in seconds.
+    pub seconds: f64,
+    /// Wall time of each round less its slowest hospital's own work, in seconds.
+    pub overhead: f64,
+    /// Bytes of a model.
+    pub model: u64,
+    /// Peak memory of the coordinator in bytes, where the kernel tells.
+    pub coordinator_peak: Option<u64>,
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let share = 100.0 * self.overhead / self.seconds.max(f64::MIN_POSITIVE);
+        write!(
+            f,
+            "Rounds took {:.1} s; the federation's share is {:.1} s ({share:.0} %)",
+            self.seconds, self.overhead
+        )?;
+        let Some(peak) = self.coordinator_peak else { return Ok(()) };
+        let models = peak as f64 / self.model as f64;
+        write!(f, ", the coordinator's peak {}: {models:.1} models of {}", bytes(peak), bytes(self.model))
+    }
 }
 
 impl Comparison {
@@ -84,6 +122,10 @@ impl Comparison {
             local_only_auroc: self.alone.iter().map(|(_, outcome)| outcome.auroc).collect(),
             pooled_auroc: self.pooled.as_ref().map(|pooled| pooled.auroc),
             pooled_accuracy: self.pooled.as_ref().map(|pooled| pooled.accuracy),
+            round_seconds: run.cost.seconds,
+            overhead_seconds: run.cost.overhead,
+            model_bytes: run.cost.model,
+            coordinator_peak_bytes: run.cost.coordinator_peak,
             seed: run.seed,
             killed: run.killed.clone(),
             model: run.model.clone(),
