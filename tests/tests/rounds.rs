@@ -11,6 +11,8 @@ const PROGRAMS: Programs = Programs {
     coordinator: env!("CARGO_BIN_EXE_coordinator-under-test"),
     site_agent: env!("CARGO_BIN_EXE_site-agent-under-test"),
 };
+/// The name of [`Study::default`].
+const STUDY: &str = "lungs";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn lab() -> Lab {
@@ -135,6 +137,30 @@ fn the_vault_holds_no_socket_and_nothing_outlives_its_agent() {
         [vault, relay].iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
     });
     assert!(gone, "vault or relay outlived the agent");
+}
+
+/// Revoked in mid-study: its live connection is cut, the others go on, the list says so, and neither its certificate
+/// nor its invitation lets it in again.
+#[test]
+fn a_revoked_hospital_is_cut_off_and_the_others_go_on() {
+    let mut lab = lab();
+    lab.launch(&Study { rounds: 6, ..Study::default() }).unwrap();
+    let trained = |status: &serde_json::Value| !trained_lines(status).is_empty();
+    lab.wait_for(STUDY, PATIENCE, trained).unwrap();
+    let told = lab.consilium(&["--json", "site", "revoke", "d"]).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(told["connections_cut"].as_u64() >= Some(1), "{told}");
+    lab.released(STUDY, PATIENCE).unwrap();
+    let status = lab.status(STUDY).unwrap();
+    assert_eq!(trained_lines(&status).last().unwrap()["counted"], 3, "{status}");
+    let sites = lab.consilium(&["site", "list"]).unwrap();
+    let line = sites.lines().find(|line| line.starts_with("d ")).unwrap();
+    assert!(line.contains("revoked"), "{sites}");
+    // A fresh start of its agent does not get in, and its own log says why.
+    lab.kill_agent("d").unwrap();
+    lab.start_agent("d", &[]).unwrap();
+    assert!(wait_until(PATIENCE, || lab.logs().contains("revoked")), "{}", lab.logs());
+    lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
 }
 
 /// Children of a process, with their command lines.

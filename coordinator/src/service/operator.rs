@@ -130,10 +130,15 @@ fn site_status(hub: &Hub, site: &SiteName) -> SiteStatus {
     });
     let best = rungs.max_by_key(|(rung, _)| *rung);
     let application = Application::load(hub, site).ok().flatten();
+    let revoked = application
+        .as_ref()
+        .and_then(|known| Admission::from_canonical(known.admission.as_ref()?).ok())
+        .is_some_and(|admission| hub.trust.is_revoked(&admission.chain.leaf()));
     let request =
         application.and_then(|known| Signed::<EnrolmentRequest>::from_canonical(&known.request).ok());
     let fingerprint = request.and_then(|request| request.claim().ok()?.fingerprint().ok());
     let (rung, detail) = match best {
+        _ if revoked => ("revoked".to_owned(), String::new()),
         Some((rung, study)) => {
             let rung = serde_json::to_value(rung).ok().and_then(|rung| rung.as_str().map(str::to_owned));
             (rung.unwrap_or_default(), format!("study {study}"))
@@ -267,12 +272,16 @@ impl Operator for Services {
         if record.consortium != self.hub.trust.anchor().name || record.used_by.is_some() {
             return Err(Status::invalid_argument("this is no new invitation of this consortium"));
         }
-        let transaction = Transaction::new().put(
-            Table::Invitations,
-            record.site.as_str().as_bytes(),
-            record.to_canonical(),
-        );
-        self.commit("invitation", transaction, &[])?;
+        let site = record.site.as_str().as_bytes();
+        let _changing = self.hub.membership();
+        let known =
+            self.hub.parts.store.get(Table::Invitations, site).map_err(|e| failed(&self.hub, &e.into()))?;
+        let known = known.and_then(|bytes| InvitationRecord::from_canonical(&bytes).ok());
+        // The same invitation once more, because the answer was lost: it stays used if it was.
+        if known.is_none_or(|known| known.id != record.id) {
+            let transaction = Transaction::new().put(Table::Invitations, site, record.to_canonical());
+            self.commit("invitation", transaction, &[])?;
+        }
         Ok(Response::new(InviteReply {}))
     }
 

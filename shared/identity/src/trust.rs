@@ -170,6 +170,11 @@ impl Trust {
         self.live.write().unwrap_or_else(PoisonError::into_inner).revocations.insert(revocation);
     }
 
+    /// Whether a certificate, or its key, was revoked.
+    pub fn is_revoked(&self, leaf: &Leaf) -> bool {
+        self.read().check_revoked(leaf, None).is_err()
+    }
+
     /// Judges the certificate that a client shows.
     pub fn judge(
         &self,
