@@ -13,6 +13,7 @@ pub mod record;
 mod attempt;
 mod case;
 mod chainfile;
+mod consent;
 mod core;
 mod keeping;
 mod life;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use consilium_learning::{ModelFile, initial};
 use consilium_rounds::local::{Federation, LocalSite, Models};
+use consilium_rounds::reason::Dropout;
 use consilium_rounds::record::{Record, Release};
 use consilium_rounds::status::{Kind, LineState, RoundLine};
 use consilium_rounds::vector::study_pin;
@@ -265,13 +266,11 @@ impl<'a> Watch<'a> {
             Kind::Evaluate | Kind::Statistics => "evaluates",
         };
         for missing in &line.missing {
-            let reason = match missing.withdrawal {
-                Some(withdrawal) => withdrawal.to_string(),
-                // Whoever had not uploaded when an attempt was given up did nothing wrong.
-                None if matches!(line.state, LineState::Abandoned(_)) => continue,
-                None => missing.dropout.to_string(),
-            };
-            let sentence = format!("{} is missing where the federation {verb}: {reason}", missing.site);
+            // Whoever had not uploaded when an attempt was given up did nothing wrong.
+            if missing.dropout == Dropout::NoUpload && matches!(line.state, LineState::Abandoned(_)) {
+                continue;
+            }
+            let sentence = format!("{} is missing where the federation {verb}: {missing}", missing.site);
             if self.told.insert(sentence.clone()) {
                 self.story.tell(&sentence);
             }

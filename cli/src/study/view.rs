@@ -104,6 +104,9 @@ pub struct MissingView {
     /// The site's own reason.
     #[serde(default)]
     pub withdrawal: Option<String>,
+    /// What the site refused the attempt for.
+    #[serde(default)]
+    pub decline: Option<String>,
 }
 
 /// Somebody waits.
@@ -233,8 +236,8 @@ impl SiteView {
         };
         if let Some(missing) = &self.missing {
             doing = words(&missing.dropout);
-            if let Some(withdrawal) = &missing.withdrawal {
-                doing.push_str(&format!(": {}", words(withdrawal)));
+            if let Some(said) = missing.withdrawal.as_ref().or(missing.decline.as_ref()) {
+                doing.push_str(&format!(": {}", words(said)));
             }
         }
         let link = if self.connected { "up" } else { "down" };
@@ -267,7 +270,7 @@ fn reason(reason: &Value, study: &str) -> String {
         return match shortage.get("kind").and_then(Value::as_str) {
             Some("too_few") => format!("enough ready sites, {} of {}", number("ready"), number("needed")),
             Some("required") => "sites that the study cannot do without".to_owned(),
-            Some("bound") => "sites whose sum over this model was opened before".to_owned(),
+            Some("bound") => "sites whose sum over this model was opened before; without them, persons at the others consent (site-agent consent)".to_owned(),
             Some("too_small_change") => "survivors that differ enough from an earlier set".to_owned(),
             _ => "sites".to_owned(),
         };

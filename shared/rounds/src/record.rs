@@ -3,6 +3,7 @@
 //! A record holds everything its statement needs, so the ledger never has to ask the machine.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::{Context, CtxHash, Purpose};
@@ -19,7 +20,7 @@ use minicbor::{Decode, Encode};
 use serde::Serialize;
 
 use crate::metrics::{Figures, TrainFigures};
-use crate::reason::{Abandonment, Dropout, Withdrawal};
+use crate::reason::{Abandonment, Decline, Dropout, Withdrawal};
 
 /// One consequential act.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -203,6 +204,37 @@ pub struct Missing {
     /// The site's own words, where it withdrew.
     #[n(2)]
     pub withdrawal: Option<Withdrawal>,
+    /// The site's own words, where it declined.
+    #[n(3)]
+    pub decline: Option<Decline>,
+}
+
+impl Missing {
+    /// A site that fell out without a word of its own.
+    pub const fn new(site: SiteName, dropout: Dropout) -> Self {
+        Self { site, dropout, withdrawal: None, decline: None }
+    }
+
+    /// A site that went, and says why.
+    pub fn withdrew(site: SiteName, cause: Withdrawal) -> Self {
+        Self { withdrawal: Some(cause), ..Self::new(site, Dropout::Withdrew) }
+    }
+
+    /// A site that said no, and why.
+    pub fn declined(site: SiteName, reason: Decline) -> Self {
+        Self { decline: Some(reason), ..Self::new(site, Dropout::Declined) }
+    }
+}
+
+impl fmt::Display for Missing {
+    /// The reason, with the site's own words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.withdrawal, self.decline) {
+            (Some(withdrawal), _) => write!(f, "{}: {withdrawal}", self.dropout),
+            (None, Some(decline)) => write!(f, "{}: {decline}", self.dropout),
+            (None, None) => self.dropout.fmt(f),
+        }
+    }
 }
 
 /// An opened sum.

@@ -1,14 +1,17 @@
 //! `site-agent approve`, `decline` and `consent`: a person's answer, left for the vault.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use consilium_rounds::message::Binding;
 use consilium_study::canonical::Canonical as _;
-use consilium_study::statement::Rule;
+use consilium_study::name::SiteName;
+use consilium_study::statement::{Repeat, Rule};
 
 use super::{configured, find_study};
 use crate::folder::SiteFolder;
 use crate::relay::board::now_ms;
 use crate::store::{Disk, Kind, Store as _};
-use crate::vault::record::{PersonalAct, PersonalAnswer, Stage};
+use crate::vault::board::VaultStatus;
+use crate::vault::record::{Participation, PersonalAct, PersonalAnswer, Stage, StudyRecord};
 
 /// Leaves the answer where the vault looks for it. The same answer twice is harmless.
 pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalAct) -> anyhow::Result<()> {
@@ -39,7 +42,12 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
             "this site has accepted study {name}; ask the consortium to stop it, or stop the agent: a site that is away is a dropout"
         ),
     }
-    let answer = PersonalAnswer { study: record.hash(), act, person: person.to_owned(), at_ms: now_ms() };
+    let about = match act {
+        PersonalAct::Consent => Some(question(&folder, &record)?),
+        PersonalAct::Approve | PersonalAct::Decline => None,
+    };
+    let answer =
+        PersonalAnswer { study: record.hash(), act, person: person.to_owned(), at_ms: now_ms(), about };
     let path = folder.study(&record.hash()).decision();
     Disk.replace(Kind::Decision, &path, &answer.to_canonical())?;
     let word = match act {
@@ -47,9 +55,30 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
         PersonalAct::Decline => "declined",
         PersonalAct::Consent => "consented to what is asked in",
     };
+    if let Some(Binding { model, survivors }) = &answer.about {
+        let survivors: Vec<_> = survivors.iter().map(SiteName::as_str).collect();
+        println!("model {} may be opened with others than {}", model.short(), survivors.join(", "));
+    }
     println!(
         "{word} study {name} ({}) as {person}; the running agent tells the coordinator",
         record.hash().short()
     );
     Ok(())
+}
+
+/// What the running agent is asked about the repeat rule.
+fn question(folder: &SiteFolder, record: &StudyRecord) -> anyhow::Result<Binding> {
+    let name = &record.plan().name;
+    if matches!(record.participation(), Some(Participation { acceptance, .. })
+        if acceptance.claim().is_ok_and(|acceptance| acceptance.terms.repeat == Repeat::Never))
+    {
+        bail!(
+            "this site accepted study {name} with policy.repeat = \"never\": nothing is opened again with others"
+        );
+    }
+    crate::status::read::<VaultStatus>(&folder.vault_status())
+        .and_then(|status| status.studies.into_iter().find(|study| study.study == record.hash())?.asked)
+        .with_context(|| {
+            format!("nobody asks this site anything about study {name} (`site-agent studies` shows what it waits for)")
+        })
 }

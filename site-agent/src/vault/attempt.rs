@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
-use consilium_rounds::message::{Directive, DirectiveId, Letter, Progress, SiteMessage, Stage};
+use consilium_rounds::message::{Binding, Directive, DirectiveId, Letter, Progress, SiteMessage, Stage};
 use consilium_rounds::reason::Withdrawal;
-use consilium_secagg::context::{Context, CtxHash, Purpose};
+use consilium_secagg::context::{Context, CtxHash};
 use consilium_secagg::layout::CHUNK_BYTES;
 use consilium_secagg::masker::MaskedVector;
 use consilium_secagg::message::{
@@ -20,6 +20,7 @@ use consilium_study::hash::Hash;
 use consilium_study::sign::Signed;
 
 use super::case::{Case, Doing, Topic};
+use super::consent::question;
 use super::core::{Core, Taken};
 use super::proposal::model_limit;
 use super::reason::decline_of;
@@ -48,7 +49,7 @@ impl Core {
         let begun = match result {
             Ok(unsent) => unsent.open(&proof)?,
             Err(refusal) => {
-                let about = context.claim().ok().map(|context| (context.model, context.purpose));
+                let about = context.claim().ok().and_then(|context| question(&self.book, &context));
                 return self.refuse_in_attempt(study, &refusal, claimed, about);
             }
         };
@@ -360,7 +361,6 @@ impl Core {
         let began = SystemTime::now();
         let result = machine.sign(ctx, survivors, &mut self.book);
         let proof = self.keeping.persist(machine, &mut self.book)?;
-        let about = machine.current().map(|(context, ..)| (context.model, context.purpose));
         let attempt = machine.current().map(|(context, ..)| context.attempt);
         match result {
             Ok(unsent) => {
@@ -370,7 +370,10 @@ impl Core {
                 self.note(Event::Signed { study, attempt: attempt.map_or(0, Attempt::get) })?;
                 Ok(Taken::Done)
             }
-            Err(refusal) => self.refuse_in_attempt(study, &refusal, attempt, about),
+            Err(refusal) => {
+                let about = machine.current().and_then(|(context, ..)| question(&self.book, context));
+                self.refuse_in_attempt(study, &refusal, attempt, about)
+            }
         }
     }
 
@@ -399,7 +402,7 @@ impl Core {
         study: Hash,
         refusal: &SiteRefusal,
         attempt: Option<Attempt>,
-        about: Option<(Hash, Purpose)>,
+        about: Option<Binding>,
     ) -> anyhow::Result<Taken> {
         self.raise(study, refusal)?;
         if is_about_repeating(refusal)

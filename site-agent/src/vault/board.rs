@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use consilium_rounds::message::Binding;
 use consilium_study::hash::Hash;
 use consilium_study::name::StudyName;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub(crate) struct StudyStatus {
     pub(crate) doing: String,
     /// The attempt it is in.
     pub(crate) attempt: Option<u32>,
+    /// What a person is asked to let be opened with other survivors than before.
+    #[serde(default)]
+    pub(crate) asked: Option<Binding>,
 }
 
 impl fmt::Display for StudyStatus {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use consilium_rounds::message::{DirectiveId, Letter, SiteMessage};
-use consilium_secagg::context::Purpose;
+use consilium_rounds::message::{Binding, DirectiveId, Letter, SiteMessage};
 use consilium_secagg::message::{Confirmation, Encapsulation};
 use consilium_secagg::site::{MaskPermit, SiteMachine};
 use consilium_study::canonical::Canonical;
@@ -33,6 +32,7 @@ pub(super) enum Topic {
     Confirmations(usize),
     PairsSettled,
     Consent,
+    Unbound,
     Alarm(usize),
     Progress,
     Masked(usize),
@@ -62,6 +62,7 @@ impl Topic {
             | Self::Confirmations(_)
             | Self::PairsSettled
             | Self::Consent
+            | Self::Unbound
             | Self::Alarm(_) => false,
         }
     }
@@ -101,8 +102,8 @@ pub(super) struct Case {
     pub(super) confirmations: BTreeMap<SiteName, Signed<Confirmation>>,
     /// Since when the epoch's secret keys have been there.
     pub(super) epoch_since: Option<Instant>,
-    /// The model, and for what, that the coordinator wants to open with other survivors than before.
-    pub(super) asked: Option<(Hash, Purpose)>,
+    /// The model that the coordinator wants to open with other survivors than these.
+    pub(super) asked: Option<Binding>,
     /// When to try reading the data again.
     pub(super) load_again: Option<Instant>,
     /// What keeps the site from going on, for its own screen.

@@ -291,6 +291,7 @@ impl Core {
             (Directive::Envelopes { ctx, envelopes }, true) => self.envelopes(study, &ctx, &envelopes),
             (Directive::Survivors { ctx, survivors }, true) => self.survivors(study, &ctx, &survivors),
             (Directive::Unmask(request), true) => self.unmask(study, &request),
+            (Directive::Bound(binding), true) => Ok(self.bound(study, binding)),
             (Directive::Proposal { .. }, _) => Ok(Taken::Done),
         }
     }
@@ -407,6 +408,7 @@ impl Core {
                     .machine
                     .as_ref()
                     .and_then(|machine| machine.current().map(|(context, ..)| context.attempt.get())),
+                asked: case.asked.clone(),
             })
             .collect();
         studies.sort_by(|a, b| (&a.name, &a.study).cmp(&(&b.name, &b.study)));

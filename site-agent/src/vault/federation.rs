@@ -206,6 +206,8 @@ struct Federation {
     said: usize,
     crash_after: Option<usize>,
     refused: Vec<String>,
+    /// Sites without a connection.
+    away: BTreeSet<usize>,
 }
 
 impl Federation {
@@ -288,6 +290,7 @@ impl Federation {
             said: 0,
             crash_after: None,
             refused: Vec::new(),
+            away: BTreeSet::new(),
         };
         federation.perform(effects);
         for site in 0..SITES.len() {
@@ -347,10 +350,22 @@ impl Federation {
         }
     }
 
+    fn disconnect(&mut self, site: usize) {
+        self.away.insert(site);
+        self.tell(Event::Disconnected(self.sites[site].name.clone()));
+    }
+
+    fn reconnect(&mut self, site: usize) {
+        self.away.remove(&site);
+        self.sites[site].acknowledged.clear();
+        self.sites[site].frame(FromRelay::Link(Link::Up));
+        self.tell(Event::Connected(self.sites[site].name.clone()));
+    }
+
     /// One pass over all sites. Says whether anything happened.
     fn pass(&mut self) -> bool {
         let mut any = false;
-        for site in 0..self.sites.len() {
+        for site in (0..self.sites.len()).filter(|site| !self.away.contains(site)).collect::<Vec<_>>() {
             let name = self.sites[site].name.clone();
             for letter in self.machine.directives_for(&name) {
                 let bytes = letter.to_bytes();

@@ -5,16 +5,15 @@
 use std::time::{Duration, Instant};
 
 use consilium_identity::Roster;
-use consilium_rounds::message::{Consent, Decision, SiteMessage};
+use consilium_rounds::message::{Decision, SiteMessage};
 use consilium_rounds::reason::Decline;
-use consilium_secagg::context::Purpose;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
 use consilium_study::policy::Decision as Judgement;
 use consilium_study::sign::Signed;
-use consilium_study::statement::{Acceptance, Refusal, Repeat, Rule};
+use consilium_study::statement::{Acceptance, Refusal, Rule};
 
 use super::case::{Case, Topic};
 use super::cases::{Found, readiness};
@@ -104,14 +103,14 @@ impl Core {
     /// Whether a person has answered since the last look. An answer to nothing is put aside.
     pub(super) fn look_for_answer(&mut self, study: Hash) -> anyhow::Result<()> {
         let Some(case) = self.cases.get(&study) else { return Ok(()) };
-        let (waiting, asked) = (*case.record.stage() == Stage::Waiting, case.asked);
+        let (waiting, asked) = (*case.record.stage() == Stage::Waiting, case.asked.clone());
         if !waiting && asked.is_none() {
             return Ok(());
         }
         let path = self.folder.study(&study).decision();
         let Some(bytes) = self.store.read(Kind::Decision, &path)? else { return Ok(()) };
         let answer = PersonalAnswer::from_canonical(&bytes).ok().filter(|answer| answer.study == study);
-        if let Some(PersonalAnswer { act, person, .. }) = answer
+        if let Some(PersonalAnswer { act, person, about, .. }) = answer
             && let Ok(rule) = Rule::person(&person)
         {
             match (act, asked) {
@@ -123,40 +122,13 @@ impl Core {
                     self.note(Event::Declined { study, person })?;
                     self.refuse(study, rule)?;
                 }
-                (PersonalAct::Consent, Some((model, purpose))) => {
-                    self.consent(study, person, model, purpose)?;
+                (PersonalAct::Consent, Some(binding)) if about.as_ref() == Some(&binding) => {
+                    self.consent(study, person, binding)?;
                 }
                 _ => {}
             }
         }
         self.store.remove(Kind::Decision, &path)?;
-        Ok(())
-    }
-
-    /// A person lets a model be opened once more, with other survivors than before. The leave is written down
-    /// first: after a crash the person's file is still there and the rest is done again.
-    fn consent(&mut self, study: Hash, person: String, model: Hash, purpose: Purpose) -> anyhow::Result<()> {
-        let bound = self.book.bound(&model, purpose).into_iter().flatten().cloned().collect();
-        let consent = Consent { model, purpose, survivors: bound };
-        self.note(Event::Consented { study, person, model })?;
-        let Some(case) = self.cases.get_mut(&study) else { return Ok(()) };
-        if let Some(participation) = case.record.participation_mut() {
-            participation.consent = Some(consent.clone());
-        }
-        case.record.write(&*self.store, &self.folder)?;
-        let repeat = match self.policy.terms(&case.study).repeat {
-            Repeat::Ask => consilium_secagg::terms::Repeat::Ask,
-            Repeat::Never => consilium_secagg::terms::Repeat::Never,
-        };
-        case.asked = None;
-        if let Err(never) = self.book.consent(&model, repeat) {
-            tracing::warn!(study = study.short(), "{never}");
-            return Ok(());
-        }
-        if let Some(machine) = &mut case.machine {
-            let _ = self.keeping.persist(machine, &mut self.book)?;
-        }
-        case.say(Topic::Consent, SiteMessage::Consent(consent));
         Ok(())
     }
 

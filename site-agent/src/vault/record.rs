@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use consilium_identity::roster::{self, RosterError};
 use consilium_identity::{Anchor, Roster};
-use consilium_rounds::message::{Consent, Settled, StudyState};
+use consilium_rounds::message::{Binding, Settled, StudyState};
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::Context;
 use consilium_secagg::numbering::Attempt;
@@ -101,7 +101,7 @@ pub struct Participation {
     pub busy_ms: u64,
     /// The last leave that a person gave to open a model with other survivors.
     #[n(8)]
-    pub consent: Option<Consent>,
+    pub consent: Option<Binding>,
 }
 
 /// An attempt that the site sits out.
@@ -128,7 +128,7 @@ pub struct Reference {
     pub loss: f64,
 }
 
-/// A person's answer, as `approve` and `decline` leave it.
+/// A person's answer, as `approve`, `decline` and `consent` leave it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct PersonalAnswer {
@@ -144,6 +144,9 @@ pub struct PersonalAnswer {
     /// When, in milliseconds since 1970.
     #[n(3)]
     pub at_ms: u64,
+    /// What was consented to.
+    #[n(4)]
+    pub about: Option<Binding>,
 }
 
 /// What a person at the site can answer.

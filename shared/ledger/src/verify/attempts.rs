@@ -339,13 +339,7 @@ impl AttemptWalk {
 }
 
 fn absences(missing: &[Missing]) -> Vec<Absence> {
-    let absence = |missing: &Missing| Absence {
-        site: missing.site.clone(),
-        reason: match missing.withdrawal {
-            Some(withdrawal) => format!("{}: {withdrawal}", missing.dropout),
-            None => missing.dropout.to_string(),
-        },
-    };
+    let absence = |missing: &Missing| Absence { site: missing.site.clone(), reason: missing.to_string() };
     missing.iter().map(absence).collect()
 }
 

@@ -17,7 +17,7 @@ use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 use consilium_study::statement::{Acceptance, Rule, SiteTerms};
 
-use crate::message::{Consent, Decision, Directive, SiteMessage};
+use crate::message::{Binding, Decision, Directive, SiteMessage};
 use crate::metrics::{EvaluationCounts, TrainCounts};
 use crate::reason::Withdrawal;
 
@@ -141,15 +141,14 @@ impl LocalSite {
         self.restart();
     }
 
-    /// A person allows `model` to be opened once more with other survivors.
-    pub fn consent(&mut self, model: Hash, purpose: Purpose) -> Vec<Reply> {
-        let survivors = self.book.bound(&model, purpose).into_iter().flatten().cloned().collect();
+    /// A person allows a model to be opened once more with other survivors than these.
+    pub fn consent(&mut self, binding: Binding) -> Vec<Reply> {
         let repeat = match self.terms.repeat {
             consilium_study::statement::Repeat::Ask => consilium_secagg::terms::Repeat::Ask,
             consilium_study::statement::Repeat::Never => consilium_secagg::terms::Repeat::Never,
         };
-        match self.book.consent(&model, repeat) {
-            Ok(()) => vec![Reply::Say(SiteMessage::Consent(Consent { model, purpose, survivors }))],
+        match self.book.consent(&binding.model, repeat) {
+            Ok(()) => vec![Reply::Say(SiteMessage::Consent(binding))],
             Err(_) => Vec::new(),
         }
     }
@@ -208,6 +207,9 @@ impl LocalSite {
                 let _ = self.machine.take_guilt(proof);
                 Vec::new()
             }
+            // Whoever is bound asks a person; see [`LocalSite::consent`].
+            Directive::Bound(binding) if self.book.sets_of(&binding.model).next().is_some() => Vec::new(),
+            Directive::Bound(binding) => vec![SiteMessage::Unbound(binding.clone())],
             Directive::StudyState(_) | Directive::Settled(_) => Vec::new(),
         };
         Ok(said.into_iter().map(Reply::Say).collect())

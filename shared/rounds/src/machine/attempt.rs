@@ -412,7 +412,7 @@ impl StudyMachine {
         let attempt = self.collecting_live().map(Live::attempt);
         if let Some(attempt) = attempt {
             // Whoever is no member of the attempt has nothing to leave.
-            let _ = self.leave(site, attempt, Dropout::Revoked, None, now);
+            let _ = self.leave(attempt, Missing::new(site.clone(), Dropout::Revoked), now);
         }
         if let Some(record) = self.sites.get_mut(site) {
             record.disconnect(now);

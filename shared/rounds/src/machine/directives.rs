@@ -56,6 +56,7 @@ impl StudyMachine {
         {
             member_directives(live, site, list);
         }
+        list.extend(self.question_for(site).map(Directive::Bound));
     }
 
     fn proposal(&self) -> Directive {

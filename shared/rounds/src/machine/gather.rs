@@ -6,13 +6,15 @@ use consilium_secagg::context::{Context, ContextFields, PROTOCOL_VERSION, Purpos
 use consilium_secagg::coordinator::CollectMasked;
 use consilium_secagg::layout::CHUNK_WORDS;
 use consilium_secagg::numbering::Attempt;
+use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 
-use super::run::{Gathering, Live, Member, OpenedSet, Phase, Run, Stage, Step, UploadState};
+use super::run::{Gathering, Life, Live, Member, OpenedSet, Phase, Run, Stage, Step, UploadState};
 use super::select::{Rules, Selected, Shortage, select};
 use super::sites::{RestAfter, Standing};
 use super::{Effects, StudyMachine};
+use crate::message::Binding;
 use crate::record::{Record, Unevaluated};
 use crate::time::Timestamp;
 use crate::vector::{evaluate_layout, train_layout};
@@ -81,21 +83,43 @@ impl StudyMachine {
     /// The survivors that the repeat rule demands for the next attempt, guilty dealers left out; none when
     /// nothing was opened for its model and purpose, or everyone here who was in it allows another set.
     fn bound_set(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<BTreeSet<SiteName>> {
-        let run = self.run()?;
-        let (model, purpose) = (self.next_model(run), run.step.purpose());
-        let binds = |set: &&OpenedSet| {
-            let same_part = (set.model, set.purpose) == (model, purpose)
-                || (purpose == Purpose::Evaluate && set.baseline == Some(self.model));
-            same_part && set.selected.iter().any(|site| is_ready(site) && !set.freed.contains(site))
-        };
-        let set = self.opened.iter().rev().find(binds)?;
+        let (_, set) = self.binding(is_ready)?;
         // A set less exactly the guilty counts as the same.
         let innocent = |site: &&SiteName| self.sites[*site].standing != Standing::Guilty;
         Some(set.survivors.iter().filter(innocent).cloned().collect())
     }
 
+    /// The latest survivors that bind someone who is ready, with the model that they were opened for.
+    fn binding(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<(Hash, &OpenedSet)> {
+        let run = self.run()?;
+        let (model, purpose) = (self.next_model(run), run.step.purpose());
+        self.opened.iter().rev().find_map(|set| {
+            let part = if (set.model, set.purpose) == (model, purpose) {
+                model
+            } else if purpose == Purpose::Evaluate && set.baseline == Some(self.model) {
+                self.model
+            } else {
+                return None;
+            };
+            let binds = set.selected.iter().any(|site| is_ready(site) && !set.freed.contains(site));
+            binds.then_some((part, set))
+        })
+    }
+
+    /// What `site` is asked while survivors of an earlier sum are missing and it is not known to be free of them.
+    pub(super) fn question_for(&self, site: &SiteName) -> Option<Binding> {
+        let gathering = matches!(self.life, Life::Running(Run { stage: Stage::Gathering(_), .. }));
+        if !gathering || !matches!(self.choose(self.clock), Err(Shortage::Bound { .. })) {
+            return None;
+        }
+        let ready: BTreeSet<_> = self.available(self.clock).collect();
+        let (model, set) = self.binding(|site| ready.contains(site))?;
+        let asked = set.selected.contains(site) && !set.freed.contains(site);
+        asked.then(|| Binding { model, survivors: set.survivors.iter().cloned().collect() })
+    }
+
     /// The model that the next context names.
-    fn next_model(&self, run: &Run) -> consilium_study::hash::Hash {
+    fn next_model(&self, run: &Run) -> Hash {
         match &run.step {
             Step::Train(_) => self.model,
             Step::Evaluate { trained, .. } => trained.candidate,

@@ -14,8 +14,8 @@ use super::run::{Live, Member, Phase, Stage, UploadState};
 use super::sites::{Accepted, RestAfter, Standing};
 use super::{Effects, StudyMachine};
 use crate::event::{Notice, Refused};
-use crate::message::{Consent, Decision, Masked, Progress, SiteMessage};
-use crate::reason::{Dropout, Withdrawal};
+use crate::message::{Binding, Decision, Masked, Progress, SiteMessage};
+use crate::reason::Withdrawal;
 use crate::record::{Missing, Record};
 use crate::time::Timestamp;
 
@@ -95,17 +95,25 @@ impl StudyMachine {
                 }
             }
             SiteMessage::Withdrawn { attempt, cause } => {
-                return self.leave(from, attempt, Dropout::Withdrew, Some(cause), now);
+                return self.leave(attempt, Missing::withdrew(from.clone(), cause), now);
             }
-            SiteMessage::Declined { attempt, .. } => {
-                return attempt
-                    .map_or(Ok(()), |attempt| self.leave(from, attempt, Dropout::Declined, None, now));
+            SiteMessage::Declined { attempt, reason, .. } => {
+                let missing = Missing::declined(from.clone(), reason);
+                return attempt.map_or(Ok(()), |attempt| self.leave(attempt, missing, now));
             }
             SiteMessage::Alarm(alarm) => {
                 effects.record(Record::Alarm { site: from.clone(), alarm });
                 effects.notify(Notice::Alarm(from.clone()));
             }
-            SiteMessage::Consent(consent) => self.consent(from, consent, effects),
+            SiteMessage::Consent(binding) => {
+                let model = binding.model;
+                if self.free(from, binding) {
+                    effects.record(Record::Consent { site: from.clone(), model });
+                }
+            }
+            SiteMessage::Unbound(binding) => {
+                self.free(from, binding);
+            }
         }
         Ok(())
     }
@@ -152,7 +160,7 @@ impl StudyMachine {
                 if let Some(attempt) = self.collecting() {
                     // It changed its mind in the middle of an attempt.
                     let _ =
-                        self.leave(from, attempt, Dropout::Withdrew, Some(Withdrawal::StoppedAtSite), now);
+                        self.leave(attempt, Missing::withdrew(from.clone(), Withdrawal::StoppedAtSite), now);
                 }
             }
         }
@@ -232,7 +240,7 @@ impl StudyMachine {
             record.rest(RestAfter::Setup, now, &timing);
         }
         if let Some(attempt) = self.collecting() {
-            let _ = self.leave(from, attempt, Dropout::Withdrew, Some(Withdrawal::NoKeys), now);
+            let _ = self.leave(attempt, Missing::withdrew(from.clone(), Withdrawal::NoKeys), now);
         }
         Ok(())
     }
@@ -294,40 +302,34 @@ impl StudyMachine {
     /// A site takes no further part in an attempt that still collects.
     pub(super) fn leave(
         &mut self,
-        site: &SiteName,
         attempt: Attempt,
-        dropout: Dropout,
-        withdrawal: Option<Withdrawal>,
+        missing: Missing,
         now: Timestamp,
     ) -> Result<(), Refused> {
         let (timing, purpose) = (self.timing, self.purpose());
-        let member = self.member(site, attempt)?;
+        let member = self.member(&missing.site, attempt)?;
         // A complete vector stays in: it cannot be told apart from one whose sender fell silent.
         if matches!(member.upload, UploadState::Complete | UploadState::Gone(_)) {
             return Ok(());
         }
-        let missing = Missing { site: site.clone(), dropout, withdrawal };
         member.upload = UploadState::Gone(missing.clone());
-        if let Some(record) = self.sites.get_mut(site) {
+        if let Some(record) = self.sites.get_mut(&missing.site) {
             record.last_missing = Some(missing);
             record.rest(RestAfter::Attempt(purpose), now, &timing);
         }
         Ok(())
     }
 
-    fn consent(&mut self, from: &SiteName, consent: Consent, effects: &mut Effects) {
-        let Consent { model, purpose, survivors } = consent;
-        let survivors: BTreeSet<_> = survivors.into_iter().collect();
+    /// Survivors no longer bind, or never bound, this site. Says whether that is news. Said again it frees no
+    /// set of others.
+    fn free(&mut self, from: &SiteName, binding: Binding) -> bool {
+        let survivors: BTreeSet<_> = binding.survivors.into_iter().collect();
         let mut freed = false;
         for set in &mut self.opened {
-            let meant = set.model == model || set.baseline == Some(model);
-            // A consent that is said again must not free a set that was signed since.
-            let known = set.purpose != purpose || set.survivors == survivors;
-            freed |= meant && known && set.freed.insert(from.clone());
+            let meant = set.model == binding.model || set.baseline == Some(binding.model);
+            freed |= meant && set.survivors == survivors && set.freed.insert(from.clone());
         }
-        if freed {
-            effects.record(Record::Consent { site: from.clone(), model });
-        }
+        freed
     }
 
     /// Whether a message belongs to the attempt that has just ended.

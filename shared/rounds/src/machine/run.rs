@@ -287,9 +287,9 @@ impl Live {
             .filter(|(site, _)| !survivors.contains(*site))
             .map(|(site, member)| match &member.upload {
                 UploadState::Gone(missing) => missing.clone(),
-                UploadState::Complete => Missing { site: site.clone(), dropout: otherwise, withdrawal: None },
+                UploadState::Complete => Missing::new(site.clone(), otherwise),
                 UploadState::Awaited | UploadState::Announced(_) | UploadState::Receiving => {
-                    Missing { site: site.clone(), dropout: Dropout::NoUpload, withdrawal: None }
+                    Missing::new(site.clone(), Dropout::NoUpload)
                 }
             })
             .collect()

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use consilium_rounds::local::{Federation, Models};
-use consilium_rounds::message::{Directive, SiteMessage, StudyState};
+use consilium_rounds::local::{Federation, Models, Reply};
+use consilium_rounds::message::{Binding, Directive, SiteMessage, StudyState};
 use consilium_rounds::reason::{Abandonment, Withdrawal};
 use consilium_rounds::record::{Record, ReleaseReason, Unevaluated, Verdict};
 use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
@@ -186,6 +186,54 @@ fn once_survivors_are_named_only_a_person_gives_the_attempt_up() {
     assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
 }
 
+/// What `site` is asked about the repeat rule.
+fn question(sim: &Sim, site: usize) -> Option<Binding> {
+    sim.machine.directives_for(&name(site)).into_iter().find_map(|letter| match letter.message {
+        Directive::Bound(binding) => Some(binding),
+        _ => None,
+    })
+}
+
+#[test]
+fn without_one_of_a_lost_sum_the_study_goes_on_when_persons_allow_it() {
+    let mut sim = sim(4, 2, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().phase == Phase::ConsistencyCheck);
+    let attempt = sim.contexts().last().unwrap().attempt;
+    // Two never hear of the survivors; the others sign.
+    sim.disconnect(0);
+    sim.disconnect(1);
+    sim.settle(5_000);
+    assert!(question(&sim, 2).is_none(), "while the attempt lives nobody is asked");
+    sim.act(Act::DeclareLost { attempt });
+    // One of the two is gone for good. The other says by itself that nothing binds it.
+    sim.connect(0);
+    sim.settle(5_000);
+    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
+    assert_eq!(question(&sim, 0), None);
+    for site in [2, 3] {
+        let binding = question(&sim, site).expect("who signed is asked");
+        assert_eq!(binding.survivors, (0..4).map(name).collect::<Vec<_>>());
+        let replies = sim.sites[site].local.consent(binding);
+        for reply in replies {
+            let Reply::Say(message) = reply else { unreachable!() };
+            sim.network.push((site, Packet::Say(message)));
+        }
+        sim.settle(5_000);
+    }
+    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
+    let consents: Vec<_> = sim
+        .records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Consent { site, .. } => Some(site.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(consents, [name(2), name(3)], "only persons consent");
+}
+
 #[test]
 fn keys_change_when_they_are_used_up_or_lost() {
     let mut sim = sim(4, 5, "attempts_per_epoch = 2", "");
@@ -319,6 +367,7 @@ fn directives_are_a_function_of_the_state() {
                 Directive::Unmask(_) => "unmask",
                 Directive::Settled(_) => "settled",
                 Directive::Guilt(_) => "guilt",
+                Directive::Bound(_) => "bound",
             }));
         }
         for _ in 0..5 {

@@ -78,6 +78,11 @@ impl RepeatBook {
         self.set(&(purpose.into(), *model))
     }
 
+    /// Every set that binds this site where `model` is opened again, whatever for.
+    pub fn sets_of<'b>(&'b self, model: &'b Hash) -> impl Iterator<Item = &'b BTreeSet<SiteName>> {
+        self.opened.keys().filter(move |(_, opened)| opened == model).filter_map(|part| self.set(part))
+    }
+
     fn set(&self, part: &(Part, Hash)) -> Option<&BTreeSet<SiteName>> {
         let index = usize::try_from(*self.opened.get(part)?).ok()?;
         self.sets.get(index)

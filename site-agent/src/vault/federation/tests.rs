@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use consilium_rounds::message::Binding;
+use consilium_rounds::status::Phase;
 use consilium_rounds::{Act, Event};
+use consilium_secagg::numbering::Attempt;
 use consilium_study::canonical::Canonical as _;
 
 use super::Federation;
@@ -96,7 +99,8 @@ fn no_data_is_touched_before_a_person_has_approved() {
     for site in &mut federation.sites {
         assert_eq!(*site.core.cases[&study].record.stage(), Stage::Waiting);
         assert!(site.jobs.try_recv().is_err(), "no work without a yes");
-        let answer = PersonalAnswer { study, act: PersonalAct::Approve, person: "Ada".into(), at_ms: 0 };
+        let answer =
+            PersonalAnswer { study, act: PersonalAct::Approve, person: "Ada".into(), at_ms: 0, about: None };
         Disk.replace(Kind::Decision, &site.folder.study(&study).decision(), &answer.to_canonical()).unwrap();
         site.core.tick().unwrap();
         assert!(!site.folder.study(&study).decision().exists());
@@ -104,6 +108,57 @@ fn no_data_is_touched_before_a_person_has_approved() {
     federation.run();
     let rule = federation.sites[0].core.cases[&study].record.rule().unwrap().as_str().to_owned();
     assert_eq!(rule, "person: Ada");
+}
+
+/// A sum is given up after two have signed; one site is gone for good. The others go on when persons have said
+/// yes, and a site that never saw the survivors needs nobody.
+#[test]
+fn a_model_is_opened_with_others_when_persons_consent() {
+    let mut federation = Federation::new(WILLING);
+    federation.tell(Event::Operator { by: "operator/o".parse().unwrap(), act: Act::Start });
+    while federation.uploads.len() < 4 {
+        assert!(federation.pass(), "{:#?}", federation.machine.status());
+    }
+    assert_eq!(federation.machine.status().phase, Phase::CollectMasked);
+    federation.disconnect(2);
+    federation.disconnect(3);
+    let mut passes = 0;
+    while federation.machine.status().phase != Phase::ConsistencyCheck || federation.pass() {
+        assert!(passes < 100, "{:#?}", federation.machine.status());
+        passes += 1;
+        federation.pass();
+        federation.now += 1_000;
+        federation.tell(Event::Tick);
+    }
+    let attempt = Attempt::new(federation.machine.status().attempt.unwrap()).unwrap();
+    federation.tell(Event::Operator { by: "operator/o".parse().unwrap(), act: Act::DeclareLost { attempt } });
+    federation.reconnect(2);
+    let study = federation.machine.study_hash();
+    for _ in 0..20 {
+        while federation.pass() {}
+        federation.now += 60_000;
+        federation.tell(Event::Tick);
+    }
+    let asked: Vec<_> = federation.sites.iter().map(|site| site.core.cases[&study].asked.clone()).collect();
+    assert!(asked[0].is_some() && asked[0] == asked[1], "{asked:?} {:#?}", federation.machine.status());
+    assert_eq!(asked[2..], [None, None]);
+    // An answer to another question is put aside.
+    let other = asked[0].clone().map(|binding| Binding { model: study, ..binding });
+    for (about, freed) in [(other, false), (asked[0].clone(), true)] {
+        for site in &mut federation.sites[..2] {
+            let act = PersonalAct::Consent;
+            let answer = PersonalAnswer { study, act, person: "Ada".into(), at_ms: 0, about: about.clone() };
+            let path = site.folder.study(&study).decision();
+            Disk.replace(Kind::Decision, &path, &answer.to_canonical()).unwrap();
+            site.core.tick().unwrap();
+            assert!(!path.exists());
+            assert_eq!(site.core.cases[&study].asked.is_none(), freed);
+        }
+    }
+    // The leave survives a kill.
+    federation.sites[0].crash();
+    federation.run();
+    assert_ne!(federation.released(), federation.machine.study().initial_model());
 }
 
 #[test]

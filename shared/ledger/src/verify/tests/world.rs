@@ -191,7 +191,7 @@ impl World {
             ctx: context.hash(),
             survivors: receipts.iter().enumerate().map(|(at, receipt)| (site(at), receipt.hash())).collect(),
             receipts: receipts.iter().enumerate().map(|(at, receipt)| self.sign(at, receipt)).collect(),
-            missing: vec![Missing { site: site(3), dropout: Dropout::NoUpload, withdrawal: None }],
+            missing: vec![Missing::new(site(3), Dropout::NoUpload)],
         }
     }
 
