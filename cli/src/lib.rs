@@ -82,6 +82,7 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if nobody_reads(&error) => ExitCode::from(NOBODY_READS),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -89,13 +90,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `consilium … | head`: whoever has read enough gets no complaint.
+/// What a shell shows for a program that was ended because its reader had gone.
+const NOBODY_READS: u8 = 141;
+
+fn nobody_reads(error: &anyhow::Error) -> bool {
+    let output = error.downcast_ref::<std::io::Error>();
+    output.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// `consilium … | head`: whoever has read enough gets no complaint, and no success either.
 fn leave_when_nobody_reads() {
     let complain = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let closed = panic.payload_as_str().is_some_and(|text| text.contains("Broken pipe"));
-        if closed {
-            std::process::exit(0);
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            std::process::exit(NOBODY_READS.into());
         }
         complain(panic);
     }));

@@ -70,6 +70,7 @@ enum Sent {
     Acknowledged,
 }
 
+#[expect(clippy::map_entry, reason = "an await between the look and the insertion")]
 async fn serve(
     hub: &Hub,
     site: &SiteName,

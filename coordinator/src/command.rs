@@ -44,7 +44,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(async {
             match cli.command {
-                Command::Serve { config } => serve(&config).await,
+                Command::Serve { config } => Box::pin(serve(&config)).await,
                 Command::CheckConfig { config } => check(&config),
             }
         });

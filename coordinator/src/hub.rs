@@ -185,6 +185,8 @@ impl Hub {
     pub fn resume(self: &Arc<Self>) -> Result<(), OpenError> {
         for (_, bytes) in self.parts.store.scan(Table::Studies, &[])? {
             let (machine, effects) = StudyMachine::from_bytes(&bytes)?.resume(now());
+            let spooled = machine.spooled_attempt().map(|attempt| u64::from(attempt.get()));
+            self.parts.uploads.keep_only(&machine.study_hash(), spooled).map_err(Fatal::from)?;
             self.run_study(machine, effects, Vec::new())?;
         }
         Ok(())

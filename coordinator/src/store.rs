@@ -72,13 +72,16 @@ fn full_key(table: Table, key: &[u8]) -> Vec<u8> {
     [&[table as u8], key].concat()
 }
 
+/// Key and value of a record.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// Where records live.
 pub trait Store: Send + Sync {
     /// One record.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// All records of a table whose key starts with `prefix`, in the order of their keys.
-    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Entry>, StoreError>;
 
     /// Makes all changes and returns when they are on disk. `name` is the name of this write in crash tests.
     fn commit(&self, name: &str, transaction: Transaction) -> Result<(), StoreError>;
@@ -109,7 +112,7 @@ impl Store for SledStore {
         Ok(self.tree.get(full_key(table, key))?.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Entry>, StoreError> {
         self.tree
             .scan_prefix(full_key(table, prefix))
             .map(|record| record.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(StoreError))

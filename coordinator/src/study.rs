@@ -130,6 +130,8 @@ pub struct StudyTask {
     /// Effects of starting or resuming.
     first: Vec<Effect>,
     phase: Option<(&'static str, u64, SystemTime)>,
+    /// The round that runs, and since when.
+    round: Option<(u64, SystemTime)>,
 }
 
 /// A study cannot go on: the disk or the ledger failed.
@@ -170,8 +172,19 @@ impl StudyTask {
             traffic: Arc::clone(&traffic),
         };
         let own = commands.downgrade();
-        let task =
-            Self { parts, hash, machine, publish, shown, inbox, own, traffic, first: effects, phase: None };
+        let task = Self {
+            parts,
+            hash,
+            machine,
+            publish,
+            shown,
+            inbox,
+            own,
+            traffic,
+            first: effects,
+            phase: None,
+            round: None,
+        };
         Ok((task, handle))
     }
 
@@ -354,6 +367,13 @@ impl StudyTask {
         let now = SystemTime::now();
         if let Some((before, of, since)) = self.phase.replace((name, round, now)) {
             self.parts.telemetry.phase(&self.hash, of, before, (since, now));
+        }
+        let running = (status.phase != Phase::Idle).then_some(round);
+        if self.round.map(|(of, _)| of) != running {
+            if let Some((of, since)) = self.round {
+                self.parts.telemetry.round(&self.hash, of, (since, now));
+            }
+            self.round = running.map(|round| (round, now));
         }
     }
 

@@ -4,6 +4,7 @@
 //! Traces and metrics go to the OTLP endpoint of the configuration; without one no connection is tried. One
 //! trace per round: its context travels with each directive, so the spans of relays and vaults join it.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::metrics::{Counter, Meter, MeterProvider as _};
@@ -15,7 +16,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer, SdkTracerProvider};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
@@ -45,6 +46,7 @@ pub struct Telemetry {
 }
 
 struct Collector {
+    ids: Arc<RoundIds>,
     traces: SdkTracerProvider,
     tracer: SdkTracer,
     metrics: SdkMeterProvider,
@@ -107,14 +109,18 @@ impl Telemetry {
             .with_attributes([KeyValue::new("service.name", "consilium-coordinator")])
             .build();
         let spans = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-        let traces =
-            SdkTracerProvider::builder().with_batch_exporter(spans).with_resource(resource.clone()).build();
+        let ids = Arc::new(RoundIds::default());
+        let traces = SdkTracerProvider::builder()
+            .with_id_generator(GivenIds(Arc::clone(&ids)))
+            .with_batch_exporter(spans)
+            .with_resource(resource.clone())
+            .build();
         let points = MetricExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
         let metrics =
             SdkMeterProvider::builder().with_periodic_exporter(points).with_resource(resource).build();
         let counters = Counters::new(&metrics.meter("consilium"));
         let tracer = traces.tracer("consilium");
-        Ok(Self { collector: Some(Collector { traces, tracer, metrics }), counters })
+        Ok(Self { collector: Some(Collector { ids, traces, tracer, metrics }), counters })
     }
 
     /// The trace context that travels with the directives of a round; empty where nobody collects traces.
@@ -133,12 +139,22 @@ impl Telemetry {
         let Some(collector) = &self.collector else { return };
         let (trace, span) = round_ids(study, round);
         let parent = SpanContext::new(trace, span, TraceFlags::SAMPLED, true, TraceState::NONE);
-        let builder = SpanBuilder::from_name(name)
-            .with_kind(SpanKind::Internal)
-            .with_start_time(times.0)
-            .with_attributes([KeyValue::new("fl.round", i64::try_from(round).unwrap_or(i64::MAX))]);
         let context = Context::new().with_remote_span_context(parent);
-        collector.tracer.build_with_context(builder, &context).end_with_timestamp(times.1);
+        let _turn = collector.ids.next(None);
+        collector
+            .tracer
+            .build_with_context(span_of(name, round, times.0), &context)
+            .end_with_timestamp(times.1);
+    }
+
+    /// A finished round: the root of its trace.
+    pub fn round(&self, study: &Hash, round: u64, times: (SystemTime, SystemTime)) {
+        let Some(collector) = &self.collector else { return };
+        let _turn = collector.ids.next(Some(round_ids(study, round)));
+        collector
+            .tracer
+            .build_with_context(span_of("round", round, times.0), &Context::new())
+            .end_with_timestamp(times.1);
     }
 
     /// Sends what is left. Blocks for a moment.
@@ -149,6 +165,47 @@ impl Telemetry {
         for error in ends.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "some telemetry did not reach the collector");
         }
+    }
+}
+
+fn span_of(name: &'static str, round: u64, began: SystemTime) -> SpanBuilder {
+    SpanBuilder::from_name(name)
+        .with_kind(SpanKind::Internal)
+        .with_start_time(began)
+        .with_attributes([KeyValue::new("fl.round", i64::try_from(round).unwrap_or(i64::MAX))])
+}
+
+/// The ids of the span that is made next, where they are not left to chance. One span is made at a time.
+#[derive(Debug, Default)]
+struct RoundIds {
+    turn: Mutex<()>,
+    given: Mutex<Option<(TraceId, SpanId)>>,
+}
+
+impl RoundIds {
+    /// Whoever holds what this returns makes the next span.
+    fn next(&self, ids: Option<(TraceId, SpanId)>) -> MutexGuard<'_, ()> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+        turn
+    }
+
+    fn given(&self) -> Option<(TraceId, SpanId)> {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the root span of a round the ids that its children were told, and all others random ones.
+#[derive(Debug)]
+struct GivenIds(Arc<RoundIds>);
+
+impl IdGenerator for GivenIds {
+    fn new_trace_id(&self) -> TraceId {
+        self.0.given().map_or_else(|| RandomIdGenerator::default().new_trace_id(), |(trace, _)| trace)
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        self.0.given().map_or_else(|| RandomIdGenerator::default().new_span_id(), |(_, span)| span)
     }
 }
 

@@ -76,6 +76,24 @@ impl Uploads {
         ignore_missing(fs::remove_file(self.path(name)))
     }
 
+    /// Throws away all vectors of a study but those of one attempt: a coordinator that was killed between giving
+    /// an attempt up and throwing its vectors away has left them.
+    pub fn keep_only(&self, study: &Hash, attempt: Option<u64>) -> io::Result<()> {
+        let kept = attempt.map(|attempt| attempt.to_string());
+        let attempts = match fs::read_dir(self.folder.join(study.short())) {
+            Ok(attempts) => attempts,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in attempts {
+            let entry = entry?;
+            if entry.file_name().to_str() != kept.as_deref() {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Throws away all vectors of an attempt.
     pub fn discard_attempt(&self, study: &Hash, attempt: u64) -> io::Result<()> {
         ignore_missing(fs::remove_dir_all(self.attempt_folder(study, attempt)))
@@ -156,6 +174,11 @@ mod tests {
         last.finish().unwrap();
         let read = read_chunk(&mut uploads.reader(&name).unwrap(), whole.len() + 1).unwrap();
         assert!(read == whole, "the same bytes");
+        let late = UploadName { attempt: 4, ..name.clone() };
+        uploads.appender(&late, total).unwrap().finish().unwrap();
+        uploads.keep_only(&name.study, Some(3)).unwrap();
+        assert!(uploads.reader(&late).is_err() && uploads.reader(&name).is_ok());
+        uploads.keep_only(&Hash::of_bytes(b"another study"), None).unwrap();
         uploads.discard_attempt(&name.study, 3).unwrap();
         uploads.discard(&name).unwrap();
         assert_eq!(uploads.offset(&name, total), 0);

@@ -186,7 +186,21 @@ enum PolicyAct {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
+    leave_when_nobody_reads();
     run(Cli::parse(), &[])
+}
+
+/// `site-agent journal | head`: whoever has read enough gets no complaint, and no success either.
+fn leave_when_nobody_reads() {
+    let complain = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            // What a shell shows for a program that was ended because its reader had gone.
+            std::process::exit(141);
+        }
+        complain(panic);
+    }));
 }
 
 /// Runs a parsed command line. `prefix` are the arguments behind which this program reads the

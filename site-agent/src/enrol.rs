@@ -153,8 +153,15 @@ impl Application {
         };
         membership.write(folder)?;
         Disk.remove(Kind::Identity, &folder.enrolment_request())?;
+        let operators = membership.operators()?;
         let Membership { anchor, site, .. } = membership;
         println!("{site} is a member of {} (consortium fingerprint {})", anchor.name, anchor.fingerprint());
+        println!(
+            "next, in {}: say where the cases are ([source]) and whose studies may run here, for example\n\n  \
+             [policy]\n  operators = [{operators}]\n\nthen: site-agent run --dir {}",
+            folder.config().display(),
+            folder.root().display()
+        );
         Ok(())
     }
 }
@@ -191,6 +198,13 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// The consortium's operators, as `policy.operators` takes them.
+    fn operators(&self) -> anyhow::Result<String> {
+        let roster = self.admission.roster.claim()?;
+        let names = roster.operators().iter().map(|person| format!("\"operator/{}\"", person.name));
+        Ok(names.collect::<Vec<_>>().join(", "))
+    }
+
     /// Writes both parts of the agent down; the vault's last, because it says that enrolment is complete.
     pub fn write(&self, folder: &SiteFolder) -> anyhow::Result<()> {
         let Self { anchor, site, coordinator, admission } = self;

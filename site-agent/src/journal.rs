@@ -220,6 +220,9 @@ pub enum Event {
         /// The model.
         #[n(2)]
         model: Hash,
+        /// The survivors that this site had written down.
+        #[n(3)]
+        instead_of: Vec<Vec<SiteName>>,
     },
     /// A dealer's guilt was proved.
     #[n(17)]

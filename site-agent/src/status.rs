@@ -1,4 +1,5 @@
-//! Small files that show people what the running agent is doing. Never read back by the agent as state.
+//! Small files that show people what the running agent is doing. Never read back by the agent as state;
+//! `consent` reads in them what the agent is asked, and the agent compares the answer with its own question.
 
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 //! The vault may be killed between any two instructions. What makes that harmless is decided here
 //! once: a file is replaced whole (written aside, flushed, renamed, folder flushed), a journal only
 //! grows, and nothing else writes. Because each write names what it writes, a test build can stop
-//! the process before, inside and after every one of them (see [`crash`]); the list of those points
+//! the process before, inside and after every one of them (see `consilium_crash`); the list of those points
 //! comes from the calls themselves.
 
 use std::fmt;

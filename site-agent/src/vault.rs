@@ -13,7 +13,7 @@ pub mod record;
 mod attempt;
 mod case;
 mod chainfile;
-mod consent;
+pub(crate) mod consent;
 mod core;
 mod keeping;
 mod life;

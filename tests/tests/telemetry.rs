@@ -117,6 +117,7 @@ fn one_trace_of_a_round_joins_coordinator_relay_and_vault() {
             ["consilium-coordinator", "consilium-relay", "consilium-vault"]
                 .iter()
                 .all(|service| services.contains(service))
+                && spans.contains(&("consilium-coordinator".to_owned(), "round".to_owned()))
         });
         whole.count() == 2
     });

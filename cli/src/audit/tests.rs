@@ -121,10 +121,17 @@ fn another_key_does_not_verify() {
     let (bundle, other) = (Bundle::new(), Bundle::new());
     let key = other.path().join("consortium/consortium.pub");
     let failure = bundle.verify(Some(&key)).unwrap_err();
+    assert!(failure.contains("wrong file, or the ledger is forged"), "{failure}");
+    // Without a key of its own the folder's ledger speaks for itself.
+    let own = bundle.path().join("consortium/consortium.pub");
+    let aside = bundle.path().join("aside.pub");
+    fs::rename(&own, &aside).unwrap();
+    let failure = bundle.verify(Some(&key)).unwrap_err();
     assert!(
         failure.contains("entry 0 (roster): the roster signature of consortium does not match"),
         "{failure}"
     );
+    fs::rename(&aside, &own).unwrap();
     assert_eq!(bundle.verify(Some(&bundle.path().join("consortium/consortium.pub"))), Ok(()));
     let line = fs::read_to_string(bundle.path().join("consortium/consortium.pub")).unwrap();
     let renamed = bundle.path().join("renamed.pub");

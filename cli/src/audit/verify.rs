@@ -35,6 +35,16 @@ pub(super) fn run(root: &Path, key: Option<&Path>, output: Output) -> anyhow::Re
     let bundle = Bundle::open(root)?;
     let brought = key.is_some();
     let anchor = read_anchor(&key.map_or_else(|| bundle.key_file(), Path::to_owned))?;
+    if let (Some(_), Ok(own)) = (key, read_anchor(&bundle.key_file()))
+        && own.key != anchor.key
+    {
+        bail!(
+            "the key in {} has the fingerprint {}, the one that you gave has {}: it is the wrong file, or the ledger is forged",
+            root.display(),
+            own.fingerprint(),
+            anchor.fingerprint()
+        );
+    }
     let mut report = consilium_ledger::verify(&bundle.log(), &bundle, &anchor.key)
         .with_context(|| format!("the ledger in {} is not in order", root.display()))?;
     if report.consortium != anchor.name {

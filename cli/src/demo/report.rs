@@ -80,6 +80,9 @@ pub(super) struct Run {
     pub model: Option<PathBuf>,
 }
 
+/// From so many bytes on, a model is what the coordinator's memory is for.
+const LARGE_MODEL: u64 = 10_000_000;
+
 /// Time and memory of the rounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
@@ -102,8 +105,13 @@ impl std::fmt::Display for Cost {
             self.seconds, self.overhead
         )?;
         let Some(peak) = self.coordinator_peak else { return Ok(()) };
+        write!(f, ", the coordinator's peak memory {}", bytes(peak))?;
+        // A small model is a small part of it.
+        if self.model < LARGE_MODEL {
+            return Ok(());
+        }
         let models = peak as f64 / self.model as f64;
-        write!(f, ", the coordinator's peak {}: {models:.1} models of {}", bytes(peak), bytes(self.model))
+        write!(f, ": {models:.2} models of {}", bytes(self.model))
     }
 }
 

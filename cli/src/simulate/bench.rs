@@ -28,6 +28,9 @@ use crate::demo::progress::Story;
 /// How often the line of progress is redrawn.
 const REDRAW: Duration = Duration::from_millis(200);
 
+/// What came of the work of each site.
+type Outcomes<T> = Vec<(SiteName, Result<T, Withdrawal>)>;
+
 /// Pools with one thread each. Sums over threads depend on their number, and one is what an agent uses unless
 /// its configuration says otherwise; so a site gets the same bytes here, however many work at once.
 pub(super) struct Crew(Vec<ThreadPool>);
@@ -192,7 +195,7 @@ impl<'a> Bench<'a> {
         &self,
         mut sites: Vec<&SiteName>,
         work: impl Fn(&SiteName, &Hospital) -> Result<T, Withdrawal> + Sync,
-    ) -> (Duration, Vec<(SiteName, Result<T, Withdrawal>)>) {
+    ) -> (Duration, Outcomes<T>) {
         let began = Instant::now();
         let hospitals = self.hospitals;
         let size = |site: &SiteName| match hospitals.get(site) {

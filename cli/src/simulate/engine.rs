@@ -11,7 +11,7 @@ use consilium_learning::{ModelFile, initial};
 use consilium_rounds::local::{Federation, LocalSite, Models};
 use consilium_rounds::reason::Dropout;
 use consilium_rounds::record::{Record, Release};
-use consilium_rounds::status::{Kind, LineState, RoundLine};
+use consilium_rounds::status::{Kind, RoundLine};
 use consilium_rounds::vector::study_pin;
 use consilium_rounds::{Effect, Notice, Proposal, StudyMachine, Timestamp, Timing};
 use consilium_secagg::context::Purpose;
@@ -266,8 +266,8 @@ impl<'a> Watch<'a> {
             Kind::Evaluate | Kind::Statistics => "evaluates",
         };
         for missing in &line.missing {
-            // Whoever had not uploaded when an attempt was given up did nothing wrong.
-            if missing.dropout == Dropout::NoUpload && matches!(line.state, LineState::Abandoned(_)) {
+            // Whoever was at work when an attempt was given up did nothing wrong.
+            if missing.dropout == Dropout::Unfinished {
                 continue;
             }
             let sentence = format!("{} is missing where the federation {verb}: {missing}", missing.site);

@@ -118,7 +118,7 @@ fn own_name(text: &str, taken: &mut BTreeSet<SiteName>) -> SiteName {
     let parts: Vec<&str> = dashed.split('-').filter(|part| !part.is_empty()).collect();
     let mut word: String = parts.join("-").chars().take(LONGEST_VALUE).collect();
     if word.is_empty() {
-        word = "unnamed".to_owned();
+        "unnamed".clone_into(&mut word);
     }
     let numbers = std::iter::once(word.clone()).chain((2..).map(|number| format!("{word}-{number}")));
     let mut names =

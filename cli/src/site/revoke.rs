@@ -27,7 +27,8 @@ impl Revoked {
         format!(
             "Revoked {site}; open connections that were cut: {connections_cut}.\n\
              Running rounds go on without it where enough sites are left. To let a new machine take its place:\n\
-             \n  consilium site invite {site}"
+             \n  consilium site invite {site}\n  consilium site admit {site} --replace\n\n\
+             and there, in a new folder with a copy of site.toml: site-agent enrol INVITATION --dir FOLDER"
         )
     }
 }

@@ -270,7 +270,7 @@ fn reason(reason: &Value, study: &str) -> String {
         return match shortage.get("kind").and_then(Value::as_str) {
             Some("too_few") => format!("enough ready sites, {} of {}", number("ready"), number("needed")),
             Some("required") => "sites that the study cannot do without".to_owned(),
-            Some("bound") => "sites whose sum over this model was opened before; without them, persons at the others consent (site-agent consent)".to_owned(),
+            Some("bound") => "sites that were in an earlier sum over this model".to_owned(),
             Some("too_small_change") => "survivors that differ enough from an earlier set".to_owned(),
             _ => "sites".to_owned(),
         };
@@ -279,6 +279,9 @@ fn reason(reason: &Value, study: &str) -> String {
         Some("acceptances") => "sites to accept it".to_owned(),
         Some("start") => format!("an operator: consilium study start {study}"),
         Some("resume") => format!("an operator: consilium study resume {study}"),
+        Some("consent") => {
+            "a person at each of these sites to go on without them (site-agent consent)".to_owned()
+        }
         Some("latecomers") => "sites that will be ready soon".to_owned(),
         Some("retry") => "the pause after a failed attempt to end".to_owned(),
         Some("uploads") => "masked updates".to_owned(),

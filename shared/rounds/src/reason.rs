@@ -83,6 +83,7 @@ reasons!(
         2 Declined = "refused the context",
         3 LeftOut = "left out: its envelopes do not open, its commitments differ from its peers', or terms forbid it",
         4 Revoked = "its certificate was revoked",
+        5 Unfinished = "was still at work when the attempt was given up",
     }
 );
 

@@ -158,6 +158,8 @@ pub enum WaitReason {
     Resume,
     /// A Selection that everyone in it can sign.
     Sites(Shortage),
+    /// A person at each of these to allow other survivors, where some of an earlier sum are missing.
+    Consent,
     /// Sites that are expected to be ready soon.
     Latecomers,
     /// A pause after an attempt that failed.

@@ -225,8 +225,8 @@ fn the_same_start_is_opened_with_the_same_survivors_only() {
     assert_eq!(run(&mut federation, &context, &inputs), plain_sum(&inputs, &names(&[0, 1, 2, 3])));
     // Consent of persons at all sites lets another set be opened, and only under "ask".
     for node in &mut federation.nodes {
-        assert!(node.book.consent(&model, Repeat::Never).is_err());
-        node.book.consent(&model, Repeat::Ask).unwrap();
+        assert!(node.book.consent(Purpose::Train, model, None, Repeat::Never).is_err());
+        node.book.consent(Purpose::Train, model, None, Repeat::Ask).unwrap();
     }
     let mut fields = federation.fields_of(5, &names(&[0, 1, 2]));
     fields.model = model;

@@ -159,6 +159,11 @@ impl Policy {
         self.approval
     }
 
+    /// Whether no study can be accepted, because nobody may sign one.
+    pub fn names_no_operator(&self) -> bool {
+        self.operators.is_empty()
+    }
+
     /// A starting model is refused when its held-out loss is over so many times that of the last accepted.
     pub const fn trap_factor(&self) -> f64 {
         self.trap_factor
@@ -220,7 +225,11 @@ impl Policy {
     fn operators_clause(&self, signer: &Principal) -> Clause {
         let met = matches!(signer, Principal::Operator(name) if self.operators.contains(name));
         let names = self.operators.iter().map(|name| format!("operator/{name}"));
-        Clause::new("operators", list(names), format!("the study is signed by {signer}"), met)
+        let found = match (met, self.operators.is_empty()) {
+            (false, true) => format!("the study is signed by {signer}, and the policy names no operator"),
+            _ => format!("the study is signed by {signer}"),
+        };
+        Clause::new("operators", list(names), found, met)
     }
 
     fn known_sites_clause(&self, study: &Study) -> Clause {

@@ -1,16 +1,15 @@
 //! `site-agent approve`, `decline` and `consent`: a person's answer, left for the vault.
 
 use anyhow::{Context as _, bail};
-use consilium_rounds::message::Binding;
 use consilium_study::canonical::Canonical as _;
-use consilium_study::name::SiteName;
 use consilium_study::statement::{Repeat, Rule};
 
 use super::{configured, find_study};
 use crate::folder::SiteFolder;
 use crate::relay::board::now_ms;
 use crate::store::{Disk, Kind, Store as _};
-use crate::vault::board::VaultStatus;
+use crate::vault::board::{Asked, VaultStatus};
+use crate::vault::consent::in_words;
 use crate::vault::record::{Participation, PersonalAct, PersonalAnswer, Stage, StudyRecord};
 
 /// Leaves the answer where the vault looks for it. The same answer twice is harmless.
@@ -36,16 +35,17 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
             return Ok(());
         }
         (Stage::Refused { .. }, PersonalAct::Approve) => bail!(
-            "this site has refused study {name}; it can be proposed again as a study of its own (`site-agent policy explain {name}` shows why)"
+            "this site has refused study {name}; that is for good. `site-agent policy explain {name}` shows why; when the policy is another, ask the consortium to propose the study again under another name"
         ),
         (Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Decline) => bail!(
             "this site has accepted study {name}; ask the consortium to stop it, or stop the agent: a site that is away is a dropout"
         ),
     }
-    let about = match act {
+    let asked = match act {
         PersonalAct::Consent => Some(question(&folder, &record)?),
         PersonalAct::Approve | PersonalAct::Decline => None,
     };
+    let about = asked.as_ref().map(|asked| asked.question);
     let answer =
         PersonalAnswer { study: record.hash(), act, person: person.to_owned(), at_ms: now_ms(), about };
     let path = folder.study(&record.hash()).decision();
@@ -55,9 +55,8 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
         PersonalAct::Decline => "declined",
         PersonalAct::Consent => "consented to what is asked in",
     };
-    if let Some(Binding { model, survivors }) = &answer.about {
-        let survivors: Vec<_> = survivors.iter().map(SiteName::as_str).collect();
-        println!("model {} may be opened with others than {}", model.short(), survivors.join(", "));
+    if let Some(Asked { model, survivors, .. }) = &asked {
+        println!("model {} may be opened again with others than {}", model.short(), in_words(survivors));
     }
     println!(
         "{word} study {name} ({}) as {person}; the running agent tells the coordinator",
@@ -67,7 +66,7 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
 }
 
 /// What the running agent is asked about the repeat rule.
-fn question(folder: &SiteFolder, record: &StudyRecord) -> anyhow::Result<Binding> {
+fn question(folder: &SiteFolder, record: &StudyRecord) -> anyhow::Result<Asked> {
     let name = &record.plan().name;
     if matches!(record.participation(), Some(Participation { acceptance, .. })
         if acceptance.claim().is_ok_and(|acceptance| acceptance.terms.repeat == Repeat::Never))

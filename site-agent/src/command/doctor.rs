@@ -36,6 +36,13 @@ pub(crate) fn run(folder: &SiteFolder, json: bool, program: &Program) -> anyhow:
             let running = matches!(lock(&folder), Err(RunError::AlreadyRunning { .. }));
             let word = if running { "an agent runs in this folder" } else { "no agent runs in this folder" };
             checks.push(Check { what: "agent", well: running, finding: word.into() });
+            let closed = config.policy.names_no_operator();
+            let finding = if closed {
+                "policy.operators is empty: every study will be refused, for good"
+            } else {
+                "names whose studies may run"
+            };
+            checks.push(Check { what: "policy", well: !closed, finding: finding.into() });
             checks.extend(parts(&folder));
             checks.push(source(&config.source));
             checks.push(decoder(program));

@@ -81,19 +81,19 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// The data folder cannot be opened.
-    #[error("the data folder cannot be used: {}", .0.explain())]
+    #[error("the data folder cannot be used: {}", told(.0))]
     Folder(Reason),
     /// The data folder cannot be listed.
     #[error("the data folder cannot be used: {0}")]
     List(#[from] ListError),
     /// The table cannot be opened.
-    #[error("the table cannot be used: {}", .0.explain())]
+    #[error("the table cannot be used: {}", told(.0))]
     TableFile(Reason),
     /// The table cannot be understood.
     #[error("the table cannot be used: {0}")]
     Table(#[from] TableDefect),
     /// The archive cannot be opened.
-    #[error("the archive cannot be used: {}", .0.explain())]
+    #[error("the archive cannot be used: {}", told(.0))]
     ArchiveFile(Reason),
     /// The archive cannot be read.
     #[error("the archive cannot be used: {0}")]
@@ -103,10 +103,18 @@ pub enum LoadError {
     NoSiteColumn,
 }
 
+/// Why a part of the source itself cannot be opened.
+fn told(reason: &Reason) -> String {
+    if *reason == Reason::Missing { "it is not there".to_owned() } else { reason.explain() }
+}
+
 impl LoadError {
     /// What a person can do. `user` is who this program runs as.
     pub fn remedy(&self, user: &str) -> String {
         match self {
+            Self::Folder(Reason::Missing) | Self::TableFile(Reason::Missing) | Self::ArchiveFile(Reason::Missing) => {
+                "Correct the path under [source] in site.toml, or put it there; `site-agent doctor` shows the path.".to_owned()
+            }
             Self::Folder(reason) | Self::TableFile(reason) | Self::ArchiveFile(reason) => reason.remedy(user),
             Self::List(ListError::Unreadable) => format!("Let the user {user} read every folder in it."),
             Self::List(ListError::TooMany) => {

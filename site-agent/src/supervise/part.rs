@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use consilium_crash::CRASH_AT;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -18,7 +19,6 @@ use crate::folder::SiteFolder;
 use crate::pipe::{announced_length, frame_head};
 use crate::program::Program;
 use crate::status::publish;
-use consilium_crash::CRASH_AT;
 
 /// Frames that wait for a part which reads slowly. More are held back at their sender.
 const WAITING_FRAMES: usize = 4;
@@ -140,6 +140,7 @@ impl Part {
     fn start(&self, folder: &SiteFolder, program: &Program, first: bool) -> Result<Child, RunError> {
         let mut command = program.command([self.name, "--parent", &std::process::id().to_string(), "--dir"]);
         command.arg(folder.root());
+        // In a crash test the first start of a part dies, and the next one comes through.
         if !first {
             command.env_remove(CRASH_AT);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
-use consilium_rounds::message::{Binding, Directive, DirectiveId, Letter, Progress, SiteMessage, Stage};
+use consilium_rounds::message::{Directive, DirectiveId, Letter, Progress, SiteMessage, Stage};
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::{Context, CtxHash};
 use consilium_secagg::layout::CHUNK_BYTES;
@@ -20,11 +20,11 @@ use consilium_study::hash::Hash;
 use consilium_study::sign::Signed;
 
 use super::case::{Case, Doing, Topic};
-use super::consent::question;
+use super::consent::question_about;
 use super::core::{Core, Taken};
 use super::proposal::model_limit;
 use super::reason::decline_of;
-use super::record::Withdrawn;
+use super::record::{Question, Withdrawn};
 use super::work::{AttemptJob, Halt, Job, SpoolJob, Vector, span};
 use crate::journal::Event;
 use crate::pipe::message::{FromVault, Upload, Work};
@@ -49,7 +49,7 @@ impl Core {
         let begun = match result {
             Ok(unsent) => unsent.open(&proof)?,
             Err(refusal) => {
-                let about = context.claim().ok().and_then(|context| question(&self.book, &context));
+                let about = context.claim().ok().and_then(|context| question_about(&self.book, &context));
                 return self.refuse_in_attempt(study, &refusal, claimed, about);
             }
         };
@@ -64,6 +64,7 @@ impl Core {
             case.record.write(&*self.store, &self.folder)?;
             case.leave_attempt();
             case.asked = None;
+            case.trouble = None;
             if let Some(before) = before {
                 let spool = self.spool(&study, before.claim()?.attempt);
                 self.store.remove(Kind::Spool, &spool)?;
@@ -187,11 +188,11 @@ impl Core {
         let Vector { words, reference, busy } = match result {
             Ok(vector) => vector,
             Err(Halt::Withdraw(cause)) => return self.withdraw(study, Withdrawn { attempt, cause }),
-            Err(Halt::Decline(reason)) => {
+            Err(Halt::Decline(reason, why)) => {
+                case.trouble = Some(why.clone());
                 let participation = case.record.participation().expect("work stands for a participation");
                 let Some(context) = participation.begun.clone() else { return Ok(()) };
                 let letter = Letter { study, message: Directive::Begin { context } };
-                let why = reason.text().to_owned();
                 return self.decline(study, DirectiveId::of(&letter.to_bytes()), reason, Some(attempt), why);
             }
             Err(Halt::Stopped) => return Ok(()),
@@ -365,13 +366,15 @@ impl Core {
         match result {
             Ok(unsent) => {
                 let signature = unsent.open(&proof)?;
+                self.spend_consent(study)?;
+                let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
                 case.say(Topic::Signature, SiteMessage::Signature(signature));
                 self.trace(study, Work::SignSurvivors, began);
                 self.note(Event::Signed { study, attempt: attempt.map_or(0, Attempt::get) })?;
                 Ok(Taken::Done)
             }
             Err(refusal) => {
-                let about = machine.current().and_then(|(context, ..)| question(&self.book, context));
+                let about = machine.current().and_then(|(context, ..)| question_about(&self.book, context));
                 self.refuse_in_attempt(study, &refusal, attempt, about)
             }
         }
@@ -388,6 +391,8 @@ impl Core {
         match result {
             Ok(unsent) => {
                 let answer = unsent.open(&proof)?;
+                self.spend_consent(study)?;
+                let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
                 case.say(Topic::Answer, SiteMessage::Answer(answer));
                 self.trace(study, Work::Answer, began);
                 self.note(Event::Answered { study, attempt: attempt.map_or(0, Attempt::get) })?;
@@ -402,7 +407,7 @@ impl Core {
         study: Hash,
         refusal: &SiteRefusal,
         attempt: Option<Attempt>,
-        about: Option<Binding>,
+        about: Option<Question>,
     ) -> anyhow::Result<Taken> {
         self.raise(study, refusal)?;
         if is_about_repeating(refusal)

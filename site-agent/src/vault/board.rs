@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use consilium_rounds::message::Binding;
 use consilium_study::hash::Hash;
-use consilium_study::name::StudyName;
+use consilium_study::name::{SiteName, StudyName};
 use serde::{Deserialize, Serialize};
+
+use super::record::Question;
 
 /// State of the vault, as `site-agent status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +30,24 @@ pub(crate) struct StudyStatus {
     pub(crate) attempt: Option<u32>,
     /// What a person is asked to let be opened with other survivors than before.
     #[serde(default)]
-    pub(crate) asked: Option<Binding>,
+    pub(crate) asked: Option<Asked>,
+}
+
+/// A question, as a person reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// [`Question::hash`].
+    pub(crate) question: Hash,
+    /// The model that would be opened again.
+    pub(crate) model: Hash,
+    /// Survivors of earlier sums, of whom some are missing now.
+    pub(crate) survivors: Vec<Vec<SiteName>>,
+}
+
+impl From<&Question> for Asked {
+    fn from(question: &Question) -> Self {
+        Self { question: question.hash(), model: question.binding.model, survivors: question.sets.clone() }
+    }
 }
 
 impl fmt::Display for StudyStatus {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use consilium_rounds::message::{Binding, DirectiveId, Letter, SiteMessage};
+use consilium_rounds::message::{DirectiveId, Letter, SiteMessage};
 use consilium_secagg::message::{Confirmation, Encapsulation};
 use consilium_secagg::site::{MaskPermit, SiteMachine};
 use consilium_study::canonical::Canonical;
@@ -14,7 +14,8 @@ use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 
-use super::record::{Reference, Stage, StudyRecord};
+use super::consent;
+use super::record::{Question, Reference, Stage, StudyRecord};
 use super::speech::Saying;
 use crate::pipe::message::Upload;
 
@@ -103,7 +104,7 @@ pub(super) struct Case {
     /// Since when the epoch's secret keys have been there.
     pub(super) epoch_since: Option<Instant>,
     /// The model that the coordinator wants to open with other survivors than these.
-    pub(super) asked: Option<Binding>,
+    pub(super) asked: Option<Question>,
     /// When to try reading the data again.
     pub(super) load_again: Option<Instant>,
     /// What keeps the site from going on, for its own screen.
@@ -199,8 +200,12 @@ impl Case {
         if let Some(trouble) = &self.trouble {
             return trouble.clone();
         }
-        if self.asked.is_some() {
-            return "is asked to open a model again with other survivors: site-agent consent".into();
+        if let Some(Question { binding, sets }) = &self.asked {
+            return format!(
+                "is asked to open model {} again without some of {}: site-agent consent",
+                binding.model.short(),
+                consent::in_words(sets)
+            );
         }
         match (self.record.stage(), &self.doing) {
             (Stage::Waiting, _) => "waits for a person: site-agent approve".into(),

@@ -25,7 +25,7 @@ use consilium_study::sign::SigningKey;
 use consilium_study::statement::Repeat;
 use jiff::Timestamp;
 
-use super::board::{StudyStatus, VaultStatus};
+use super::board::{Asked, StudyStatus, VaultStatus};
 use super::case::{Case, Topic, saying};
 use super::identity::Identity;
 use super::keeping::Keeping;
@@ -60,7 +60,7 @@ pub(super) struct Core {
     pub(super) jobs: Sender<Job>,
     /// Messages for the relay.
     pub(super) out: Vec<FromVault>,
-    speech: Speech,
+    pub(super) speech: Speech,
     strays: Vec<(Hash, Saying)>,
     shown: VaultStatus,
 }
@@ -408,7 +408,7 @@ impl Core {
                     .machine
                     .as_ref()
                     .and_then(|machine| machine.current().map(|(context, ..)| context.attempt.get())),
-                asked: case.asked.clone(),
+                asked: case.asked.as_ref().map(Asked::from),
             })
             .collect();
         studies.sort_by(|a, b| (&a.name, &a.study).cmp(&(&b.name, &b.study)));

@@ -122,10 +122,16 @@ impl Core {
                     self.note(Event::Declined { study, person })?;
                     self.refuse(study, rule)?;
                 }
-                (PersonalAct::Consent, Some(binding)) if about.as_ref() == Some(&binding) => {
-                    self.consent(study, person, binding)?;
+                (PersonalAct::Consent, Some(question)) if about == Some(question.hash()) => {
+                    self.consent(study, person, question)?;
                 }
-                _ => {}
+                _ => {
+                    tracing::warn!(
+                        study = study.short(),
+                        person,
+                        "an answer to what is not asked is put aside"
+                    );
+                }
             }
         }
         self.store.remove(Kind::Decision, &path)?;

@@ -144,9 +144,28 @@ pub struct PersonalAnswer {
     /// When, in milliseconds since 1970.
     #[n(3)]
     pub at_ms: u64,
-    /// What was consented to.
+    /// [`Question::hash`] of what was consented to.
     #[n(4)]
-    pub about: Option<Binding>,
+    pub about: Option<Hash>,
+}
+
+/// What a person is asked about the repeat rule.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Question {
+    /// What the coordinator would open again.
+    #[n(0)]
+    pub binding: Binding,
+    /// The survivors that this site wrote down for it.
+    #[n(1)]
+    pub sets: Vec<Vec<SiteName>>,
+}
+
+impl Question {
+    /// What names it in an answer.
+    pub fn hash(&self) -> Hash {
+        Hash::labelled("question", &self.to_canonical())
+    }
 }
 
 /// What a person at the site can answer.

@@ -88,6 +88,11 @@ impl Speech {
         out
     }
 
+    /// Whatever became of it, it is said again.
+    pub(super) fn forget(&mut self, id: &Hash) {
+        self.said.remove(id);
+    }
+
     /// The coordinator answered a message. Says whether that message is one of ours.
     pub(super) fn said(&mut self, id: &Hash, verdict: &Verdict, now: Instant) -> bool {
         self.said.get_mut(id).is_some_and(|fate| {

@@ -101,12 +101,12 @@ pub(super) struct Vector {
 }
 
 /// Why an attempt has no vector here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Halt {
     /// The site sits it out.
     Withdraw(Withdrawal),
-    /// The site will not do it.
-    Decline(Decline),
+    /// The site will not do it: the reason for all, and the words for its own screen.
+    Decline(Decline, String),
     /// It was told to stop.
     Stopped,
 }
@@ -239,7 +239,9 @@ impl Bench {
         let (words, reference) = match job.context.purpose {
             Purpose::Train => task.train(ticker)?,
             Purpose::Evaluate => (task.evaluate(ticker)?, None),
-            Purpose::Statistics => return Err(Halt::Decline(Decline::Context)),
+            Purpose::Statistics => {
+                return Err(Halt::Decline(Decline::Context, "nothing of this kind is summed".to_owned()));
+            }
         };
         Ok(Vector { words, reference, busy: began.elapsed() })
     }
@@ -304,13 +306,13 @@ impl Task<'_> {
             && !first
             && loss > most_loss(last.loss, self.trap_factor, self.study.data.labels.len())
         {
-            tracing::warn!(
-                study = self.study.hash().short(),
-                loss,
-                last = last.loss,
-                "the starting model is much worse here than the last (policy.trap_factor)"
+            let words = format!(
+                "declines a starting model that is much worse here than the last: loss {loss:.2} after {:.2}; \
+                 policy.trap_factor = {} sets the limit. Ask the consortium for a smaller learning rate, or raise \
+                 the limit in site.toml and start the agent again",
+                last.loss, self.trap_factor
             );
-            return Err(Halt::Decline(Decline::Model));
+            return Err(Halt::Decline(Decline::Model, words));
         }
         Ok(Some(Reference { model, loss }))
     }
@@ -353,7 +355,7 @@ impl Task<'_> {
         };
         ModelFile::from_bytes(&bytes).and_then(|file| file.expect(&identity)).map_err(|error| {
             tracing::warn!(study = self.study.hash().short(), %error, "the model is not one of this study");
-            Halt::Decline(Decline::Model)
+            Halt::Decline(Decline::Model, format!("the model is not one of this study: {error}"))
         })
     }
 

@@ -147,8 +147,11 @@ impl LocalSite {
             consilium_study::statement::Repeat::Ask => consilium_secagg::terms::Repeat::Ask,
             consilium_study::statement::Repeat::Never => consilium_secagg::terms::Repeat::Never,
         };
-        match self.book.consent(&binding.model, repeat) {
-            Ok(()) => vec![Reply::Say(SiteMessage::Consent(binding))],
+        match self.book.consent(binding.purpose, binding.model, binding.baseline, repeat) {
+            Ok(()) => {
+                let Ok(_) = self.machine.persist(&mut self.book, &mut self.memory);
+                vec![Reply::Say(SiteMessage::Consent(binding))]
+            }
             Err(_) => Vec::new(),
         }
     }
@@ -208,7 +211,11 @@ impl LocalSite {
                 Vec::new()
             }
             // Whoever is bound asks a person; see [`LocalSite::consent`].
-            Directive::Bound(binding) if self.book.sets_of(&binding.model).next().is_some() => Vec::new(),
+            Directive::Bound(Binding { model, purpose, baseline, .. })
+                if !self.book.sets_for(*purpose, *model, *baseline).is_empty() =>
+            {
+                Vec::new()
+            }
             Directive::Bound(binding) => vec![SiteMessage::Unbound(binding.clone())],
             Directive::StudyState(_) | Directive::Settled(_) => Vec::new(),
         };

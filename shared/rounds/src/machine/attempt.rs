@@ -42,6 +42,15 @@ impl StudyMachine {
             .then(|| ExpectedUpload { bytes: layout.words() as u64 * 4, chunks: layout.chunks() })
     }
 
+    /// The attempt whose masked vectors are still of use.
+    pub fn spooled_attempt(&self) -> Option<Attempt> {
+        match &self.run()?.stage {
+            Stage::Gathering(_) => None,
+            Stage::Attempt(live) => Some(live.attempt()),
+            Stage::Summing(summing) => Some(summing.job.context.attempt),
+        }
+    }
+
     /// Whether a site's vector of an attempt is complete here.
     pub fn has_upload(&self, site: &SiteName, attempt: Attempt) -> bool {
         self.collecting_live().is_some_and(|live| {
@@ -219,7 +228,7 @@ impl StudyMachine {
             Err((_, cause)) => return self.abandon(abandonment(&cause), None, now, effects),
         };
         let survivors = check.names();
-        let missing = live.missing(&survivors, Dropout::LeftOut);
+        let missing = live.missing(&survivors, Dropout::NoUpload, Dropout::LeftOut);
         let proposed = Proposed {
             attempt: live.attempt(),
             ctx: live.ctx,
@@ -270,7 +279,7 @@ impl StudyMachine {
                 let summing = Summing {
                     ctx: live.ctx,
                     begun: live.begun,
-                    missing: live.missing(&survivors, Dropout::LeftOut),
+                    missing: live.missing(&survivors, Dropout::NoUpload, Dropout::LeftOut),
                     selected: live.context.selection.len() as u32,
                     bytes_up: live.bytes_up,
                     bytes_down: live.bytes_down,
@@ -315,7 +324,9 @@ impl StudyMachine {
         effects: &mut Effects,
     ) {
         let Some(live) = self.live_attempt() else { return };
-        let missing = not_complete(live);
+        // Before the deadline nobody is to blame for not being done.
+        let late = now >= self.collect_deadline(live);
+        let missing = not_complete(live, if late { Dropout::NoUpload } else { Dropout::Unfinished });
         let (attempt, ctx, abandoned) = (live.attempt(), live.ctx, live.abandoned + 1);
         let line = RoundLine {
             round: live.context.round.get(),
@@ -432,15 +443,15 @@ impl StudyMachine {
     }
 }
 
-/// Members whose vector did not come; when the attempt was given up for another reason, nobody is to blame.
-fn not_complete(live: &Live) -> Vec<Missing> {
+/// Members whose vector did not come, and why.
+fn not_complete(live: &Live, why: Dropout) -> Vec<Missing> {
     let complete: BTreeSet<SiteName> = live
         .members
         .iter()
         .filter(|(_, member)| member.upload == UploadState::Complete)
         .map(|(site, _)| site.clone())
         .collect();
-    live.missing(&complete, Dropout::NoUpload)
+    live.missing(&complete, why, why)
 }
 
 fn abandonment(cause: &NotClosed) -> Abandonment {

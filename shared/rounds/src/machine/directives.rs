@@ -56,7 +56,11 @@ impl StudyMachine {
         {
             member_directives(live, site, list);
         }
-        list.extend(self.question_for(site).map(Directive::Bound));
+        if let Some((binding, asked)) = self.question()
+            && asked.contains(site)
+        {
+            list.push(Directive::Bound(binding));
+        }
     }
 
     fn proposal(&self) -> Directive {

@@ -81,41 +81,41 @@ impl StudyMachine {
     }
 
     /// The survivors that the repeat rule demands for the next attempt, guilty dealers left out; none when
-    /// nothing was opened for its model and purpose, or everyone here who was in it allows another set.
+    /// nothing was opened for its model and purpose, or everyone here who was in it allows another set or is not bound.
     fn bound_set(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<BTreeSet<SiteName>> {
-        let (_, set) = self.binding(is_ready)?;
+        let set = self.binding(is_ready)?;
         // A set less exactly the guilty counts as the same.
         let innocent = |site: &&SiteName| self.sites[*site].standing != Standing::Guilty;
         Some(set.survivors.iter().filter(innocent).cloned().collect())
     }
 
-    /// The latest survivors that bind someone who is ready, with the model that they were opened for.
-    fn binding(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<(Hash, &OpenedSet)> {
+    /// The latest survivors that bind someone who is ready.
+    fn binding(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<&OpenedSet> {
         let run = self.run()?;
-        let (model, purpose) = (self.next_model(run), run.step.purpose());
-        self.opened.iter().rev().find_map(|set| {
-            let part = if (set.model, set.purpose) == (model, purpose) {
-                model
-            } else if purpose == Purpose::Evaluate && set.baseline == Some(self.model) {
-                self.model
-            } else {
-                return None;
-            };
-            let binds = set.selected.iter().any(|site| is_ready(site) && !set.freed.contains(site));
-            binds.then_some((part, set))
+        let (model, purpose, baseline) = (self.next_model(run), run.step.purpose(), self.next_baseline(run));
+        self.opened.iter().rev().find(|set| {
+            set.is_opened_by(purpose, model, baseline)
+                && set.selected.iter().any(|site| is_ready(site) && !set.freed.contains(site))
         })
     }
 
-    /// What `site` is asked while survivors of an earlier sum are missing and it is not known to be free of them.
-    pub(super) fn question_for(&self, site: &SiteName) -> Option<Binding> {
-        let gathering = matches!(self.life, Life::Running(Run { stage: Stage::Gathering(_), .. }));
-        if !gathering || !matches!(self.choose(self.clock), Err(Shortage::Bound { .. })) {
+    /// What members of an earlier sum are asked while others of it are missing and not expected back, and who has
+    /// not answered.
+    pub(super) fn question(&self) -> Option<(Binding, BTreeSet<&SiteName>)> {
+        let Life::Running(run @ Run { stage: Stage::Gathering(_), .. }) = &self.life else { return None };
+        let expected = !self.latecomers(&BTreeSet::new(), self.clock).is_empty();
+        if expected || !matches!(self.choose(self.clock), Err(Shortage::Bound { .. })) {
             return None;
         }
         let ready: BTreeSet<_> = self.available(self.clock).collect();
-        let (model, set) = self.binding(|site| ready.contains(site))?;
-        let asked = set.selected.contains(site) && !set.freed.contains(site);
-        asked.then(|| Binding { model, survivors: set.survivors.iter().cloned().collect() })
+        let set = self.binding(|site| ready.contains(site))?;
+        let binding = Binding {
+            model: self.next_model(run),
+            purpose: run.step.purpose(),
+            baseline: self.next_baseline(run),
+            survivors: set.survivors.iter().cloned().collect(),
+        };
+        Some((binding, set.selected.difference(&set.freed).collect()))
     }
 
     /// The model that the next context names.
@@ -123,6 +123,15 @@ impl StudyMachine {
         match &run.step {
             Step::Train(_) => self.model,
             Step::Evaluate { trained, .. } => trained.candidate,
+        }
+    }
+
+    /// The model that the next context compares with.
+    fn next_baseline(&self, run: &Run) -> Option<Hash> {
+        match &run.step {
+            Step::Train(_) => None,
+            // A candidate that equals its starting model has nothing to be compared with.
+            Step::Evaluate { trained, .. } => Some(self.model).filter(|start| *start != trained.candidate),
         }
     }
 
@@ -184,15 +193,12 @@ impl StudyMachine {
         });
         let selection = Selection::new(adverts).expect("a Selection with thresholds has 3 to 200 sites");
         let model = self.next_model(run);
-        let (baseline, layout) = match run.step {
-            Step::Train(_) => (
-                None,
-                train_layout(&self.study, &self.ranges).expect("a proposal was pinned when it was taken up"),
-            ),
-            // A candidate that equals its starting model has nothing to be compared with.
-            Step::Evaluate { .. } => {
-                (Some(self.model).filter(|start| *start != model), evaluate_layout(&self.study))
+        let baseline = self.next_baseline(run);
+        let layout = match run.step {
+            Step::Train(_) => {
+                train_layout(&self.study, &self.ranges).expect("a proposal was pinned when it was taken up")
             }
+            Step::Evaluate { .. } => evaluate_layout(&self.study),
         };
         let pin = self.pin();
         let fields = ContextFields {

@@ -15,7 +15,7 @@ use super::sites::{Accepted, RestAfter, Standing};
 use super::{Effects, StudyMachine};
 use crate::event::{Notice, Refused};
 use crate::message::{Binding, Decision, Masked, Progress, SiteMessage};
-use crate::reason::Withdrawal;
+use crate::reason::{Decline, Withdrawal};
 use crate::record::{Missing, Record};
 use crate::time::Timestamp;
 
@@ -99,6 +99,9 @@ impl StudyMachine {
             }
             SiteMessage::Declined { attempt, reason, .. } => {
                 let missing = Missing::declined(from.clone(), reason);
+                if reason == Decline::Repeat {
+                    self.bind_again(from);
+                }
                 return attempt.map_or(Ok(()), |attempt| self.leave(attempt, missing, now));
             }
             SiteMessage::Alarm(alarm) => {
@@ -106,13 +109,12 @@ impl StudyMachine {
                 effects.notify(Notice::Alarm(from.clone()));
             }
             SiteMessage::Consent(binding) => {
-                let model = binding.model;
-                if self.free(from, binding) {
-                    effects.record(Record::Consent { site: from.clone(), model });
+                if self.free(from, &binding) {
+                    effects.record(Record::Consent { site: from.clone(), model: binding.model });
                 }
             }
             SiteMessage::Unbound(binding) => {
-                self.free(from, binding);
+                self.free(from, &binding);
             }
         }
         Ok(())
@@ -320,16 +322,25 @@ impl StudyMachine {
         Ok(())
     }
 
-    /// Survivors no longer bind, or never bound, this site. Says whether that is news. Said again it frees no
-    /// set of others.
-    fn free(&mut self, from: &SiteName, binding: Binding) -> bool {
-        let survivors: BTreeSet<_> = binding.survivors.into_iter().collect();
+    /// Survivors no longer bind, or never bound, this site. Says whether that is news.
+    fn free(&mut self, from: &SiteName, binding: &Binding) -> bool {
+        let survivors: BTreeSet<_> = binding.survivors.iter().cloned().collect();
         let mut freed = false;
         for set in &mut self.opened {
-            let meant = set.model == binding.model || set.baseline == Some(binding.model);
+            let meant = set.is_opened_by(binding.purpose, binding.model, binding.baseline);
             freed |= meant && set.survivors == survivors && set.freed.insert(from.clone());
         }
         freed
+    }
+
+    /// A site refuses an attempt because of the repeat rule: whatever it said before, it is bound.
+    fn bind_again(&mut self, from: &SiteName) {
+        let Some(context) = self.live_attempt().map(|live| live.context.clone()) else { return };
+        for set in &mut self.opened {
+            if set.is_opened_by(context.purpose, context.model, context.baseline) {
+                set.freed.remove(from);
+            }
+        }
     }
 
     /// Whether a message belongs to the attempt that has just ended.

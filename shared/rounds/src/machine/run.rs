@@ -280,8 +280,14 @@ impl Live {
         self.members.values().filter(|member| member.upload == UploadState::Complete).count()
     }
 
-    /// Members outside `survivors`, each with the reason.
-    pub(crate) fn missing(&self, survivors: &BTreeSet<SiteName>, otherwise: Dropout) -> Vec<Missing> {
+    /// Members outside `survivors`, each with the reason: `unfinished` of those whose vector is not there, `otherwise`
+    /// of those whose vector is.
+    pub(crate) fn missing(
+        &self,
+        survivors: &BTreeSet<SiteName>,
+        unfinished: Dropout,
+        otherwise: Dropout,
+    ) -> Vec<Missing> {
         self.members
             .iter()
             .filter(|(site, _)| !survivors.contains(*site))
@@ -289,7 +295,7 @@ impl Live {
                 UploadState::Gone(missing) => missing.clone(),
                 UploadState::Complete => Missing::new(site.clone(), otherwise),
                 UploadState::Awaited | UploadState::Announced(_) | UploadState::Receiving => {
-                    Missing::new(site.clone(), Dropout::NoUpload)
+                    Missing::new(site.clone(), unfinished)
                 }
             })
             .collect()
@@ -339,7 +345,14 @@ pub(crate) struct OpenedSet {
     /// Everyone who may have written these survivors down.
     #[n(5)]
     pub(crate) selected: BTreeSet<SiteName>,
-    /// Sites whose person allowed another set since.
+    /// Sites whose person allowed another set since, or that never wrote these survivors down.
     #[n(6)]
     pub(crate) freed: BTreeSet<SiteName>,
+}
+
+impl OpenedSet {
+    /// Whether a sum for `purpose` over `model`, compared with `baseline`, would open a part of this one again.
+    pub(crate) fn is_opened_by(&self, purpose: Purpose, model: Hash, baseline: Option<Hash>) -> bool {
+        (self.model, self.purpose) == (model, purpose) || (baseline.is_some() && self.baseline == baseline)
+    }
 }

@@ -152,7 +152,12 @@ impl StudyMachine {
                     Shortage::Required { missing } | Shortage::Bound { missing } => missing.clone(),
                     Shortage::TooFew { .. } | Shortage::TooSmallChange => self.not_ready(now),
                 };
-                vec![Wait { reason: WaitReason::Sites(shortage), sites, since, until }]
+                let mut waits = vec![Wait { reason: WaitReason::Sites(shortage), sites, since, until }];
+                if let Some((_, asked)) = self.question() {
+                    let sites = asked.into_iter().cloned().collect();
+                    waits.push(Wait { reason: WaitReason::Consent, sites, since, until });
+                }
+                waits
             }
             Ok(selected) => {
                 let late: BTreeMap<SiteName, Timestamp> = self.latecomers(&selected.sites, now);

@@ -1,7 +1,7 @@
 //! From a site to the coordinator.
 
 use consilium_secagg::alarm::Alarm;
-use consilium_secagg::context::CtxHash;
+use consilium_secagg::context::{CtxHash, Purpose};
 use consilium_secagg::message::{
     Advert, Answer, Confirmation, DealerVerdict, Encapsulation, Envelope, SurvivorsSignature, Upload,
 };
@@ -12,7 +12,7 @@ use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 use consilium_study::statement::{Acceptance, Readiness, Refusal};
 use minicbor::{Decode, Encode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{DirectiveId, MAX_LIST, in_batches_of};
 use crate::reason::{Decline, Withdrawal};
@@ -190,15 +190,21 @@ pub struct Masked {
     pub busy_ms: u64,
 }
 
-/// A model, and the survivors that bind whoever has written them down when it is opened again.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+/// What the next sum would open again, and the survivors of an earlier one that bind whoever wrote them down.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Binding {
-    /// What was trained from, evaluated, or compared with.
+    /// The starting model; in an evaluation the candidate.
     #[n(0)]
     pub model: Hash,
-    /// Whose vectors were in the sum.
+    /// What for.
     #[n(1)]
+    pub purpose: Purpose,
+    /// The model that an evaluation compares with.
+    #[n(2)]
+    pub baseline: Option<Hash>,
+    /// Whose vectors were in the earlier sum, as the coordinator has it.
+    #[n(3)]
     pub survivors: Vec<SiteName>,
 }
 

@@ -186,6 +186,50 @@ fn once_survivors_are_named_only_a_person_gives_the_attempt_up() {
     assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
 }
 
+/// Persons at these sites say yes to what they are asked.
+fn consent(sim: &mut Sim, sites: &[usize]) {
+    for site in sites {
+        let binding = question(sim, *site).unwrap_or_else(|| panic!("{site} is not asked"));
+        for reply in sim.sites[*site].local.consent(binding) {
+            let Reply::Say(message) = reply else { unreachable!() };
+            sim.network.push((*site, Packet::Say(message)));
+        }
+        sim.settle(5_000);
+    }
+}
+
+/// With a gate a lost evaluation binds twice: by its candidate and by the model that it is compared with. One yes is
+/// for both, and for nothing else.
+#[test]
+fn a_lost_evaluation_goes_on_with_one_yes_of_each() {
+    let mut sim = sim(4, 1, "", "gate = { max_loss_increase = 0.5 }");
+    sim.connect_all();
+    sim.act(Act::Start);
+    let evaluates = |sim: &Sim| sim.contexts().last().is_some_and(|context| context.baseline.is_some());
+    until(&mut sim, |sim| evaluates(sim) && sim.machine.status().phase == Phase::ConsistencyCheck);
+    let attempt = sim.contexts().last().unwrap().attempt;
+    sim.disconnect(0);
+    sim.disconnect(1);
+    sim.settle(5_000);
+    sim.act(Act::DeclareLost { attempt });
+    sim.settle(5_000);
+    let missing = vec![name(0), name(1)];
+    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing })));
+    assert!(waits_for(&sim, &WaitReason::Consent));
+    sim.connect(1);
+    sim.settle(5_000);
+    assert!(question(&sim, 2).is_some());
+    // While one is expected back nobody is asked.
+    sim.disconnect(1);
+    assert_eq!(question(&sim, 2), None);
+    sim.connect(1);
+    sim.settle(5_000);
+    let attempts = sim.contexts().len();
+    consent(&mut sim, &[2, 3]);
+    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
+    assert_eq!(sim.contexts().len(), attempts + 1, "nobody refuses the next attempt");
+}
+
 /// What `site` is asked about the repeat rule.
 fn question(sim: &Sim, site: usize) -> Option<Binding> {
     sim.machine.directives_for(&name(site)).into_iter().find_map(|letter| match letter.message {
@@ -212,16 +256,9 @@ fn without_one_of_a_lost_sum_the_study_goes_on_when_persons_allow_it() {
     sim.settle(5_000);
     assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
     assert_eq!(question(&sim, 0), None);
-    for site in [2, 3] {
-        let binding = question(&sim, site).expect("who signed is asked");
-        assert_eq!(binding.survivors, (0..4).map(name).collect::<Vec<_>>());
-        let replies = sim.sites[site].local.consent(binding);
-        for reply in replies {
-            let Reply::Say(message) = reply else { unreachable!() };
-            sim.network.push((site, Packet::Say(message)));
-        }
-        sim.settle(5_000);
-    }
+    let survivors = question(&sim, 2).map(|binding| binding.survivors);
+    assert_eq!(survivors, Some((0..4).map(name).collect()));
+    consent(&mut sim, &[2, 3]);
     assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
     let consents: Vec<_> = sim
         .records

@@ -68,9 +68,13 @@ impl RepeatBook {
         Self::from_canonical(bytes)
     }
 
-    fn parts(context: &Context) -> impl Iterator<Item = (Part, Hash)> + use<> {
-        let baseline = context.baseline.map(|baseline| (Part::ComparedWith, baseline));
-        std::iter::once((context.purpose.into(), context.model)).chain(baseline)
+    fn parts(
+        purpose: Purpose,
+        model: Hash,
+        baseline: Option<Hash>,
+    ) -> impl Iterator<Item = (Part, Hash)> + use<> {
+        let baseline = baseline.map(|baseline| (Part::ComparedWith, baseline));
+        std::iter::once((purpose.into(), model)).chain(baseline)
     }
 
     /// The survivors that bind this site where `model` is summed again for `purpose`.
@@ -78,9 +82,15 @@ impl RepeatBook {
         self.set(&(purpose.into(), *model))
     }
 
-    /// Every set that binds this site where `model` is opened again, whatever for.
-    pub fn sets_of<'b>(&'b self, model: &'b Hash) -> impl Iterator<Item = &'b BTreeSet<SiteName>> {
-        self.opened.keys().filter(move |(_, opened)| opened == model).filter_map(|part| self.set(part))
+    /// All sets that bind this site where `model` is summed for `purpose` and compared with `baseline`: none, one,
+    /// or two where an evaluation compares.
+    pub fn sets_for(
+        &self,
+        purpose: Purpose,
+        model: Hash,
+        baseline: Option<Hash>,
+    ) -> Vec<&BTreeSet<SiteName>> {
+        Self::parts(purpose, model, baseline).filter_map(|part| self.set(&part)).collect()
     }
 
     fn set(&self, part: &(Part, Hash)) -> Option<&BTreeSet<SiteName>> {
@@ -88,9 +98,9 @@ impl RepeatBook {
         self.sets.get(index)
     }
 
-    /// All sets that bind this site in an attempt: none, one, or two where an evaluation compares.
+    /// All sets that bind this site in an attempt.
     pub(crate) fn binding(&self, context: &Context) -> Vec<&BTreeSet<SiteName>> {
-        Self::parts(context).filter_map(|part| self.set(&part)).collect()
+        self.sets_for(context.purpose, context.model, context.baseline)
     }
 
     /// Writes down that the attempt is opened with these survivors. What is bound stays bound.
@@ -99,19 +109,28 @@ impl RepeatBook {
             self.sets.push(survivors.clone());
             self.sets.len() - 1
         });
-        for part in Self::parts(context) {
+        for part in Self::parts(context.purpose, context.model, context.baseline) {
             self.opened.entry(part).or_insert(index as u64);
         }
         self.changed = true;
     }
 
-    /// A person at the site lets `model` be opened once more with other survivors. The shell writes it to the
-    /// ledger. Persist a machine afterwards.
-    pub fn consent(&mut self, model: &Hash, repeat: Repeat) -> Result<(), NeverRepeat> {
+    /// A person at the site lets `model` be summed once more for `purpose`, compared with `baseline`, with other
+    /// survivors; other parts that these models played stay bound. The shell writes it to the ledger. Persist a
+    /// machine afterwards.
+    pub fn consent(
+        &mut self,
+        purpose: Purpose,
+        model: Hash,
+        baseline: Option<Hash>,
+        repeat: Repeat,
+    ) -> Result<(), NeverRepeat> {
         match repeat {
             Repeat::Never => Err(NeverRepeat),
             Repeat::Ask => {
-                self.opened.retain(|(_, opened), _| opened != model);
+                for part in Self::parts(purpose, model, baseline) {
+                    self.opened.remove(&part);
+                }
                 self.changed = true;
                 Ok(())
             }

@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use consilium_rounds::message::Binding;
 use consilium_rounds::status::Phase;
 use consilium_rounds::{Act, Event};
 use consilium_secagg::numbering::Attempt;
 use consilium_study::canonical::Canonical as _;
 
-use super::Federation;
+use super::{Federation, SITES};
 use crate::journal;
 use crate::pipe::message::FromRelay;
 use crate::store::{Disk, Kind, Store as _};
-use crate::vault::record::{PersonalAct, PersonalAnswer, Stage};
+use crate::vault::record::{PersonalAct, PersonalAnswer, Question, Stage};
 
 const WILLING: &str = "approval = \"automatic\"\noperators = [\"operator/o\"]\n";
 
@@ -142,12 +141,12 @@ fn a_model_is_opened_with_others_when_persons_consent() {
     let asked: Vec<_> = federation.sites.iter().map(|site| site.core.cases[&study].asked.clone()).collect();
     assert!(asked[0].is_some() && asked[0] == asked[1], "{asked:?} {:#?}", federation.machine.status());
     assert_eq!(asked[2..], [None, None]);
+    assert_eq!(asked[0].as_ref().unwrap().sets, [SITES.map(|site| site.parse().unwrap()).to_vec()]);
     // An answer to another question is put aside.
-    let other = asked[0].clone().map(|binding| Binding { model: study, ..binding });
-    for (about, freed) in [(other, false), (asked[0].clone(), true)] {
+    for (about, freed) in [(Some(study), false), (asked[0].as_ref().map(Question::hash), true)] {
         for site in &mut federation.sites[..2] {
             let act = PersonalAct::Consent;
-            let answer = PersonalAnswer { study, act, person: "Ada".into(), at_ms: 0, about: about.clone() };
+            let answer = PersonalAnswer { study, act, person: "Ada".into(), at_ms: 0, about };
             let path = site.folder.study(&study).decision();
             Disk.replace(Kind::Decision, &path, &answer.to_canonical()).unwrap();
             site.core.tick().unwrap();
