@@ -28,7 +28,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// Starts logging to standard error. A second start is ignored: a larger program may have started it.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_env("CONSILIUM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("CONSILIUM_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,opentelemetry=warn,opentelemetry_sdk=warn"));
     let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let layer = if std::env::var("CONSILIUM_LOG_FORMAT").is_ok_and(|format| format == "json") {
         layer.json().with_filter(filter).boxed()

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consilium_crash::{CRASH_AT, CRASH_LIST, KILLED_AT};
@@ -125,18 +125,39 @@ fn an_agent_killed_around_every_write_resumes_and_the_model_is_the_same() {
     let points = names(&list);
     assert!(points.len() >= 5, "the run writes in several places: {points:?}");
 
-    let deaths = lab.path().join("deaths");
-    for (number, point) in points.iter().enumerate() {
+    for (number, point) in points.iter().filter(|point| !is_made_once(point)).enumerate() {
         lab.kill_agent("a").unwrap();
-        // The agent gives the variable to the first start of each part only, so it comes back by itself.
-        let variables = [(CRASH_AT, point.as_str()), (CRASH_LIST, deaths.to_str().unwrap())];
-        lab.start_agent("a", &variables).unwrap();
+        let deaths = start_doomed(&mut lab, point);
         let name: &'static str = format!("killed-{number}").leak();
         lab.launch(&study(name)).unwrap();
         lab.released(name, PATIENCE).unwrap_or_else(|error| panic!("{point}: {error}"));
         assert_eq!(model_bytes(&lab, name), expected, "{point}");
+        assert!(died(&deaths, point), "{point}: the agent did not die there");
     }
-    let met: BTreeSet<String> =
-        names(&deaths).iter().filter_map(|line| line.strip_prefix(KILLED_AT)).map(str::to_owned).collect();
-    assert_eq!(met, points, "the agent died at every point");
+    // Its keys and what it believes are made by an agent's first start in its life, so these points take a life each.
+    for point in points.iter().filter(|point| is_made_once(point)) {
+        let mut lab = Lab::new(PROGRAMS, 3).unwrap();
+        let deaths = start_doomed(&mut lab, point);
+        lab.start_agents().unwrap();
+        lab.launch(&study("first")).unwrap();
+        lab.released("first", PATIENCE).unwrap_or_else(|error| panic!("{point}: {error}"));
+        assert!(died(&deaths, point), "{point}: the agent did not die there");
+    }
+}
+
+fn is_made_once(point: &str) -> bool {
+    point.contains(".identity.") || point.contains(".private-key.")
+}
+
+/// Starts an agent that is killed at a point. It gives the variable to the first start of each part only, so it
+/// comes back by itself.
+fn start_doomed(lab: &mut Lab, point: &str) -> PathBuf {
+    let deaths = lab.path().join("deaths");
+    let variables = [(CRASH_AT, point), (CRASH_LIST, deaths.to_str().unwrap())];
+    lab.start_agent("a", &variables).unwrap();
+    deaths
+}
+
+fn died(deaths: &Path, point: &str) -> bool {
+    names(deaths).contains(&format!("{KILLED_AT}{point}"))
 }

@@ -53,8 +53,8 @@ pub fn run(args: &InitArgs, output: Output) -> anyhow::Result<()> {
              \nKeep {folder}/consortium/consortium.key offline: it alone can admit a hospital.\n\
              Carry {folder}/coordinator to the coordinator's machine and start it:\n\
              \n  coordinator serve --config {folder}/coordinator/coordinator.toml\n\
-             \nThen invite the first hospital:\n\
-             \n  consilium site invite NAME --dir {folder}",
+             \nThen invite the first hospital; with the first line every other command finds the folder as it is typed:\n\
+             \n  export CONSILIUM_DIR={folder}\n  consilium site invite NAME",
             name = made.consortium,
             folder = made.folder.display(),
             fingerprint = made.fingerprint,

@@ -94,6 +94,9 @@ pub struct SiteView {
     /// Why it is no part of the attempt.
     #[serde(default)]
     pub missing: Option<MissingView>,
+    /// The rule or person that refused the study.
+    #[serde(default)]
+    pub refused_by: Option<String>,
 }
 
 /// Why a site is missing.
@@ -240,6 +243,9 @@ impl SiteView {
                 doing.push_str(&format!(": {}", words(said)));
             }
         }
+        if let Some(rule) = &self.refused_by {
+            doing = format!("refused by {}", plain(rule));
+        }
         let link = if self.connected { "up" } else { "down" };
         vec![plain(&self.site), words(&self.rung), link.to_owned(), doing]
     }
@@ -276,6 +282,11 @@ fn reason(reason: &Value, study: &str) -> String {
         };
     }
     match reason.as_str() {
+        Some("stop") => {
+            format!(
+                "an operator, for it cannot begin any more; consilium study stop {study}, then propose it under another name. Lost to it are"
+            )
+        }
         Some("acceptances") => "sites to accept it".to_owned(),
         Some("start") => format!("an operator: consilium study start {study}"),
         Some("resume") => format!("an operator: consilium study resume {study}"),

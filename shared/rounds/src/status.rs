@@ -103,6 +103,8 @@ pub struct SiteStatus {
     pub total: u64,
     /// Why it is no part of the attempt, where it could be.
     pub missing: Option<Missing>,
+    /// The rule or person that refused the study, or took the acceptance back.
+    pub refused_by: Option<String>,
 }
 
 /// The rungs that a site climbs.
@@ -152,6 +154,8 @@ pub struct Wait {
 pub enum WaitReason {
     /// Sites to accept the study.
     Acceptances,
+    /// An operator to stop a study that cannot begin: too many sites, or one that it needs, have refused.
+    Stop,
     /// An operator to start it.
     Start,
     /// An operator to resume it.

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use consilium_study::document::Draft;
+use consilium_rounds::reason::Withdrawal;
+use consilium_study::document::{Draft, Plan};
+use serde::Serialize;
 
 use super::{configured, find_study};
+use crate::contribution::enough;
 use crate::data::report::{Check, Explanation};
-use crate::data::{Cache, Decoder, LoadError, access, load};
+use crate::data::{Cache, Counts, Decoder, LoadError, access, load};
 use crate::folder::SiteFolder;
 use crate::program::Program;
 use crate::vault::cases::{criteria, read_split_key};
@@ -36,13 +39,45 @@ pub(crate) fn run(
     let user = access::user_name();
     let loaded = load(&config.source, &criteria, &key, &mut decoder, Some(&cache), &mut |_| {});
     let cohort = loaded.map_err(|error: LoadError| anyhow::anyhow!("{error}. {}", error.remedy(&user)))?;
+    let hindrance = hindrance(&plan, config.policy.minimum_cases(&plan), &cohort.counts);
     match (explain, json) {
         (true, true) => println!("{}", serde_json::to_string(&Explanation::of(&criteria, &cohort, &user))?),
         (true, false) => print!("{}", Explanation::of(&criteria, &cohort, &user).text()),
         (false, true) => {
-            println!("{}", serde_json::to_string(&Check::of(&config.source, &criteria, &cohort, &user))?);
+            let check = Check::of(&config.source, &criteria, &cohort, &user);
+            println!("{}", serde_json::to_string(&Told { check, hindrance: hindrance.as_deref() })?);
         }
-        (false, false) => print!("{}", Check::of(&config.source, &criteria, &cohort, &user).text()),
+        (false, false) => {
+            print!("{}", Check::of(&config.source, &criteria, &cohort, &user).text());
+            if let Some(hindrance) = &hindrance {
+                println!("{hindrance}");
+            }
+        }
     }
-    Ok(if cohort.counts.usable > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if hindrance.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a program reads.
+#[derive(Serialize)]
+struct Told<'h> {
+    #[serde(flatten)]
+    check: Check,
+    /// Why these cases would not take part.
+    hindrance: Option<&'h str>,
+}
+
+/// Why a site with these cases would not take part in the study.
+fn hindrance(plan: &Plan, least: u32, counts: &Counts) -> Option<String> {
+    match enough(plan, least, counts) {
+        Ok(()) if counts.train > 0 => None,
+        Err(Withdrawal::TooFewUsable) => Some(format!(
+            "this site would sit rounds out: {:.2} of the items are usable, and the study asks for {}",
+            counts.usable_share(),
+            plan.data.smallest_usable_share.get()
+        )),
+        Ok(()) | Err(_) => Some(format!(
+            "this site would refuse the study, for good: {} usable cases, {} to train on; {least} are asked for",
+            counts.usable, counts.train
+        )),
+    }
 }

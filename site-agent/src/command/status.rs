@@ -44,6 +44,11 @@ pub(crate) fn run(folder: &SiteFolder, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Why the site is not healthy, if it is not.
 fn cause(folder: &SiteFolder, running: bool, relay: Option<&RelayStatus>) -> Option<String> {
+    if !folder.identity().exists() && folder.enrolment_request().exists() {
+        return Some(
+            "this site has asked to be admitted; run the same `site-agent enrol` again to wait".into(),
+        );
+    }
     if !folder.identity().exists() {
         return Some("this site is not enrolled; run `site-agent enrol INVITATION`".into());
     }

@@ -22,7 +22,7 @@ impl StudyMachine {
     fn advance_once(&mut self, now: Timestamp, key: &SigningKey, effects: &mut Effects) -> bool {
         match &self.life {
             Life::Proposed => {
-                let open = self.enough_accepted();
+                let open = self.is_enough(|record| record.accepted().is_some());
                 if open {
                     self.life = Life::Open;
                     effects.course(Course::Open, &Principal::Coordinator);
@@ -69,12 +69,12 @@ impl StudyMachine {
         }
     }
 
-    /// Whether quorum and required sites have accepted.
-    fn enough_accepted(&self) -> bool {
-        let accepted = self.sites.values().filter(|record| record.accepted().is_some()).count();
+    /// Whether these sites are a quorum with every required one.
+    pub(super) fn is_enough(&self, these: impl Fn(&SiteRecord) -> bool) -> bool {
+        let count = self.sites.values().filter(|record| these(record)).count();
         let required = &self.study.rounds.required;
-        accepted >= (self.study.rounds.quorum as usize).max(3)
-            && required.iter().all(|site| self.sites[site].accepted().is_some())
+        count >= (self.study.rounds.quorum as usize).max(3)
+            && required.iter().all(|site| these(&self.sites[site]))
     }
 
     pub(super) fn start(&mut self, by: &Principal, effects: &mut Effects) -> Result<(), ActRefused> {

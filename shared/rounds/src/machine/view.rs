@@ -67,6 +67,10 @@ impl StudyMachine {
             done: progress.map_or(0, |progress| progress.done),
             total: progress.map_or(0, |progress| progress.total),
             missing,
+            refused_by: match &record.standing {
+                Standing::Refused(refusal) => refusal.claim().ok().map(|refusal| refusal.rule.to_string()),
+                _ => None,
+            },
         }
     }
 
@@ -110,7 +114,20 @@ impl StudyMachine {
         let wait = |reason, sites, since, until| vec![Wait { reason, sites, since, until }];
         match &self.life {
             Life::Proposed => {
-                let undecided = self.sites.iter().filter(|(_, record)| record.accepted().is_none());
+                let gone = |record: &SiteRecord| {
+                    matches!(record.standing, Standing::Refused(_) | Standing::Revoked | Standing::Guilty)
+                };
+                let sites: Vec<_> = self
+                    .sites
+                    .iter()
+                    .filter(|(_, record)| gone(record))
+                    .map(|(site, _)| site.clone())
+                    .collect();
+                if !self.is_enough(|record| !gone(record)) {
+                    return wait(WaitReason::Stop, sites, self.proposed_at, None);
+                }
+                let undecided =
+                    self.sites.iter().filter(|(_, record)| record.accepted().is_none() && !gone(record));
                 let sites = undecided.map(|(site, _)| site.clone()).collect();
                 wait(WaitReason::Acceptances, sites, self.proposed_at, None)
             }

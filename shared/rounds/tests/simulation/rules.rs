@@ -313,6 +313,17 @@ fn a_restored_coordinator_goes_on_above_what_the_sites_have_seen() {
 }
 
 #[test]
+fn a_study_that_cannot_begin_any_more_says_so() {
+    let mut sim = sim(4, 1, "", "");
+    assert!(waits_for(&sim, &WaitReason::Acceptances));
+    sim.event(Event::Revoked(name(0)));
+    assert!(waits_for(&sim, &WaitReason::Acceptances), "three can still begin it");
+    sim.event(Event::Revoked(name(1)));
+    assert!(waits_for(&sim, &WaitReason::Stop));
+    assert_eq!(sim.machine.status().waits[0].sites, [name(0), name(1)]);
+}
+
+#[test]
 fn a_refusal_or_a_revocation_ends_a_sites_part_and_not_the_study() {
     let mut sim = sim(5, 3, "", "");
     sim.connect_all();
