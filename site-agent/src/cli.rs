@@ -262,6 +262,7 @@ fn vault_part(part: &PartArgs, program: &Program) -> ExitCode {
 }
 
 fn relay_part(part: &PartArgs) -> ExitCode {
+    logging::start(logging::Level::Normal);
     let folder = part.place.folder();
     ending("relay", relay::run(&folder, part.parent))
 }

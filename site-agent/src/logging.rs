@@ -18,7 +18,7 @@ pub enum Level {
 /// The layer that writes log lines.
 pub(crate) fn lines(level: Level) -> Box<dyn Layer<Registry> + Send + Sync> {
     let usual = match level {
-        Level::Normal => "info",
+        Level::Normal => "info,opentelemetry=warn,opentelemetry_sdk=warn",
         Level::Quiet => "warn",
     };
     let filter = EnvFilter::try_from_env("CONSILIUM_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
