@@ -54,9 +54,10 @@ pub fn run(args: &InitArgs, output: Output) -> anyhow::Result<()> {
              Carry {folder}/coordinator to the coordinator's machine and start it:\n\
              \n  coordinator serve --config {folder}/coordinator/coordinator.toml\n\
              \nThen invite the first hospital; with the first line every other command finds the folder as it is typed:\n\
-             \n  export CONSILIUM_DIR={folder}\n  consilium site invite NAME",
+             \n  export CONSILIUM_DIR={absolute}\n  consilium site invite NAME",
             name = made.consortium,
             folder = made.folder.display(),
+            absolute = std::path::absolute(&made.folder).unwrap_or_else(|_| made.folder.clone()).display(),
             fingerprint = made.fingerprint,
         )
     })?;

@@ -59,6 +59,7 @@ impl Core {
         case.hush(|_| true);
         case.machine = None;
         case.asked = None;
+        case.trouble = None;
         let begun = case.record.participation().and_then(|participation| participation.begun.clone());
         if let Some(begun) = begun {
             let spool = self.spool(&study, begun.claim()?.attempt);

@@ -8,6 +8,8 @@ use consilium_rounds::reason::{Abandonment, Withdrawal};
 use consilium_rounds::record::{Record, ReleaseReason, Unevaluated, Verdict};
 use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Shortage, Timestamp};
+use consilium_secagg::context::Context;
+use consilium_secagg::numbering::Attempt;
 use consilium_study::hash::Hash;
 
 use crate::parts::{OneHot, hash_of_model, name, study_text};
@@ -158,13 +160,20 @@ fn a_site_without_held_out_cases_still_trains() {
     }
 }
 
+/// Everybody is there, and the survivors of the first such attempt are named, but nobody has heard of them yet.
+fn until_survivors_are_named(sim: &mut Sim, such: impl Fn(&Context) -> bool) -> Attempt {
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(sim, |sim| {
+        sim.machine.status().phase == Phase::ConsistencyCheck && sim.contexts().last().is_some_and(&such)
+    });
+    sim.contexts().last().unwrap().attempt
+}
+
 #[test]
 fn once_survivors_are_named_only_a_person_gives_the_attempt_up() {
     let mut sim = sim(4, 2, "", "");
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(&mut sim, |sim| sim.machine.status().phase == Phase::ConsistencyCheck);
-    let attempt = sim.contexts().last().unwrap().attempt;
+    let attempt = until_survivors_are_named(&mut sim, |_| true);
     sim.disconnect(0);
     sim.disconnect(1);
     sim.now += 10_000_000_000;
@@ -203,11 +212,7 @@ fn consent(sim: &mut Sim, sites: &[usize]) {
 #[test]
 fn a_lost_evaluation_goes_on_with_one_yes_of_each() {
     let mut sim = sim(4, 1, "", "gate = { max_loss_increase = 0.5 }");
-    sim.connect_all();
-    sim.act(Act::Start);
-    let evaluates = |sim: &Sim| sim.contexts().last().is_some_and(|context| context.baseline.is_some());
-    until(&mut sim, |sim| evaluates(sim) && sim.machine.status().phase == Phase::ConsistencyCheck);
-    let attempt = sim.contexts().last().unwrap().attempt;
+    let attempt = until_survivors_are_named(&mut sim, |context| context.baseline.is_some());
     sim.disconnect(0);
     sim.disconnect(1);
     sim.settle(5_000);
@@ -241,10 +246,7 @@ fn question(sim: &Sim, site: usize) -> Option<Binding> {
 #[test]
 fn without_one_of_a_lost_sum_the_study_goes_on_when_persons_allow_it() {
     let mut sim = sim(4, 2, "", "");
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(&mut sim, |sim| sim.machine.status().phase == Phase::ConsistencyCheck);
-    let attempt = sim.contexts().last().unwrap().attempt;
+    let attempt = until_survivors_are_named(&mut sim, |_| true);
     // Two never hear of the survivors; the others sign.
     sim.disconnect(0);
     sim.disconnect(1);
