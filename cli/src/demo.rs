@@ -308,7 +308,8 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
          mean = {mean:?}\nstd = {std:?}\n\n\
          [model]\npreset = \"{model}\"\n\n\
          [training]\n{training}\n\n\
-         [rounds]\ncount = {rounds}\nquorum = 3\ncollect_timeout = \"{patience}\"\nevaluate_timeout = \"{patience}\"\nsetup_timeout = \"1m\"\n\n\
+         [rounds]\ncount = {rounds}\nquorum = 3\ncollect_timeout = \"{patience}\"\nevaluate_timeout = \"{patience}\"\nsetup_timeout = \"1m\"\n\
+         strategy = {{ kind = \"fedavg\", server_learning_rate = {server_rate:?} }}\n\n\
          [aggregation]\nweight_cap = {cap}\n\n[evaluation]\n",
         title = collection.title,
         sites = quoted(&mut names.iter().map(SiteName::as_str)),
@@ -317,6 +318,7 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
         model = args.model,
         training = args.training.as_deref().unwrap_or(collection.recipe),
         rounds = args.rounds,
+        server_rate = collection.server_learning_rate,
         // A site that works reports every step, so silence of a few steps means that it is gone. In a real study
         // a hospital may be away for hours.
         patience = if args.model.starts_with("resnet") { "60s" } else { "5s" },
@@ -352,6 +354,7 @@ mod tests {
                 statistics: (0.5, 0.25),
                 largest: 300,
                 recipe: deal::ARCHIVE_RECIPE,
+                server_learning_rate: deal::ARCHIVE_SERVER_RATE,
             };
             draft(&args, &names, &collection).unwrap();
         }

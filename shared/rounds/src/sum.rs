@@ -107,7 +107,7 @@ pub fn sum<E>(
         Purpose::Train => {
             let start = start.ok_or(SumError::NoStart)?;
             let (figures, largest) = train_figures(layout, &decoded);
-            let candidate = next_model(study.rounds.strategy, start, decoded.update)?;
+            let candidate = next_model(study.rounds.strategy, &study.model, start, decoded.update)?;
             Ok(Sum::Train { aggregate, candidate, figures, largest })
         }
         Purpose::Evaluate => {

@@ -41,6 +41,9 @@ pub enum InvalidQuantity {
     /// Not finite, not above zero, or absurdly large.
     #[error("a clip norm is above 0 and at most 1000000; this is {0}")]
     ClipNorm(f64),
+    /// Not finite, not above zero, or beyond any use.
+    #[error("a server learning rate is above 0 and at most 10; this is {0}")]
+    ServerLearningRate(f64),
 }
 
 fn shortened(text: &str) -> String {
@@ -222,6 +225,33 @@ impl fmt::Display for ClipNorm {
     }
 }
 
+/// How far the model follows the mean update: 1 goes all the way, more goes beyond it. Finite and above zero.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct ServerLearningRate(f64);
+
+impl ServerLearningRate {
+    /// A rate above zero and at most ten.
+    pub fn new(rate: f64) -> Result<Self, InvalidQuantity> {
+        if rate > 0.0 && rate <= 10.0 {
+            Ok(Self(rate))
+        } else {
+            Err(InvalidQuantity::ServerLearningRate(rate))
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Default for ServerLearningRate {
+    /// All the way: the new model is the mean of the sites' models.
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
 /// Text in files, an unsigned integer in signed bytes.
 macro_rules! written_as_text {
     ($name:ident, $get:ident, $make:expr) => {
@@ -312,6 +342,7 @@ macro_rules! written_as_number {
 
 written_as_number!(Share);
 written_as_number!(ClipNorm);
+written_as_number!(ServerLearningRate);
 
 #[cfg(test)]
 mod tests {
@@ -350,7 +381,10 @@ mod tests {
             let mut bytes = vec![0xfb];
             bytes.extend(bad.to_be_bytes());
             assert!(ClipNorm::from_canonical(&bytes).is_err(), "{bad}");
+            assert!(ServerLearningRate::new(bad).is_err(), "{bad}");
+            assert!(ServerLearningRate::from_canonical(&bytes).is_err(), "{bad}");
         }
+        assert!(ServerLearningRate::new(10.1).is_err());
         assert_eq!(Share::new(0.5).map(Share::get), Ok(0.5));
     }
 

@@ -117,6 +117,7 @@ fn two_files_with_the_same_meaning_have_the_same_hash() {
         ("setup_timeout = \"10m\"\n", ""),
         ("attempts_per_epoch = 100\n", ""),
         ("strategy = { kind = \"fedavg\" }\n", ""),
+        ("{ kind = \"fedavg\" }", "{ kind = \"fedavg\", server_learning_rate = 1 }"),
         ("clip_norm = 10.0\n", ""),
         ("weight = \"coarse\"\n", ""),
         ("weight_cap = 4096\n", ""),
@@ -241,6 +242,7 @@ fn values_of_the_wrong_kind_are_refused_with_their_line() {
         ("clip_norm = 10.0", "clip_norm = 0.0"),
         ("name = \"pneumonia\"", "name = \"../pneumonia\""),
         ("kind = \"fedavg\"", "kind = \"krum\""),
+        ("kind = \"fedavg\"", "kind = \"fedavg\", server_learning_rate = 0.0"),
         ("recommend = \"auroc\"", "recommend = \"auruc\""),
     ] {
         let error = Draft::from_toml(&edited(from, to)).expect_err(to);
