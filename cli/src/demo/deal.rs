@@ -23,8 +23,8 @@ use crate::partition::{Partition, deal};
 pub(crate) const SYNTHETIC_RECIPE: &str = "optimiser = \"adam\"\nlearning_rate = 0.001\nschedule = \"cosine\"\nbatch = 16\nepochs = 10\naugment = { crop = 2 }";
 /// Thousands of pictures: two passes a round. Batches are small, because under averaging it is steps that are scarce.
 pub(crate) const ARCHIVE_RECIPE: &str = "optimiser = \"sgd\"\nlearning_rate = 0.008\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 8\nepochs = 2\naugment = { crop = 3 }";
-/// A round of four hospitals makes a fourth of the steps that pooled training makes; the model goes further along
-/// their mean than any of them.
+/// Hospitals train side by side, so a round has fewer steps in a row than pooled training; going further along the
+/// mean makes up for a little of that.
 pub(crate) const ARCHIVE_SERVER_RATE: f64 = 1.5;
 /// Patients of an average hospital in the synthetic demo, and side of a picture.
 const SYNTHETIC: (u64, u16) = (320, 28);

@@ -54,7 +54,7 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # evaluate_timeout = "30m"           # how long they may take to return evaluation counts
 # setup_timeout = "10m"              # how long a site may take to settle keys with the others
 # attempts_per_epoch = 100           # new keys after so many attempts, at most 100
-# strategy = { kind = "fedavg", server_learning_rate = 1.0 }  # the next model follows the mean update so far
+# strategy = { kind = "fedavg", server_learning_rate = 1.0 }  # how far the next model follows the mean update
 
 [aggregation]
 # clip_norm = 10.0                   # bound on the L2 norm of one site's update
