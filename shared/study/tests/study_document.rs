@@ -154,6 +154,7 @@ fn files_with_another_meaning_have_another_hash() {
         ("[\"c\", \"a\"]", "[]"),
         ("\"2h\"", "\"1h\""),
         ("attempts_per_epoch = 100", "attempts_per_epoch = 99"),
+        ("kind = \"fedavg\"", "kind = \"fedavg\", server_learning_rate = 1.5"),
         ("clip_norm = 10.0", "clip_norm = 5.0"),
         ("weight = \"coarse\"", "weight = \"examples\""),
         ("weight_cap = 4096", "weight_cap = 8192"),
