@@ -326,8 +326,9 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
     Draft::from_toml(&text).context("the demo's study")
 }
 
-/// How long a hospital stays away after it was killed, in rounds.
-const AWAY: u32 = 2;
+/// A killed hospital stays away until so many rounds have ended without it. It starts again while the next one is
+/// running, so it misses one more.
+const AWAY: u32 = 1;
 /// How often the demo looks whether the study waits for the killed hospital.
 const LOOK: Duration = Duration::from_secs(2);
 

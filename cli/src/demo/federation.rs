@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use consilium_identity::enrolment::Terms;
@@ -11,7 +11,7 @@ use consilium_proto::v1::{ShowStudyRequest, WatchRequest};
 use consilium_site_agent::data::Source;
 use consilium_study::document::{Draft, Study};
 use consilium_study::hash::Hash;
-use consilium_study::name::{ConsortiumName, PersonName, SiteName};
+use consilium_study::name::{ConsortiumName, PersonName, SiteName, StudyName};
 use consilium_study::quantity::HumanDuration;
 use serde_json::Value;
 
@@ -28,6 +28,8 @@ const COORDINATOR_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "2")];
 /// The coordinator and every agent have so long to get ready.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Rungs of a site that has not judged a study yet.
+const UNDECIDED: [&str; 3] = ["enrolled", "connected", "deciding"];
 /// Largest model that is fetched.
 const LONGEST_MODEL: u64 = 4 << 30;
 
@@ -131,8 +133,24 @@ impl Federation {
             draft.model.len(),
             draft.rounds.count
         ));
+        self.decided(&draft.name).await?;
         study::start(&self.consortium, &draft.name).await?;
         Ok(draft.clone().with_initial_model(proposed.initial_model))
+    }
+
+    /// Waits until every hospital has judged the study, so that the first round has all of them.
+    async fn decided(&self, study: &StudyName) -> anyhow::Result<()> {
+        let mut remote = Remote::open(&self.consortium).await?;
+        let late = Instant::now() + PATIENCE;
+        while Instant::now() < late {
+            let status = self.status(&mut remote, study).await?;
+            let mut rungs = status["sites"].as_array().into_iter().flatten().map(|site| &site["rung"]);
+            if rungs.all(|rung| !UNDECIDED.iter().any(|undecided| rung == undecided)) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("a hospital has not judged the study after {PATIENCE:?}; see {}", self.logs.display());
     }
 
     /// Follows the study to its release. With `kill_among`, one hospital is killed in the middle of that many
@@ -173,7 +191,7 @@ impl Federation {
                         if kill_after == Some(round.round) {
                             self.kill_one(story).await?;
                         } else if kill_after.is_some_and(|after| round.round >= after + AWAY) {
-                            self.bring_back(story, "two rounds later")?;
+                            self.bring_back(story, "a round later")?;
                         }
                         rounds.push(round);
                     } else if event["state"] == "abandoned" {
@@ -181,7 +199,7 @@ impl Federation {
                     }
                 }
                 _ = looks.tick() => {
-                    let status = self.status(&mut remote, study).await?;
+                    let status = self.status(&mut remote, &study.name).await?;
                     if self.killed_is_waited_for(&status) {
                         self.bring_back(story, "the study waits for it")?;
                     }
@@ -191,8 +209,8 @@ impl Federation {
         }
     }
 
-    async fn status(&self, remote: &mut Remote, study: &Study) -> anyhow::Result<Value> {
-        let request = ShowStudyRequest { name: study.name.to_string() };
+    async fn status(&self, remote: &mut Remote, study: &StudyName) -> anyhow::Result<Value> {
+        let request = ShowStudyRequest { name: study.to_string() };
         let reply = remote.client.show_study(request).await?.into_inner();
         Ok(serde_json::from_str(&reply.status.context("the coordinator says nothing about the study")?.json)?)
     }
@@ -240,7 +258,7 @@ impl Federation {
     /// Fetches the released model.
     pub(super) async fn fetch_release(&self, study: &Study, to: &Path) -> anyhow::Result<()> {
         let mut remote = Remote::open(&self.consortium).await?;
-        let status = self.status(&mut remote, study).await?;
+        let status = self.status(&mut remote, &study.name).await?;
         let model =
             status["state"]["released"]["model"].as_str().context("the study has released no model")?;
         self.fetch(&model.parse()?, to).await

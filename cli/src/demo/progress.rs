@@ -65,8 +65,9 @@ impl Story {
                 format!("   missing: {}", missing.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", "))
             }
         };
+        let cause = round.cause.as_ref().map(|cause| format!("   {cause}")).unwrap_or_default();
         self.tell(&format!(
-            "round {:>2}/{rounds}  {:<11} loss {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}",
+            "round {:>2}/{rounds}  {:<11} loss {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{cause}",
             round.round,
             round.state,
             figure(round.loss),
@@ -95,6 +96,8 @@ pub(crate) struct Round {
     pub round: u32,
     kind: &'static str,
     state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
     loss: Option<f64>,
     auroc: Option<f64>,
     selected: u64,
@@ -134,6 +137,7 @@ impl Round {
             round: u32::try_from(line["round"].as_u64()?).ok()?,
             kind: "train",
             state: "trained".to_owned(),
+            cause: None,
             loss: line["loss"].as_f64(),
             auroc: None,
             selected: line["selected"].as_u64()?,
@@ -154,6 +158,7 @@ impl Round {
             return false;
         }
         line["state"].as_str().unwrap_or_default().clone_into(&mut self.state);
+        self.cause = line["cause"].as_str().map(str::to_owned);
         self.auroc = line["auroc"].as_f64();
         self.bytes_up += line["bytes_up"].as_u64().unwrap_or(0);
         self.bytes_down += line["bytes_down"].as_u64().unwrap_or(0);

@@ -136,6 +136,9 @@ pub struct LineView {
     pub kind: String,
     /// How it ended.
     pub state: String,
+    /// Why, where it did not go as it should.
+    #[serde(default)]
+    pub cause: Option<String>,
     /// Loss.
     #[serde(default)]
     pub loss: Option<f64>,
@@ -189,6 +192,9 @@ pub fn round_line(line: &LineView, rounds: u32) -> String {
     }
     if !line.missing.is_empty() {
         text.push_str(&format!("  missing {}", plain(&line.missing.join(", "))));
+    }
+    if let Some(cause) = &line.cause {
+        text.push_str(&format!("  {}", plain(cause)));
     }
     text
 }

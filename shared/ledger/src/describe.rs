@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use consilium_rounds::record::{Course, GateRefusal, Release, Unevaluated, Verdict};
+use consilium_rounds::record::{Course, Release, Verdict};
 use consilium_secagg::alarm::{Alarm, Occasion};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_study::name::SiteName;
@@ -169,15 +169,11 @@ fn course(course: &Course) -> String {
 }
 
 /// What became of a candidate, in words.
-pub(crate) const fn verdict(verdict: Verdict) -> &'static str {
+pub(crate) fn verdict(verdict: Verdict) -> String {
     match verdict {
-        Verdict::Adopted => "was adopted",
-        Verdict::Unevaluated(Unevaluated::NoQuorum) => "was adopted unevaluated: too few sites could",
-        Verdict::Unevaluated(Unevaluated::BadCounts) => {
-            "was adopted unevaluated: the counts contradict each other"
-        }
-        Verdict::Refused(GateRefusal::LossIncrease) => "was refused: it loses too much",
-        Verdict::Refused(GateRefusal::BadCounts) => "was refused: the counts contradict each other",
+        Verdict::Adopted => "was adopted".to_owned(),
+        Verdict::Unevaluated(cause) => format!("was adopted unevaluated: {cause}"),
+        Verdict::Refused(cause) => format!("was refused: {cause}"),
     }
 }
 

@@ -130,7 +130,7 @@ pub struct RoundReport {
     /// The model it made.
     pub candidate: Hash,
     /// What became of that.
-    pub verdict: &'static str,
+    pub verdict: String,
     /// What all sites together measured.
     pub figures: Option<Figures>,
 }

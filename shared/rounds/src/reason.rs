@@ -102,6 +102,23 @@ reasons!(
     }
 );
 
+reasons!(
+    /// Why an adopted candidate has no figures.
+    Unevaluated {
+        0 NoQuorum = "too few hospitals could evaluate it",
+        1 BadCounts = "the counts contradict each other",
+    }
+);
+
+reasons!(
+    /// Why a candidate was refused.
+    GateRefusal {
+        0 LossIncrease = "it loses more than the study's margin against the model before",
+        1 BadCounts = "the counts contradict each other",
+        2 Declined = "too few hospitals would train from it",
+    }
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +134,7 @@ mod tests {
         texts(Decline::ALL.iter().map(|reason| reason.text()));
         texts(Dropout::ALL.iter().map(|reason| reason.text()));
         texts(Abandonment::ALL.iter().map(|reason| reason.text()));
+        texts(Unevaluated::ALL.iter().map(|reason| reason.text()));
+        texts(GateRefusal::ALL.iter().map(|reason| reason.text()));
     }
 }

@@ -20,7 +20,7 @@ use minicbor::{Decode, Encode};
 use serde::Serialize;
 
 use crate::metrics::{Figures, TrainFigures};
-use crate::reason::{Abandonment, Decline, Dropout, Withdrawal};
+use crate::reason::{Abandonment, Decline, Dropout, GateRefusal, Unevaluated, Withdrawal};
 
 /// One consequential act.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -300,6 +300,15 @@ pub struct Evaluated {
     pub figures: Figures,
 }
 
+impl Evaluated {
+    /// How many sites would train from the candidate: those that trained it or evaluated it, without those
+    /// that decline it.
+    pub fn willing(&self, trained: &BTreeSet<SiteName>) -> usize {
+        let known = trained.union(&self.survivors).count();
+        known.saturating_sub(self.figures.declines as usize)
+    }
+}
+
 /// What became of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -310,35 +319,9 @@ pub enum Verdict {
     /// The study goes on with it; nobody could say how good it is.
     #[n(1)]
     Unevaluated(#[n(0)] Unevaluated),
-    /// The acceptance gate refused it; the study goes on with the model before.
+    /// It was refused; the study goes on with the model before.
     #[n(2)]
     Refused(#[n(0)] GateRefusal),
-}
-
-/// Why an adopted candidate has no figures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[cbor(index_only)]
-pub enum Unevaluated {
-    /// Too few sites could evaluate it.
-    #[n(0)]
-    NoQuorum,
-    /// The summed counts contradict each other: at least one site counted wrongly.
-    #[n(1)]
-    BadCounts,
-}
-
-/// Why the acceptance gate refused a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[cbor(index_only)]
-pub enum GateRefusal {
-    /// It loses more than the study's margin against the starting model.
-    #[n(0)]
-    LossIncrease,
-    /// The summed counts contradict each other.
-    #[n(1)]
-    BadCounts,
 }
 
 /// A recommended model, and why it is this one. There is no release without a model.

@@ -5,12 +5,13 @@ use consilium_secagg::context::Purpose;
 use consilium_study::hash::Hash;
 use consilium_study::name::{SiteName, StudyName};
 use minicbor::{Decode, Encode};
+use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 use crate::machine::Shortage;
 use crate::message::{Stage, StudyState};
-use crate::reason::Abandonment;
-use crate::record::{GateRefusal, Missing, Unevaluated};
+use crate::reason::{Abandonment, GateRefusal, Unevaluated};
+use crate::record::Missing;
 use crate::time::Timestamp;
 
 /// A study as a dashboard shows it.
@@ -192,8 +193,9 @@ pub struct RoundLine {
     /// Its kind.
     #[n(1)]
     pub kind: Kind,
-    /// How it ended.
+    /// How it ended; printed as `state`, one word, and `cause`, where something went wrong.
     #[n(2)]
+    #[serde(flatten)]
     pub state: LineState,
     /// Training loss of a training round; loss of the candidate of an evaluation.
     #[n(3)]
@@ -229,7 +231,7 @@ fn names<S: Serializer>(missing: &[Missing], serializer: S) -> Result<S::Ok, S::
     serializer.collect_seq(missing.iter().map(|missing| &missing.site))
 }
 
-/// How a round of one kind ended. Printed as one word.
+/// How a round of one kind ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum LineState {
     /// A training gave a candidate.
@@ -241,7 +243,7 @@ pub enum LineState {
     /// The candidate was adopted without figures.
     #[n(2)]
     Unevaluated(#[n(0)] Unevaluated),
-    /// The gate refused the candidate.
+    /// The candidate was refused.
     #[n(3)]
     Refused(#[n(0)] GateRefusal),
     /// An attempt was given up; the round goes on with another.
@@ -260,10 +262,26 @@ impl LineState {
             Self::Abandoned(_) => "abandoned",
         }
     }
+
+    /// Why, in words, where it did not go as it should.
+    pub const fn cause(self) -> Option<&'static str> {
+        match self {
+            Self::Trained | Self::Adopted => None,
+            Self::Unevaluated(cause) => Some(cause.text()),
+            Self::Refused(cause) => Some(cause.text()),
+            Self::Abandoned(cause) => Some(cause.text()),
+        }
+    }
 }
 
 impl Serialize for LineState {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+        let mut line = serializer.serialize_struct("LineState", 2)?;
+        line.serialize_field("state", self.name())?;
+        match self.cause() {
+            Some(cause) => line.serialize_field("cause", cause)?,
+            None => line.skip_field("cause")?,
+        }
+        line.end()
     }
 }

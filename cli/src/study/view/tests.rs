@@ -1,5 +1,6 @@
 use super::*;
 
+use consilium_rounds::reason::GateRefusal;
 use consilium_rounds::status::{Kind, LineState, RoundLine};
 
 fn line() -> RoundLine {
@@ -44,6 +45,13 @@ fn a_round_is_one_line() {
         "round  3/10  evaluate  adopted      loss 0.4124  auroc 0.9500  counted 3/4    6.9 MB up    1.7 MB down     \
          2.3 s  missing b[2J"
     );
+}
+
+#[test]
+fn a_round_says_why_its_candidate_was_refused() {
+    let refused = RoundLine { state: LineState::Refused(GateRefusal::Declined), ..line() };
+    let text = round_line(&read(&refused), 10);
+    assert!(text.contains("refused") && text.ends_with("too few hospitals would train from it"), "{text}");
 }
 
 #[test]

@@ -182,8 +182,8 @@ pub enum Fault {
     /// Participants that are not those of the sums.
     #[error("the participants it names are not the sites whose updates are in adopted models")]
     Participants,
-    /// The gate's rule and the verdict disagree.
-    #[error("the verdict is not what the acceptance gate of the study says: {0}")]
+    /// The rules for candidates and the verdict disagree.
+    #[error("the verdict is not what the rules of the study say: {0}")]
     Gate(&'static str),
     /// Figures of an evaluation that is not one of this candidate.
     #[error("its figures come from an attempt that did not evaluate this candidate")]

@@ -1,6 +1,9 @@
 //! Which model a study goes on with, what it releases, and what people order and notice.
 
-use consilium_rounds::record::{Adoption, Course, Evaluated, GateRefusal, Release, Verdict};
+use std::collections::BTreeSet;
+
+use consilium_rounds::reason::GateRefusal;
+use consilium_rounds::record::{Adoption, Course, Evaluated, Release, Verdict};
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::Purpose;
 use consilium_secagg::guilt::DealerGuilt;
@@ -30,8 +33,12 @@ impl Walk {
         if said.round.get() != made.round {
             return Err(Fault::NotAsStudied("round"));
         }
-        let limit = study.study.evaluation.gate.as_ref().map(|gate| gate.max_loss_increase);
-        judge(said.verdict, said.evaluated.as_ref(), limit)?;
+        let rule = Rule {
+            trained: &made.counted.iter().cloned().collect(),
+            quorum: study.study.rounds.quorum as usize,
+            limit: study.study.evaluation.gate.as_ref().map(|gate| gate.max_loss_increase),
+        };
+        judge(said.verdict, said.evaluated.as_ref(), &rule)?;
         study.candidate = None;
         if !matches!(said.verdict, Verdict::Refused(_)) {
             study.model = made.model;
@@ -176,14 +183,24 @@ impl Walk {
     }
 }
 
-/// With the gate off every candidate is adopted; with it on, exactly those that lose no more than allowed,
-/// and none unseen.
-pub(super) fn judge(
-    verdict: Verdict,
-    evaluated: Option<&Evaluated>,
-    limit: Option<f64>,
-) -> Result<(), Fault> {
-    match (verdict, evaluated, limit) {
+/// What a candidate is judged by.
+pub(super) struct Rule<'a> {
+    /// Who trained it.
+    pub(super) trained: &'a BTreeSet<SiteName>,
+    /// The study's quorum.
+    pub(super) quorum: usize,
+    /// The most that the gate lets it lose; none with the gate off.
+    pub(super) limit: Option<f64>,
+}
+
+/// What fewer sites than the quorum would train from is refused. With the gate off everything else is adopted;
+/// with it on, exactly what loses no more than allowed, and nothing unseen.
+pub(super) fn judge(verdict: Verdict, evaluated: Option<&Evaluated>, rule: &Rule<'_>) -> Result<(), Fault> {
+    let declined = evaluated.is_some_and(|evaluated| evaluated.willing(rule.trained) < rule.quorum);
+    match (verdict, evaluated, rule.limit) {
+        (Verdict::Refused(GateRefusal::Declined), ..) if declined => Ok(()),
+        (Verdict::Refused(GateRefusal::Declined), ..) => Err(Fault::Gate("enough sites would train from it")),
+        _ if declined => Err(Fault::Gate("too few sites would train from it")),
         (Verdict::Unevaluated(_), Some(_), _) => Err(Fault::Gate("it was evaluated")),
         (Verdict::Adopted, None, _) => Err(Fault::Gate("it was not evaluated")),
         (Verdict::Unevaluated(_), None, Some(_)) => Err(Fault::Gate("an unevaluated candidate has to wait")),

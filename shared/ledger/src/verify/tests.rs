@@ -1,7 +1,7 @@
 mod world;
 
-use consilium_rounds::reason::Abandonment;
-use consilium_rounds::record::{Course, GateRefusal, Record as Happened, Verdict};
+use consilium_rounds::reason::{Abandonment, GateRefusal};
+use consilium_rounds::record::{Course, Record as Happened, Verdict};
 use consilium_secagg::context::Purpose;
 use consilium_secagg::guilt::DealerGuilt;
 use consilium_secagg::message::Receipt;
@@ -373,9 +373,38 @@ fn the_gate_decides_by_the_loss() {
         (f64::NAN, 0.1, adopted, false),
     ] {
         evaluated.figures.loss = loss;
-        let verdict = models::judge(verdict, Some(&evaluated), Some(limit));
+        let trained = &evaluated.survivors.clone();
+        let rule = models::Rule { trained, quorum: 3, limit: Some(limit) };
+        let verdict = models::judge(verdict, Some(&evaluated), &rule);
         assert_eq!(verdict.is_ok(), fine, "{loss} {limit}");
     }
+}
+
+#[test]
+fn what_too_few_would_train_from_is_refused_and_nothing_else_is_for_that() {
+    let declined = Verdict::Refused(GateRefusal::Declined);
+    let world = World::new();
+    let mut evaluated = world.adoption(&world.evaluate()).evaluated.unwrap();
+    // Three evaluated it. The fourth only trained it, and nobody knows of a reason why it should not again.
+    for (trained, declines, verdict, fine) in [
+        (3, 0, Verdict::Adopted, true),
+        (3, 0, declined, false),
+        (3, 1, Verdict::Adopted, false),
+        (3, 1, declined, true),
+        (4, 1, Verdict::Adopted, true),
+        (4, 1, declined, false),
+        (4, 2, declined, true),
+        (4, u32::MAX, declined, true),
+    ] {
+        evaluated.figures.declines = declines;
+        for limit in [None, Some(0.1)] {
+            let rule = models::Rule { trained: &(0..trained).map(site).collect(), quorum: 3, limit };
+            let verdict = models::judge(verdict, Some(&evaluated), &rule);
+            assert_eq!(verdict.is_ok(), fine, "{declines} of {trained}");
+        }
+    }
+    let rule = models::Rule { trained: &BTreeSet::new(), quorum: 3, limit: None };
+    assert!(models::judge(declined, None, &rule).is_err());
 }
 
 #[test]

@@ -15,7 +15,8 @@ use super::select::{Rules, Selected, Shortage, select};
 use super::sites::{RestAfter, Standing};
 use super::{Effects, StudyMachine};
 use crate::message::Binding;
-use crate::record::{Record, Unevaluated};
+use crate::reason::Unevaluated;
+use crate::record::Record;
 use crate::time::Timestamp;
 use crate::vector::{evaluate_layout, train_layout};
 

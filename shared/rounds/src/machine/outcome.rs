@@ -12,10 +12,8 @@ use super::{Effects, StudyMachine};
 use crate::event::{Effect, Notice, SumRefused, Summed};
 use crate::message::{Settled, SettledAs, StudyState};
 use crate::metrics::{Figures, TrainFigures};
-use crate::reason::Abandonment;
-use crate::record::{
-    Adoption, Course, Evaluated, GateRefusal, OpenedSum, Record, Release, ReleaseReason, Unevaluated, Verdict,
-};
+use crate::reason::{Abandonment, GateRefusal, Unevaluated};
+use crate::record::{Adoption, Course, Evaluated, OpenedSum, Record, Release, ReleaseReason, Verdict};
 use crate::status::{LineState, RoundLine};
 use crate::time::Timestamp;
 use crate::vector::Ranges;
@@ -93,7 +91,7 @@ impl StudyMachine {
             survivors: summing.job.survivors.iter().cloned().collect(),
             figures,
         });
-        let verdict = self.judge(evaluated.as_ref());
+        let verdict = self.judge(trained, evaluated.as_ref());
         let state = match verdict {
             Verdict::Adopted => LineState::Adopted,
             Verdict::Unevaluated(cause) => LineState::Unevaluated(cause),
@@ -114,15 +112,19 @@ impl StudyMachine {
         self.add_line(line, effects);
     }
 
-    /// The acceptance gate: a candidate may not lose more than the study's margin against its starting model
+    /// A candidate that too few sites would train from is refused, or the study would stand still. The rest is
+    /// the acceptance gate's: a candidate may not lose more than the study's margin against its starting model
     /// over the same cases. Figures that are none do not pass a gate that is on.
-    fn judge(&self, evaluated: Option<&Evaluated>) -> Verdict {
+    fn judge(&self, trained: &Trained, evaluated: Option<&Evaluated>) -> Verdict {
         let Some(evaluated) = evaluated else {
             return match self.study.evaluation.gate {
                 Some(_) => Verdict::Refused(GateRefusal::BadCounts),
                 None => Verdict::Unevaluated(Unevaluated::BadCounts),
             };
         };
+        if evaluated.willing(&trained.survivors) < self.study.rounds.quorum as usize {
+            return Verdict::Refused(GateRefusal::Declined);
+        }
         let increase = evaluated.figures.loss_increase().unwrap_or(f64::INFINITY);
         match self.study.evaluation.gate {
             Some(gate) if increase > gate.max_loss_increase => Verdict::Refused(GateRefusal::LossIncrease),

@@ -73,7 +73,7 @@ impl EvaluationShape {
     /// Ring words that the counts take.
     pub fn words(&self) -> usize {
         let per_score = 2 + 2 * self.bins();
-        1 + 6 + self.classes().pow(2) + self.scored().len() * per_score + CONFIDENCE_BINS * CONFIDENCE_WORDS
+        2 + 6 + self.classes().pow(2) + self.scored().len() * per_score + CONFIDENCE_BINS * CONFIDENCE_WORDS
     }
 
     pub(crate) fn bin(&self, score: f64) -> usize {
@@ -112,6 +112,8 @@ pub(crate) struct ConfidenceBin {
 pub struct EvaluationCounts {
     pub(crate) shape: EvaluationShape,
     pub(crate) cases: u32,
+    /// Sites that would not train from the candidate.
+    pub(crate) declines: u32,
     pub(crate) loss: Wide,
     pub(crate) start_loss: Wide,
     pub(crate) brier: Wide,
@@ -149,6 +151,7 @@ impl EvaluationCounts {
         Self {
             shape,
             cases: 0,
+            declines: 0,
             loss: Wide::default(),
             start_loss: Wide::default(),
             brier: Wide::default(),
@@ -189,6 +192,11 @@ impl EvaluationCounts {
         bin.confidence.add((confidence.clamp(0.0, 1.0) * UNIT).round() as u64);
     }
 
+    /// The site will not train from the candidate: its policy declines such a starting model.
+    pub fn decline(&mut self) {
+        self.declines = 1;
+    }
+
     /// Number of cases counted.
     pub fn cases(&self) -> u32 {
         self.cases
@@ -197,7 +205,7 @@ impl EvaluationCounts {
     /// The words of the counts, as they stand at the end of the vector.
     pub fn to_words(&self) -> Vec<u32> {
         let mut words = Vec::with_capacity(self.shape.words());
-        words.push(self.cases);
+        words.extend([self.cases, self.declines]);
         for wide in [self.loss, self.start_loss, self.brier] {
             words.extend(wide.words());
         }
@@ -219,7 +227,7 @@ impl EvaluationCounts {
             return Err(MalformedCounts::Length { got: words.len(), want: shape.words() });
         }
         let mut rest = words;
-        let cases = take(&mut rest, 1)[0];
+        let [cases, declines] = [(); 2].map(|()| take(&mut rest, 1)[0]);
         let [loss, start_loss, brier] = [(); 3].map(|()| take_wide(&mut rest));
         let confusion = take(&mut rest, shape.classes().pow(2)).to_vec();
         let scores = shape
@@ -240,7 +248,7 @@ impl EvaluationCounts {
                 ConfidenceBin { cases: counts[0], correct: counts[1], confidence: take_wide(&mut rest) }
             })
             .collect();
-        let counts = Self { shape, cases, loss, start_loss, brier, confusion, scores, confidence };
+        let counts = Self { shape, cases, declines, loss, start_loss, brier, confusion, scores, confidence };
         counts.check()?;
         Ok(counts)
     }
@@ -250,6 +258,10 @@ impl EvaluationCounts {
         let agree = |what, sum: u64| {
             if sum == cases { Ok(()) } else { Err(MalformedCounts::Inconsistent(what)) }
         };
+        // A site judges by cases that it counts.
+        if self.declines > self.cases {
+            return Err(MalformedCounts::Inconsistent("the number of sites that decline"));
+        }
         agree("the confusion matrix", total(&self.confusion))?;
         for score in &self.scores {
             let (positives, negatives) = (total(&score.positives), total(&score.negatives));

@@ -72,6 +72,7 @@ pub fn figures<R: AsRef<[f32]>>(
         specificity: mean(scored.filter_map(|class| called(class, false))),
         brier: rows().map(|(row, label)| squared_error(row, label)).sum::<f64>() / cases,
         calibration_error: calibration_error(rows()),
+        declines: 0,
     })
 }
 

@@ -42,6 +42,9 @@ pub struct Figures {
     /// Expected calibration error of the most probable class, 16 equal bins (Naeini et al. 2015).
     #[n(9)]
     pub calibration_error: f64,
+    /// Sites among those that evaluated whose policy declines the candidate as a starting model.
+    #[n(10)]
+    pub declines: u32,
 }
 
 impl Figures {
@@ -98,6 +101,7 @@ impl EvaluationCounts {
             specificity: mean(self.scores.iter().filter_map(ScoreCounts::specificity)),
             brier: self.brier.get() as f64 / UNIT / cases,
             calibration_error,
+            declines: self.declines,
         })
     }
 }

@@ -68,6 +68,23 @@ fn counts_that_contradict_each_other_are_noticed() {
     assert_eq!(noticed, words.len());
 }
 
+#[test]
+fn sites_that_decline_are_counted_and_no_more_than_there_are_cases() {
+    let mut sum = vec![0u32; shape(2, 4).words()];
+    for declines in [true, false, true] {
+        let mut counts = EvaluationCounts::new(shape(2, 4));
+        counts.add(&[0.3, 0.7], &[0.5, 0.5], 1);
+        if declines {
+            counts.decline();
+        }
+        sum.iter_mut().zip(counts.to_words()).for_each(|(sum, word)| *sum += word);
+    }
+    let read = |words: &[u32]| EvaluationCounts::from_words(shape(2, 4), words);
+    assert_eq!(read(&sum).unwrap().figures().unwrap().declines, 2);
+    sum[1] = 4;
+    assert!(read(&sum).is_err());
+}
+
 type Case = (Vec<f32>, usize);
 
 /// Cases whose scores lie on bin centres, so that the histogram loses nothing.

@@ -37,6 +37,8 @@ pub(crate) struct OneHot {
     pub(crate) position: usize,
     /// Loss of the candidate minus loss of the start, in steps.
     pub(crate) worse: bool,
+    /// It declines candidates as starting models.
+    pub(crate) declines: bool,
     /// It has no held-out cases.
     pub(crate) blind: bool,
 }
@@ -53,6 +55,9 @@ impl Work for OneHot {
             return Err(Withdrawal::TooFewCases);
         }
         let mut counts = EvaluationCounts::new(evaluation_shape(&self.study));
+        if self.declines {
+            counts.decline();
+        }
         for case in 0..=self.position {
             let candidate = if self.worse { [0.5, 0.5] } else { [0.2, 0.8] };
             counts.add(&candidate, &[0.4, 0.6], 1);

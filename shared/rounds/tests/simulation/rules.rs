@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use consilium_rounds::local::{Federation, Models, Reply};
 use consilium_rounds::message::{Binding, Directive, SiteMessage, StudyState};
-use consilium_rounds::reason::{Abandonment, Withdrawal};
-use consilium_rounds::record::{Record, ReleaseReason, Unevaluated, Verdict};
+use consilium_rounds::reason::{Abandonment, GateRefusal, Unevaluated, Withdrawal};
+use consilium_rounds::record::{Record, ReleaseReason, Verdict};
 use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Shortage, Timestamp};
 use consilium_secagg::context::Context;
@@ -106,6 +106,24 @@ fn a_refused_candidate_leaves_the_model_and_is_never_the_last_word() {
     sim.settle(20_000);
     sim.ends_released_once();
     assert!(sim.machine.status().lines.iter().any(|line| matches!(line.state, LineState::Refused(_))));
+}
+
+#[test]
+fn a_candidate_that_too_few_would_train_from_is_refused_and_the_study_goes_on() {
+    let mut sim = sim(4, 3, "", "");
+    sim.sites[0].work.declines = true;
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    assert_eq!(sim.machine.adoptions()[0].verdict, Verdict::Adopted, "three are enough");
+    sim.sites[1].work.declines = true;
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 2);
+    let refused = &sim.machine.adoptions()[1];
+    assert_eq!(refused.verdict, Verdict::Refused(GateRefusal::Declined));
+    assert_eq!(refused.start, sim.machine.model());
+    sim.sites[1].work.declines = false;
+    sim.settle(20_000);
+    sim.ends_released_once();
 }
 
 #[test]
@@ -460,7 +478,7 @@ fn a_federation_in_one_process_reaches_its_release() {
             },
             |site| {
                 let position = (0..4).find(|position| name(*position) == *site).unwrap();
-                OneHot { study: study.clone(), position, worse: false, blind: false }
+                OneHot { study: study.clone(), position, worse: false, declines: false, blind: false }
             },
             |effect| sums += usize::from(matches!(effect, Effect::Sum(_))),
         )

@@ -234,6 +234,7 @@ impl World {
             specificity: None,
             brier: 0.2,
             calibration_error: 0.05,
+            declines: 0,
         };
         let ctx = Context::new(fields.clone()).unwrap().hash();
         Adoption {
