@@ -46,20 +46,22 @@ fn study_text() -> String {
         .to_owned()
 }
 
+/// Pictures of two classes in turn, of which one is bright.
+fn pictures(cases: usize, shift: usize, bright: u16) -> Dataset {
+    let labels: Vec<u16> = (0..cases).map(|case| (case % 2) as u16).collect();
+    let pixels = (0..cases * 64)
+        .map(|at| {
+            let noise = ((at * 7919 + shift * 104_729) % 97) as f32 / 97.0;
+            let bright = f32::from(u8::from(labels[at / 64] == bright));
+            (0.3 * bright + 0.6 * noise).min(1.0)
+        })
+        .collect();
+    Dataset::new([1, 8, 8], Pixels::Floats(pixels), labels).unwrap()
+}
+
 /// Pictures whose brightness tells the class, a little harder at each site.
 fn cohort(position: usize) -> Cohort {
-    let set = |cases: usize, shift: usize| {
-        let labels: Vec<u16> = (0..cases).map(|case| (case % 2) as u16).collect();
-        let pixels = (0..cases * 64)
-            .map(|at| {
-                let noise = ((at * 7919 + shift * 104_729) % 97) as f32 / 97.0;
-                let bright = f32::from(labels[at / 64]);
-                (0.3 * bright + 0.6 * noise).min(1.0)
-            })
-            .collect();
-        Dataset::new([1, 8, 8], Pixels::Floats(pixels), labels).unwrap()
-    };
-    let (train, held_out) = (set(40, position), set(20, position + 10));
+    let (train, held_out) = (pictures(40, position, 1), pictures(20, position + 10, 1));
     let counts = Counts {
         found: 60,
         retrieved: 60,
@@ -212,7 +214,11 @@ struct Federation {
 
 impl Federation {
     fn new(policy: &str) -> Self {
-        let draft = Draft::from_toml(&study_text()).unwrap();
+        Self::of(&study_text(), policy)
+    }
+
+    fn of(study: &str, policy: &str) -> Self {
+        let draft = Draft::from_toml(study).unwrap();
         let data = &draft.data;
         let identity = ModelIdentity {
             graph: draft.model.clone(),

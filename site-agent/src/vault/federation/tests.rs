@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use consilium_rounds::reason::GateRefusal;
+use consilium_rounds::record::Verdict;
 use consilium_rounds::status::Phase;
 use consilium_rounds::{Act, Event};
 use consilium_secagg::numbering::Attempt;
 use consilium_study::canonical::Canonical as _;
 
-use super::{Federation, SITES};
+use super::{Federation, SITES, pictures, study_text};
 use crate::journal;
 use crate::pipe::message::FromRelay;
 use crate::store::{Disk, Kind, Store as _};
@@ -36,6 +38,26 @@ fn a_study_runs_to_its_release_and_leaves_no_key_behind() {
         assert!(left.is_empty(), "{left:?}");
         assert!(journal::read(&Disk, &site.folder.journal()).unwrap().len() > 10);
     }
+}
+
+/// Training makes the model worse than any guess where it is scored: nobody would train from the candidate, so it is
+/// refused, and the study goes on from the model before instead of standing still.
+#[test]
+fn a_study_goes_on_when_nobody_would_train_from_its_candidate() {
+    let text = study_text().replace("learning_rate = 0.1", "learning_rate = 100.0");
+    let mut federation = Federation::of(&text, WILLING);
+    for site in &mut federation.sites {
+        let scored = &mut site.worker.cohorts.values_mut().next().unwrap().held_out;
+        *scored = pictures(20, 0, 0);
+    }
+    federation.run();
+    let adoptions = federation.machine.adoptions();
+    assert_eq!(adoptions.len(), 2);
+    for adoption in adoptions {
+        assert_eq!(adoption.verdict, Verdict::Refused(GateRefusal::Declined), "{adoption:?}");
+        assert_eq!(adoption.evaluated.as_ref().unwrap().figures.declines, 4);
+    }
+    assert_eq!(federation.released(), federation.machine.study().initial_model());
 }
 
 /// The theorem: a vault that is killed after any message, and started again, changes neither the model nor what
