@@ -209,10 +209,7 @@ impl<'a> Demo<'a> {
         let jobs = self.root.join("jobs");
         std::fs::create_dir_all(&jobs)?;
         std::fs::write(jobs.join("study"), study.to_canonical())?;
-        let counted: Vec<Vec<SiteName>> = rounds
-            .iter()
-            .map(|round| study.sites.iter().filter(|site| !round.missing.contains(site)).cloned().collect())
-            .collect();
+        let counted: Vec<Vec<SiteName>> = rounds.iter().map(|round| round.counted(&study.sites)).collect();
         let full_path = |source: &consilium_site_agent::data::Source, site: &SiteName| {
             deal::rooted(source.clone(), &self.root.join("sites").join(site.as_str()))
         };

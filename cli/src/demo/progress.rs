@@ -59,15 +59,16 @@ impl Story {
         }
         let figure =
             |value: Option<f64>| value.map_or_else(|| "    –".to_owned(), |value| format!("{value:.3}"));
-        let missing = match round.missing.as_slice() {
+        let named = |word: &str, sites: &[SiteName]| match sites {
             [] => String::new(),
-            missing => {
-                format!("   missing: {}", missing.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", "))
+            sites => {
+                format!("   {word}: {}", sites.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", "))
             }
         };
+        let (missing, absent) = (named("missing", &round.missing), named("absent", &round.absent));
         let cause = round.cause.as_ref().map(|cause| format!("   {cause}")).unwrap_or_default();
         self.tell(&format!(
-            "round {:>2}/{rounds}  {:<11} loss {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{cause}",
+            "round {:>2}/{rounds}  {:<11} loss {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{absent}{cause}",
             round.round,
             round.state,
             figure(round.loss),
@@ -104,6 +105,8 @@ pub(crate) struct Round {
     counted: u64,
     /// Members of the Selection whose update is not in the sum.
     pub missing: Vec<SiteName>,
+    /// Sites of the study that were not in the Selection.
+    pub absent: Vec<SiteName>,
     /// From sites.
     pub bytes_up: u64,
     /// To sites.
@@ -132,7 +135,10 @@ impl Round {
         if line["kind"] != "train" || line["state"] != "trained" {
             return None;
         }
-        let names = line["missing"].as_array()?.iter();
+        let names = |key: &str| {
+            let names = line[key].as_array().into_iter().flatten();
+            names.filter_map(|name| SiteName::new(name.as_str()?).ok()).collect()
+        };
         Some(Self {
             round: u32::try_from(line["round"].as_u64()?).ok()?,
             kind: "train",
@@ -142,13 +148,20 @@ impl Round {
             auroc: None,
             selected: line["selected"].as_u64()?,
             counted: line["counted"].as_u64()?,
-            missing: names.filter_map(|name| SiteName::new(name.as_str()?).ok()).collect(),
+            missing: names("missing"),
+            absent: names("absent"),
             bytes_up: line["bytes_up"].as_u64()?,
             bytes_down: line["bytes_down"].as_u64()?,
             seconds: line["seconds"].as_f64()?,
             overhead_seconds: line["overhead_seconds"].as_f64(),
             plaintext: None,
         })
+    }
+
+    /// Whose updates are in the sum, of all `sites` of the study.
+    pub(crate) fn counted(&self, sites: &[SiteName]) -> Vec<SiteName> {
+        let is_out = |site: &SiteName| self.missing.contains(site) || self.absent.contains(site);
+        sites.iter().filter(|site| !is_out(site)).cloned().collect()
     }
 
     /// The same with what became of its candidate. `false` for lines of other rounds.
@@ -174,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_round_is_its_training_and_its_evaluation() {
-        let train = json!({"round": 2, "kind": "train", "state": "trained", "loss": 0.5, "auroc": null, "selected": 4,
-            "counted": 3, "missing": ["b"], "bytes_up": 10, "bytes_down": 20, "seconds": 1.5, "overhead_seconds": 0.5});
+        let train = json!({"round": 2, "kind": "train", "state": "trained", "loss": 0.5, "auroc": null, "selected": 3,
+            "counted": 2, "missing": ["b"], "absent": ["d"], "bytes_up": 10, "bytes_down": 20, "seconds": 1.5, "overhead_seconds": 0.5});
         let mut round = Round::of_training(&train).unwrap();
         let evaluate = json!({"round": 2, "kind": "evaluate", "state": "adopted", "loss": 0.4, "auroc": 0.9,
             "selected": 3, "counted": 3, "missing": [], "bytes_up": 1, "bytes_down": 2, "seconds": 0.5});
@@ -183,6 +196,8 @@ mod tests {
         let shown = serde_json::to_value(&round).unwrap();
         assert_eq!(shown["state"], "adopted");
         assert_eq!((shown["bytes_up"].as_u64(), shown["auroc"].as_f64()), (Some(11), Some(0.9)));
-        assert_eq!(shown["missing"], json!(["b"]));
+        assert_eq!((&shown["missing"], &shown["absent"]), (&json!(["b"]), &json!(["d"])));
+        let sites = ["a", "b", "c", "d"].map(|name| SiteName::new(name).unwrap());
+        assert_eq!(round.counted(&sites), [sites[0].clone(), sites[2].clone()]);
     }
 }

@@ -164,6 +164,9 @@ pub struct LineView {
     /// Of that, what no site's own work explains.
     #[serde(default)]
     pub overhead_seconds: Option<f64>,
+    /// Sites of the study that were not selected.
+    #[serde(default)]
+    pub absent: Vec<String>,
 }
 
 /// A round in one line, for people.
@@ -190,8 +193,10 @@ pub fn round_line(line: &LineView, rounds: u32) -> String {
     if let Some(overhead) = line.overhead_seconds {
         text.push_str(&format!(" ({overhead:.1} s overhead)"));
     }
-    if !line.missing.is_empty() {
-        text.push_str(&format!("  missing {}", plain(&line.missing.join(", "))));
+    for (word, sites) in [("missing", &line.missing), ("absent", &line.absent)] {
+        if !sites.is_empty() {
+            text.push_str(&format!("  {word} {}", plain(&sites.join(", "))));
+        }
     }
     if let Some(cause) = &line.cause {
         text.push_str(&format!("  {}", plain(cause)));

@@ -225,6 +225,9 @@ pub struct RoundLine {
     /// Of that, what the slowest site's own work does not explain. Training rounds only.
     #[n(11)]
     pub overhead_seconds: Option<f64>,
+    /// Sites of the study that were not in the Selection.
+    #[n(12)]
+    pub absent: Vec<SiteName>,
 }
 
 fn names<S: Serializer>(missing: &[Missing], serializer: S) -> Result<S::Ok, S::Error> {

@@ -17,6 +17,7 @@ fn line() -> RoundLine {
         bytes_down: 1_700_000,
         seconds: 2.34,
         overhead_seconds: Some(0.41),
+        absent: Vec::new(),
     }
 }
 
@@ -40,10 +41,11 @@ fn a_round_is_one_line() {
         ..line()
     });
     view.missing = vec!["b\x1b[2J".into()];
+    view.absent = vec!["c".into(), "d".into()];
     assert_eq!(
         round_line(&view, 10),
         "round  3/10  evaluate  adopted      loss 0.4124  auroc 0.9500  counted 3/4    6.9 MB up    1.7 MB down     \
-         2.3 s  missing b[2J"
+         2.3 s  missing b[2J  absent c, d"
     );
 }
 

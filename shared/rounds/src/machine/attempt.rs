@@ -341,6 +341,7 @@ impl StudyMachine {
             bytes_down: live.bytes_down,
             seconds: now.since(live.begun).as_secs_f64(),
             overhead_seconds: None,
+            absent: self.absent(&live.context.selection),
         };
         effects.record(Record::Abandoned { attempt, ctx, cause, missing, by: by.cloned() });
         effects.push(Effect::DiscardUploads { attempt, survivors: Vec::new() });

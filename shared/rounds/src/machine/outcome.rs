@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use consilium_secagg::context::Purpose;
+use consilium_secagg::context::{Purpose, Selection};
 use consilium_secagg::numbering::{Attempt, RoundNumber};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -59,7 +59,7 @@ impl StudyMachine {
         now: Timestamp,
         effects: &mut Effects,
     ) {
-        let line = line_of(summing, LineState::Trained, Some(trained.figures.loss), None, now);
+        let line = self.line_of(summing, LineState::Trained, Some(trained.figures.loss), None, now);
         self.settled = Some(Settled {
             attempt: summing.job.context.attempt,
             ctx: summing.ctx,
@@ -99,7 +99,7 @@ impl StudyMachine {
         };
         let figures = evaluated.as_ref().map(|evaluated| &evaluated.figures);
         let loss = figures.map(|figures| figures.loss);
-        let line = line_of(summing, state, loss, figures.and_then(|figures| figures.auroc), now);
+        let line = self.line_of(summing, state, loss, figures.and_then(|figures| figures.auroc), now);
         self.was_counted(summing.job.context.purpose, &summing.job.survivors);
         self.conclude(round, trained, verdict, evaluated, now, effects);
         self.settled = Some(Settled {
@@ -153,6 +153,7 @@ impl StudyMachine {
             bytes_down: 0,
             seconds: 0.0,
             overhead_seconds: None,
+            absent: Vec::new(),
         };
         self.add_line(line, effects);
     }
@@ -204,7 +205,7 @@ impl StudyMachine {
         effects.push(Effect::DiscardUploads { attempt, survivors: Vec::new() });
         effects.notify(Notice::Abandoned { attempt, cause });
         self.give_up(attempt, summing.ctx, cause, summing.abandoned + 1, now);
-        let line = line_of(summing, LineState::Abandoned(cause), None, None, now);
+        let line = self.line_of(summing, LineState::Abandoned(cause), None, None, now);
         self.add_line(line, effects);
         if self.waiting_candidate().is_some() && self.study.evaluation.gate.is_none() {
             self.conclude_unevaluated(Unevaluated::BadCounts, now, effects);
@@ -283,6 +284,40 @@ impl StudyMachine {
         })
     }
 
+    fn line_of(
+        &self,
+        summing: &Summing,
+        state: LineState,
+        loss: Option<f64>,
+        auroc: Option<f64>,
+        now: Timestamp,
+    ) -> RoundLine {
+        let context = &summing.job.context;
+        let seconds = now.since(summing.begun).as_secs_f64();
+        let training = context.purpose == Purpose::Train;
+        RoundLine {
+            round: context.round.get(),
+            kind: context.purpose.into(),
+            state,
+            loss,
+            auroc,
+            selected: summing.selected,
+            counted: summing.job.survivors.len() as u32,
+            missing: summing.missing.clone(),
+            bytes_up: summing.bytes_up,
+            bytes_down: summing.bytes_down,
+            seconds,
+            absent: self.absent(&context.selection),
+            overhead_seconds: training.then(|| (seconds - summing.busy_ms as f64 / 1000.0).max(0.0)),
+        }
+    }
+
+    /// Sites of the study that are not in a Selection.
+    pub(super) fn absent(&self, selection: &Selection) -> Vec<SiteName> {
+        let invited: BTreeSet<&SiteName> = selection.members().iter().map(|member| &member.site).collect();
+        self.study.sites.iter().filter(|site| !invited.contains(site)).cloned().collect()
+    }
+
     pub(super) fn published(&mut self, effects: &mut Effects) {
         if let Life::Closed { release, .. } = &self.life {
             let release = release.clone();
@@ -308,32 +343,6 @@ impl StudyMachine {
             Step::Evaluate { trained, .. } => Some((trained.candidate, trained.figures)),
             Step::Train(_) => None,
         }
-    }
-}
-
-fn line_of(
-    summing: &Summing,
-    state: LineState,
-    loss: Option<f64>,
-    auroc: Option<f64>,
-    now: Timestamp,
-) -> RoundLine {
-    let context = &summing.job.context;
-    let seconds = now.since(summing.begun).as_secs_f64();
-    let training = context.purpose == Purpose::Train;
-    RoundLine {
-        round: context.round.get(),
-        kind: context.purpose.into(),
-        state,
-        loss,
-        auroc,
-        selected: summing.selected,
-        counted: summing.job.survivors.len() as u32,
-        missing: summing.missing.clone(),
-        bytes_up: summing.bytes_up,
-        bytes_down: summing.bytes_down,
-        seconds,
-        overhead_seconds: training.then(|| (seconds - summing.busy_ms as f64 / 1000.0).max(0.0)),
     }
 }
 

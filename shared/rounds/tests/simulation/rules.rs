@@ -178,6 +178,25 @@ fn a_site_without_held_out_cases_still_trains() {
     }
 }
 
+#[test]
+fn a_round_names_the_sites_it_was_without() {
+    let mut sim = sim(4, 4, "", "");
+    for site in 0..3 {
+        sim.connect(site);
+    }
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    sim.connect(3);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    let lines = sim.machine.status().lines;
+    for line in &lines {
+        let absent = if line.selected == 3 { vec![name(3)] } else { Vec::new() };
+        assert_eq!((&line.absent, line.missing.len()), (&absent, 0), "{line:?}");
+    }
+    assert_eq!((lines[0].selected, lines.last().unwrap().selected), (3, 4));
+}
+
 /// Everybody is there, and the survivors of the first such attempt are named, but nobody has heard of them yet.
 fn until_survivors_are_named(sim: &mut Sim, such: impl Fn(&Context) -> bool) -> Attempt {
     sim.connect_all();
