@@ -167,6 +167,7 @@ impl Federation {
         let mut looks = tokio::time::interval(LOOK);
         let mut rounds: Vec<Round> = Vec::new();
         let mut open: Option<Round> = None;
+        let mut waited = 0;
         let kill_after = kill_among.map(|rounds| (rounds / 2).max(1));
         loop {
             tokio::select! {
@@ -200,7 +201,9 @@ impl Federation {
                 }
                 _ = looks.tick() => {
                     let status = self.status(&mut remote, &study.name).await?;
-                    if self.killed_is_waited_for(&status) {
+                    waited = if self.killed_is_waited_for(&status) { waited + 1 } else { 0 };
+                    // Once may be the moment between two rounds.
+                    if waited == 2 {
                         self.bring_back(story, "the study waits for it")?;
                     }
                     story.progress(&describe(&status));
