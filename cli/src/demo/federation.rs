@@ -30,6 +30,8 @@ const COORDINATOR_MEMORY: [(&str, &str); 3] =
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Rungs of a site that has not judged a study yet.
 const UNDECIDED: [&str; 3] = ["enrolled", "connected", "deciding"];
+/// Every hospital has read its data and judged the study after so long.
+const JUDGING: Duration = Duration::from_mins(10);
 /// Largest model that is fetched.
 const LONGEST_MODEL: u64 = 4 << 30;
 
@@ -133,24 +135,26 @@ impl Federation {
             draft.model.len(),
             draft.rounds.count
         ));
-        self.decided(&draft.name).await?;
+        self.decided(&draft.name, story).await?;
         study::start(&self.consortium, &draft.name).await?;
         Ok(draft.clone().with_initial_model(proposed.initial_model))
     }
 
     /// Waits until every hospital has judged the study, so that the first round has all of them.
-    async fn decided(&self, study: &StudyName) -> anyhow::Result<()> {
+    async fn decided(&self, study: &StudyName, story: &Story) -> anyhow::Result<()> {
         let mut remote = Remote::open(&self.consortium).await?;
-        let late = Instant::now() + PATIENCE;
+        let late = Instant::now() + JUDGING;
         while Instant::now() < late {
             let status = self.status(&mut remote, study).await?;
-            let mut rungs = status["sites"].as_array().into_iter().flatten().map(|site| &site["rung"]);
-            if rungs.all(|rung| !UNDECIDED.iter().any(|undecided| rung == undecided)) {
+            let rungs = status["sites"].as_array().into_iter().flatten().map(|site| &site["rung"]);
+            let undecided = rungs.filter(|rung| UNDECIDED.iter().any(|undecided| rung == undecided)).count();
+            if undecided == 0 {
                 return Ok(());
             }
+            story.progress(&format!("{undecided} hospitals are reading their data and judging the study"));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!("a hospital has not judged the study after {PATIENCE:?}; see {}", self.logs.display());
+        bail!("a hospital has not judged the study after {JUDGING:?}; see {}", self.logs.display());
     }
 
     /// Follows the study to its release. With `kill_among`, one hospital is killed in the middle of that many

@@ -99,6 +99,8 @@ struct StudyWalk {
     adopted: BTreeSet<(u32, Hash)>,
     /// What the last opened training made, until it is adopted or refused.
     candidate: Option<Candidate>,
+    /// The starting model of the last candidate that too few sites would have trained from.
+    declined: Option<Hash>,
     /// Sites whose updates are in an adopted model.
     counted: BTreeSet<SiteName>,
     /// Dealers whose guilt is proved.

@@ -67,5 +67,5 @@ mod time;
 pub mod vector;
 
 pub use event::{Act, ActRefused, Effect, Event, Notice, Refused, SumRefused, Summed};
-pub use machine::{ExpectedUpload, Proposal, ProposalRefused, Shortage, StudyMachine, Timing};
+pub use machine::{ExpectedUpload, Proposal, ProposalRefused, Shortage, StudyMachine, Timing, fewest_sites};
 pub use time::Timestamp;

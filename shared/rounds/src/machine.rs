@@ -32,7 +32,7 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 pub use self::attempt::ExpectedUpload;
-pub use self::select::Shortage;
+pub use self::select::{Shortage, fewest_sites};
 pub use self::timing::Timing;
 
 use self::epoch::EpochState;

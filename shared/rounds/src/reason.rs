@@ -112,10 +112,10 @@ reasons!(
 
 reasons!(
     /// Why a candidate was refused.
-    GateRefusal {
+    CandidateRefusal {
         0 LossIncrease = "it loses more than the study's margin against the model before",
         1 BadCounts = "the counts contradict each other",
-        2 Declined = "too few hospitals would train from it",
+        2 TooFewWilling = "too few hospitals would train from it",
     }
 );
 
@@ -135,6 +135,6 @@ mod tests {
         texts(Dropout::ALL.iter().map(|reason| reason.text()));
         texts(Abandonment::ALL.iter().map(|reason| reason.text()));
         texts(Unevaluated::ALL.iter().map(|reason| reason.text()));
-        texts(GateRefusal::ALL.iter().map(|reason| reason.text()));
+        texts(CandidateRefusal::ALL.iter().map(|reason| reason.text()));
     }
 }

@@ -20,7 +20,7 @@ use minicbor::{Decode, Encode};
 use serde::Serialize;
 
 use crate::metrics::{Figures, TrainFigures};
-use crate::reason::{Abandonment, Decline, Dropout, GateRefusal, Unevaluated, Withdrawal};
+use crate::reason::{Abandonment, CandidateRefusal, Decline, Dropout, Unevaluated, Withdrawal};
 
 /// One consequential act.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -301,8 +301,9 @@ pub struct Evaluated {
 }
 
 impl Evaluated {
-    /// How many sites would train from the candidate: those that trained it or evaluated it, without those
-    /// that decline it.
+    /// How many sites would train from the candidate, as far as is known: those that trained it or evaluated it,
+    /// without those that decline it. Who trained it and did not evaluate it counts as willing: a site without
+    /// held-out cases never declines.
     pub fn willing(&self, trained: &BTreeSet<SiteName>) -> usize {
         let known = trained.union(&self.survivors).count();
         known.saturating_sub(self.figures.declines as usize)
@@ -321,7 +322,7 @@ pub enum Verdict {
     Unevaluated(#[n(0)] Unevaluated),
     /// It was refused; the study goes on with the model before.
     #[n(2)]
-    Refused(#[n(0)] GateRefusal),
+    Refused(#[n(0)] CandidateRefusal),
 }
 
 /// A recommended model, and why it is this one. There is no release without a model.

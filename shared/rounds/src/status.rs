@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::machine::Shortage;
 use crate::message::{Stage, StudyState};
-use crate::reason::{Abandonment, GateRefusal, Unevaluated};
+use crate::reason::{Abandonment, CandidateRefusal, Unevaluated};
 use crate::record::Missing;
 use crate::time::Timestamp;
 
@@ -248,7 +248,7 @@ pub enum LineState {
     Unevaluated(#[n(0)] Unevaluated),
     /// The candidate was refused.
     #[n(3)]
-    Refused(#[n(0)] GateRefusal),
+    Refused(#[n(0)] CandidateRefusal),
     /// An attempt was given up; the round goes on with another.
     #[n(4)]
     Abandoned(#[n(0)] Abandonment),

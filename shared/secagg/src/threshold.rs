@@ -55,6 +55,11 @@ impl Thresholds {
         Ok(Self { roster, selected, corrupt, honest, threshold })
     }
 
+    /// The fewest sites that can be selected out of `roster`; none where `min_honest` asks for too many.
+    pub fn fewest(roster: usize, min_honest: u16) -> Option<usize> {
+        (MIN_SITES..=roster.min(MAX_SITES)).find(|selected| Self::new(roster, *selected, min_honest).is_ok())
+    }
+
     /// How many sites of the Selection may drop out.
     pub const fn dropouts(&self) -> u16 {
         self.selected - self.threshold
@@ -122,6 +127,20 @@ mod tests {
             let row = Thresholds::new(n, n, 0).unwrap();
             let got = (row.threshold, row.dropouts(), row.corrupt, row.honest_behind_a_sum());
             assert_eq!(got, (threshold, dropouts, corrupt, honest), "n = {n}");
+        }
+    }
+
+    #[test]
+    fn fewer_than_the_fewest_have_no_thresholds() {
+        for (roster, min_honest, fewest) in [
+            (3, 0, Some(3)),
+            (4, 0, Some(3)),
+            (5, 0, Some(4)),
+            (8, 0, Some(5)),
+            (5, 4, Some(5)),
+            (5, 9, None),
+        ] {
+            assert_eq!(Thresholds::fewest(roster, min_honest), fewest, "{roster} {min_honest}");
         }
     }
 

@@ -321,7 +321,7 @@ pub struct Evaluation {
     /// The metric that picks the recommended model among the adopted ones.
     #[n(2)]
     pub recommend: Metric,
-    /// The acceptance gate; none means that every candidate is adopted.
+    /// The acceptance gate; none means that no candidate is refused for its loss.
     #[n(3)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<AcceptanceGate>,

@@ -66,7 +66,7 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # bins = 256                         # resolution of the score histograms behind AUROC
 # operating_point = 0.5              # probability from which a case counts as positive
 # recommend = "auroc"                # loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier, ece
-# gate = { max_loss_increase = 0.1 } # refuse a model that loses more than this; without the line all are adopted
+# gate = { max_loss_increase = 0.1 } # refuse a model that loses more than this; without the line none is refused for it
 "#;
 
 #[cfg(test)]

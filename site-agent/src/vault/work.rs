@@ -292,8 +292,8 @@ impl Task<'_> {
         Ok((words, reference))
     }
 
-    /// Whether a model with this loss here is too bad to train from. The first model of a study stands in the
-    /// signed study itself, so there is always a last one to compare with.
+    /// Whether a model with this loss here is too bad to train from. A site that has not trained yet has nothing to
+    /// compare with, and declines nothing.
     fn is_too_bad(&self, loss: f64) -> bool {
         let classes = self.study.data.labels.len();
         self.job.reference.is_some_and(|last| loss > most_loss(last.loss, self.trap_factor, classes))
@@ -301,7 +301,7 @@ impl Task<'_> {
 
     /// Refuses a starting model that is much worse here than the last one: a trap that makes single cases
     /// show in the update is one. The coordinator heard in the evaluation how many would refuse it, so an honest
-    /// one proposes it only where enough are left.
+    /// one goes on with what was evaluated only where enough are left.
     fn judge(&self, start: &[f32]) -> Result<Option<Reference>, Halt> {
         let model = self.job.context.model;
         let last = self.job.reference;

@@ -1,6 +1,6 @@
 use super::*;
 
-use consilium_rounds::reason::GateRefusal;
+use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::status::{Kind, LineState, RoundLine};
 
 fn line() -> RoundLine {
@@ -51,7 +51,7 @@ fn a_round_is_one_line() {
 
 #[test]
 fn a_round_says_why_its_candidate_was_refused() {
-    let refused = RoundLine { state: LineState::Refused(GateRefusal::Declined), ..line() };
+    let refused = RoundLine { state: LineState::Refused(CandidateRefusal::TooFewWilling), ..line() };
     let text = round_line(&read(&refused), 10);
     assert!(text.contains("refused") && text.ends_with("too few hospitals would train from it"), "{text}");
 }

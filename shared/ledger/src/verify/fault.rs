@@ -184,7 +184,7 @@ pub enum Fault {
     Participants,
     /// The rules for candidates and the verdict disagree.
     #[error("the verdict is not what the rules of the study say: {0}")]
-    Gate(&'static str),
+    Verdict(&'static str),
     /// Figures of an evaluation that is not one of this candidate.
     #[error("its figures come from an attempt that did not evaluate this candidate")]
     ForeignFigures,

@@ -66,6 +66,7 @@ impl Walk {
             model,
             adopted: BTreeSet::from([(0, model)]),
             candidate: None,
+            declined: None,
             counted: BTreeSet::new(),
             guilty: BTreeSet::new(),
             report,

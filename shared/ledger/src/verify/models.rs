@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use consilium_rounds::reason::GateRefusal;
+use consilium_rounds::fewest_sites;
+use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::record::{Adoption, Course, Evaluated, Release, Verdict};
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::Purpose;
@@ -35,11 +36,15 @@ impl Walk {
         }
         let rule = Rule {
             trained: &made.counted.iter().cloned().collect(),
-            quorum: study.study.rounds.quorum as usize,
+            fewest: fewest_sites(&study.study),
+            declined: study.declined == Some(said.start),
             limit: study.study.evaluation.gate.as_ref().map(|gate| gate.max_loss_increase),
         };
         judge(said.verdict, said.evaluated.as_ref(), &rule)?;
         study.candidate = None;
+        if said.verdict == Verdict::Refused(CandidateRefusal::TooFewWilling) {
+            study.declined = Some(said.start);
+        }
         if !matches!(said.verdict, Verdict::Refused(_)) {
             study.model = made.model;
             study.adopted.insert((made.round, made.model));
@@ -187,37 +192,44 @@ impl Walk {
 pub(super) struct Rule<'a> {
     /// Who trained it.
     pub(super) trained: &'a BTreeSet<SiteName>,
-    /// The study's quorum.
-    pub(super) quorum: usize,
+    /// The fewest sites that a round is made of.
+    pub(super) fewest: usize,
+    /// Whether too few would have trained from an earlier candidate with the same starting model.
+    pub(super) declined: bool,
     /// The most that the gate lets it lose; none with the gate off.
     pub(super) limit: Option<f64>,
 }
 
-/// What fewer sites than the quorum would train from is refused. With the gate off everything else is adopted;
-/// with it on, exactly what loses no more than allowed, and nothing unseen.
+/// What too few sites would train from is refused. With the gate off everything else is adopted; with it on,
+/// exactly what loses no more than allowed. Nothing is adopted unseen with a gate or after a refusal of the first kind.
 pub(super) fn judge(verdict: Verdict, evaluated: Option<&Evaluated>, rule: &Rule<'_>) -> Result<(), Fault> {
-    let declined = evaluated.is_some_and(|evaluated| evaluated.willing(rule.trained) < rule.quorum);
+    let declined = evaluated.is_some_and(|evaluated| evaluated.willing(rule.trained) < rule.fewest);
     match (verdict, evaluated, rule.limit) {
-        (Verdict::Refused(GateRefusal::Declined), ..) if declined => Ok(()),
-        (Verdict::Refused(GateRefusal::Declined), ..) => Err(Fault::Gate("enough sites would train from it")),
-        _ if declined => Err(Fault::Gate("too few sites would train from it")),
-        (Verdict::Unevaluated(_), Some(_), _) => Err(Fault::Gate("it was evaluated")),
-        (Verdict::Adopted, None, _) => Err(Fault::Gate("it was not evaluated")),
-        (Verdict::Unevaluated(_), None, Some(_)) => Err(Fault::Gate("an unevaluated candidate has to wait")),
-        (Verdict::Refused(_), _, None) => Err(Fault::Gate("the gate is off")),
-        (Verdict::Unevaluated(_), None, None)
-        | (Verdict::Adopted, Some(_), None)
-        | (Verdict::Refused(GateRefusal::BadCounts), None, Some(_)) => Ok(()),
-        (Verdict::Refused(GateRefusal::BadCounts), Some(_), Some(_)) => {
-            Err(Fault::Gate("its counts gave figures"))
+        (Verdict::Refused(CandidateRefusal::TooFewWilling), ..) if declined => Ok(()),
+        (Verdict::Refused(CandidateRefusal::TooFewWilling), ..) => {
+            Err(Fault::Verdict("enough sites would train from it"))
         }
-        (Verdict::Refused(GateRefusal::LossIncrease) | Verdict::Adopted, _, Some(limit)) => {
+        _ if declined => Err(Fault::Verdict("too few sites would train from it")),
+        (Verdict::Unevaluated(_), Some(_), _) => Err(Fault::Verdict("it was evaluated")),
+        (Verdict::Adopted, None, _) => Err(Fault::Verdict("it was not evaluated")),
+        (Verdict::Unevaluated(_), None, limit) if rule.declined || limit.is_some() => {
+            Err(Fault::Verdict("an unevaluated candidate has to wait"))
+        }
+        (Verdict::Refused(CandidateRefusal::BadCounts), None, None) if rule.declined => Ok(()),
+        (Verdict::Refused(CandidateRefusal::BadCounts), Some(_), Some(_)) => {
+            Err(Fault::Verdict("its counts gave figures"))
+        }
+        (Verdict::Refused(_), _, None) => Err(Fault::Verdict("the gate is off")),
+        (Verdict::Unevaluated(_), None, _)
+        | (Verdict::Adopted, Some(_), None)
+        | (Verdict::Refused(CandidateRefusal::BadCounts), None, Some(_)) => Ok(()),
+        (Verdict::Refused(CandidateRefusal::LossIncrease) | Verdict::Adopted, _, Some(limit)) => {
             let increase = evaluated.and_then(|evaluated| evaluated.figures.loss_increase());
-            let increase = increase.ok_or(Fault::Gate("nothing says how much it lost"))?;
+            let increase = increase.ok_or(Fault::Verdict("nothing says how much it lost"))?;
             if (increase <= limit) == (verdict == Verdict::Adopted) {
                 Ok(())
             } else {
-                Err(Fault::Gate("the loss says otherwise"))
+                Err(Fault::Verdict("the loss says otherwise"))
             }
         }
     }

@@ -1,6 +1,6 @@
 mod world;
 
-use consilium_rounds::reason::{Abandonment, GateRefusal};
+use consilium_rounds::reason::{Abandonment, CandidateRefusal, Unevaluated};
 use consilium_rounds::record::{Course, Record as Happened, Verdict};
 use consilium_secagg::context::Purpose;
 use consilium_secagg::guilt::DealerGuilt;
@@ -331,7 +331,7 @@ fn models_come_from_sums_and_verdicts_from_the_gate() {
     assert!(change(&|adoption| adoption.start = hash("other")).contains("its starting model is"));
     assert!(change(&|adoption| adoption.evaluated = None).contains("it was not evaluated"));
     assert!(
-        change(&|adoption| adoption.verdict = Verdict::Refused(GateRefusal::LossIncrease))
+        change(&|adoption| adoption.verdict = Verdict::Refused(CandidateRefusal::LossIncrease))
             .contains("the gate is off")
     );
     assert!(
@@ -361,7 +361,7 @@ fn models_come_from_sums_and_verdicts_from_the_gate() {
 #[test]
 fn the_gate_decides_by_the_loss() {
     let adopted = Verdict::Adopted;
-    let refused = Verdict::Refused(GateRefusal::LossIncrease);
+    let refused = Verdict::Refused(CandidateRefusal::LossIncrease);
     let world = World::new();
     let mut evaluated = world.adoption(&world.evaluate()).evaluated.unwrap();
     for (loss, limit, verdict, fine) in [
@@ -374,7 +374,7 @@ fn the_gate_decides_by_the_loss() {
     ] {
         evaluated.figures.loss = loss;
         let trained = &evaluated.survivors.clone();
-        let rule = models::Rule { trained, quorum: 3, limit: Some(limit) };
+        let rule = models::Rule { trained, fewest: 3, declined: false, limit: Some(limit) };
         let verdict = models::judge(verdict, Some(&evaluated), &rule);
         assert_eq!(verdict.is_ok(), fine, "{loss} {limit}");
     }
@@ -382,7 +382,7 @@ fn the_gate_decides_by_the_loss() {
 
 #[test]
 fn what_too_few_would_train_from_is_refused_and_nothing_else_is_for_that() {
-    let declined = Verdict::Refused(GateRefusal::Declined);
+    let declined = Verdict::Refused(CandidateRefusal::TooFewWilling);
     let world = World::new();
     let mut evaluated = world.adoption(&world.evaluate()).evaluated.unwrap();
     // Three evaluated it. The fourth only trained it, and nobody knows of a reason why it should not again.
@@ -398,13 +398,26 @@ fn what_too_few_would_train_from_is_refused_and_nothing_else_is_for_that() {
     ] {
         evaluated.figures.declines = declines;
         for limit in [None, Some(0.1)] {
-            let rule = models::Rule { trained: &(0..trained).map(site).collect(), quorum: 3, limit };
+            let rule = models::Rule {
+                trained: &(0..trained).map(site).collect(),
+                fewest: 3,
+                declined: false,
+                limit,
+            };
             let verdict = models::judge(verdict, Some(&evaluated), &rule);
             assert_eq!(verdict.is_ok(), fine, "{declines} of {trained}");
         }
     }
-    let rule = models::Rule { trained: &BTreeSet::new(), quorum: 3, limit: None };
+    let rule = models::Rule { trained: &BTreeSet::new(), fewest: 3, declined: false, limit: None };
     assert!(models::judge(declined, None, &rule).is_err());
+    // After such a refusal nothing is adopted unseen from the same starting model.
+    let unseen = Verdict::Unevaluated(Unevaluated::NoQuorum);
+    let contradiction = Verdict::Refused(CandidateRefusal::BadCounts);
+    for (declined, seen) in [(false, false), (true, true)] {
+        let rule = models::Rule { declined, ..rule };
+        assert_eq!(models::judge(unseen, None, &rule).is_err(), seen);
+        assert_eq!(models::judge(contradiction, None, &rule).is_ok(), seen);
+    }
 }
 
 #[test]

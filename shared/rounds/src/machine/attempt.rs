@@ -350,7 +350,7 @@ impl StudyMachine {
         self.add_line(line, effects);
         let evaluating = self.run().is_some_and(|run| matches!(run.step, Step::Evaluate { .. }));
         let halted = matches!(cause, Abandonment::Paused | Abandonment::Stopped | Abandonment::Restored);
-        if evaluating && !halted && self.study.evaluation.gate.is_none() {
+        if evaluating && !halted && self.may_go_unseen() {
             self.conclude_unevaluated(Unevaluated::NoQuorum, now, effects);
         }
     }

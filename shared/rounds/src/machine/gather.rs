@@ -52,11 +52,11 @@ impl StudyMachine {
         }
     }
 
-    /// Without a gate, a candidate that nobody can evaluate is adopted when the study's patience ends.
+    /// A candidate that nobody can evaluate may be adopted when the study's patience ends.
     fn gives_up_evaluation(&self, gathering: Gathering, now: Timestamp) -> bool {
         let evaluating = self.run().is_some_and(|run| matches!(run.step, Step::Evaluate { .. }));
         let patience = gathering.since.after_human(self.study.rounds.evaluate_timeout);
-        evaluating && self.study.evaluation.gate.is_none() && now >= patience
+        evaluating && self.may_go_unseen() && now >= patience
     }
 
     /// The Selection that could begin now.

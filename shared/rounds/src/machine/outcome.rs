@@ -7,12 +7,13 @@ use consilium_secagg::numbering::{Attempt, RoundNumber};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 
+use super::fewest_sites;
 use super::run::{Gathering, Life, Run, Stage, Step, Summing, Trained};
 use super::{Effects, StudyMachine};
 use crate::event::{Effect, Notice, SumRefused, Summed};
 use crate::message::{Settled, SettledAs, StudyState};
 use crate::metrics::{Figures, TrainFigures};
-use crate::reason::{Abandonment, GateRefusal, Unevaluated};
+use crate::reason::{Abandonment, CandidateRefusal, Unevaluated};
 use crate::record::{Adoption, Course, Evaluated, OpenedSum, Record, Release, ReleaseReason, Verdict};
 use crate::status::{LineState, RoundLine};
 use crate::time::Timestamp;
@@ -117,22 +118,34 @@ impl StudyMachine {
     /// over the same cases. Figures that are none do not pass a gate that is on.
     fn judge(&self, trained: &Trained, evaluated: Option<&Evaluated>) -> Verdict {
         let Some(evaluated) = evaluated else {
-            return match self.study.evaluation.gate {
-                Some(_) => Verdict::Refused(GateRefusal::BadCounts),
-                None => Verdict::Unevaluated(Unevaluated::BadCounts),
+            return if self.may_go_unseen() {
+                Verdict::Unevaluated(Unevaluated::BadCounts)
+            } else {
+                Verdict::Refused(CandidateRefusal::BadCounts)
             };
         };
-        if evaluated.willing(&trained.survivors) < self.study.rounds.quorum as usize {
-            return Verdict::Refused(GateRefusal::Declined);
+        if evaluated.willing(&trained.survivors) < fewest_sites(&self.study) {
+            return Verdict::Refused(CandidateRefusal::TooFewWilling);
         }
         let increase = evaluated.figures.loss_increase().unwrap_or(f64::INFINITY);
         match self.study.evaluation.gate {
-            Some(gate) if increase > gate.max_loss_increase => Verdict::Refused(GateRefusal::LossIncrease),
+            Some(gate) if increase > gate.max_loss_increase => {
+                Verdict::Refused(CandidateRefusal::LossIncrease)
+            }
             Some(_) | None => Verdict::Adopted,
         }
     }
 
-    /// Nobody can say how good the candidate is, and no gate waits for it.
+    /// Whether a candidate is adopted that nobody can evaluate: not with a gate, and not where too few sites would
+    /// have trained from an earlier one with this starting model.
+    pub(super) fn may_go_unseen(&self) -> bool {
+        let declined = |last: &Adoption| {
+            last.start == self.model && last.verdict == Verdict::Refused(CandidateRefusal::TooFewWilling)
+        };
+        self.study.evaluation.gate.is_none() && !self.adoptions.iter().any(declined)
+    }
+
+    /// Nobody can say how good the candidate is, and nothing waits for it.
     pub(super) fn conclude_unevaluated(&mut self, cause: Unevaluated, now: Timestamp, effects: &mut Effects) {
         let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else { return };
         self.conclude(round, &trained, Verdict::Unevaluated(cause), None, now, effects);
@@ -207,7 +220,7 @@ impl StudyMachine {
         self.give_up(attempt, summing.ctx, cause, summing.abandoned + 1, now);
         let line = self.line_of(summing, LineState::Abandoned(cause), None, None, now);
         self.add_line(line, effects);
-        if self.waiting_candidate().is_some() && self.study.evaluation.gate.is_none() {
+        if self.waiting_candidate().is_some() && self.may_go_unseen() {
             self.conclude_unevaluated(Unevaluated::BadCounts, now, effects);
         }
     }

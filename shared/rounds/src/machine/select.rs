@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_secagg::threshold::Thresholds;
+use consilium_study::document::Study;
 use consilium_study::name::SiteName;
 use consilium_study::statement::SiteTerms;
 use minicbor::{Decode, Encode};
@@ -70,6 +71,14 @@ pub enum Shortage {
     /// The survivors would differ too little from an earlier set (`min_change`).
     #[n(3)]
     TooSmallChange,
+}
+
+/// The fewest sites that a round of `study` is made of: its quorum, or more where the thresholds ask for it. What
+/// single sites ask for beyond that is theirs to leave a round for.
+pub fn fewest_sites(study: &Study) -> usize {
+    let min_honest = u16::try_from(study.aggregation.min_honest).unwrap_or(u16::MAX);
+    let sites = study.sites.len();
+    Thresholds::fewest(sites, min_honest).unwrap_or(sites).max(study.rounds.quorum as usize)
 }
 
 /// Chooses among `ready` sites, given who has settled keys with whom.

@@ -161,10 +161,9 @@ impl StudyMachine {
         let now = self.clock;
         match self.choose(now) {
             Err(shortage) => {
-                let gate = self.study.evaluation.gate.is_some();
                 let training = self.candidate().is_none();
-                let until =
-                    (!gate && !training).then(|| since.after_human(self.study.rounds.evaluate_timeout));
+                let until = (!training && self.may_go_unseen())
+                    .then(|| since.after_human(self.study.rounds.evaluate_timeout));
                 let sites = match &shortage {
                     Shortage::Required { missing } | Shortage::Bound { missing } => missing.clone(),
                     Shortage::TooFew { .. } | Shortage::TooSmallChange => self.not_ready(now),

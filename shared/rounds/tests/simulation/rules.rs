@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use consilium_rounds::local::{Federation, Models, Reply};
 use consilium_rounds::message::{Binding, Directive, SiteMessage, StudyState};
-use consilium_rounds::reason::{Abandonment, GateRefusal, Unevaluated, Withdrawal};
+use consilium_rounds::reason::{Abandonment, CandidateRefusal, Unevaluated, Withdrawal};
 use consilium_rounds::record::{Record, ReleaseReason, Verdict};
 use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Shortage, Timestamp};
@@ -119,10 +119,47 @@ fn a_candidate_that_too_few_would_train_from_is_refused_and_the_study_goes_on() 
     sim.sites[1].work.declines = true;
     until(&mut sim, |sim| sim.machine.adoptions().len() == 2);
     let refused = &sim.machine.adoptions()[1];
-    assert_eq!(refused.verdict, Verdict::Refused(GateRefusal::Declined));
+    assert_eq!(refused.verdict, Verdict::Refused(CandidateRefusal::TooFewWilling));
     assert_eq!(refused.start, sim.machine.model());
     sim.sites[1].work.declines = false;
     sim.settle(20_000);
+    sim.ends_released_once();
+}
+
+/// Of five sites a round needs four, whatever the quorum: the thresholds ask for them.
+#[test]
+fn what_the_thresholds_ask_for_counts_as_too_few() {
+    let mut sim = sim(5, 2, "", "");
+    for site in 0..2 {
+        sim.sites[site].work.declines = true;
+    }
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    assert_eq!(sim.machine.adoptions()[0].verdict, Verdict::Refused(CandidateRefusal::TooFewWilling));
+}
+
+/// The next candidate from the same starting model is not adopted unseen, with the gate off either.
+#[test]
+fn after_a_declined_candidate_the_next_waits_for_its_evaluation() {
+    let mut sim = sim(4, 2, "", "");
+    for site in 0..2 {
+        sim.sites[site].work.declines = true;
+    }
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    until(&mut sim, |sim| sim.machine.candidate().is_some());
+    sim.disconnect(0);
+    sim.disconnect(1);
+    sim.settle(10_000);
+    assert!(sim.machine.candidate().is_some(), "the candidate waits: {:#?}", sim.machine.status());
+    for site in 0..2 {
+        sim.sites[site].work.declines = false;
+        sim.connect(site);
+    }
+    sim.settle(20_000);
+    assert_eq!(sim.machine.adoptions()[1].verdict, Verdict::Adopted);
     sim.ends_released_once();
 }
 

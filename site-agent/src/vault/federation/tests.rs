@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use consilium_rounds::reason::GateRefusal;
+use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::record::Verdict;
 use consilium_rounds::status::Phase;
 use consilium_rounds::{Act, Event};
@@ -54,7 +54,7 @@ fn a_study_goes_on_when_nobody_would_train_from_its_candidate() {
     let adoptions = federation.machine.adoptions();
     assert_eq!(adoptions.len(), 2);
     for adoption in adoptions {
-        assert_eq!(adoption.verdict, Verdict::Refused(GateRefusal::Declined), "{adoption:?}");
+        assert_eq!(adoption.verdict, Verdict::Refused(CandidateRefusal::TooFewWilling), "{adoption:?}");
         assert_eq!(adoption.evaluated.as_ref().unwrap().figures.declines, 4);
     }
     assert_eq!(federation.released(), federation.machine.study().initial_model());
