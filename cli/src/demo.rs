@@ -307,15 +307,16 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
          [training]\n{training}\n\n\
          [rounds]\ncount = {rounds}\nquorum = 3\ncollect_timeout = \"{patience}\"\nevaluate_timeout = \"{patience}\"\nsetup_timeout = \"1m\"\n\
          strategy = {{ kind = \"fedavg\", server_learning_rate = {server_rate:?} }}\n\n\
-         [aggregation]\nweight_cap = {cap}\n\n[evaluation]\n",
+         [aggregation]\nweight = \"{weight}\"\nweight_cap = {cap}\n\n[evaluation]\n",
         title = collection.title,
         sites = quoted(&mut names.iter().map(SiteName::as_str)),
         seed = args.seed,
         labels = quoted(&mut collection.labels.iter().map(String::as_str)),
         model = args.model,
-        training = args.training.as_deref().unwrap_or(collection.recipe),
+        training = args.training.as_deref().unwrap_or(collection.recipe.training),
         rounds = args.rounds,
-        server_rate = collection.server_learning_rate,
+        server_rate = collection.recipe.server_learning_rate,
+        weight = collection.recipe.weight.name(),
         // A site that works reports every step, so silence of a few steps means that it is gone. In a real study
         // a hospital may be away for hours.
         patience = if args.model.starts_with("resnet") { "60s" } else { "5s" },
@@ -352,7 +353,6 @@ mod tests {
                 statistics: (0.5, 0.25),
                 largest: 300,
                 recipe: deal::ARCHIVE_RECIPE,
-                server_learning_rate: deal::ARCHIVE_SERVER_RATE,
             };
             draft(&args, &names, &collection).unwrap();
         }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use consilium_site_agent::data::Source;
 use consilium_study::name::SiteName;
+use consilium_study::weight::WeightRule;
 use npyz::WriterBuilder as _;
 use npyz::npz::{NpzArchive, NpzWriter};
 
@@ -19,13 +20,31 @@ use super::synthetic;
 use super::table::Table;
 use crate::partition::{Partition, deal};
 
+/// How hospitals learn together from one kind of collection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recipe {
+    /// The `[training]` section.
+    pub training: &'static str,
+    /// How far the next model follows the mean update.
+    pub server_learning_rate: f64,
+    /// What an update counts in the mean.
+    pub weight: WeightRule,
+}
+
 /// A few hundred small pictures at each hospital: several passes a round.
-pub(crate) const SYNTHETIC_RECIPE: &str = "optimiser = \"adam\"\nlearning_rate = 0.001\nschedule = \"cosine\"\nbatch = 16\nepochs = 10\naugment = { crop = 2 }";
-/// Thousands of pictures: two passes a round. Batches are small, because under averaging it is steps that are scarce.
-pub(crate) const ARCHIVE_RECIPE: &str = "optimiser = \"sgd\"\nlearning_rate = 0.008\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 8\nepochs = 2\naugment = { crop = 3 }";
-/// Hospitals train side by side, so a round has fewer steps in a row than pooled training; going further along the
-/// mean makes up for a little of that.
-pub(crate) const ARCHIVE_SERVER_RATE: f64 = 1.5;
+const SYNTHETIC_RECIPE: Recipe = Recipe {
+    training: "optimiser = \"adam\"\nlearning_rate = 0.001\nschedule = \"cosine\"\nbatch = 16\nepochs = 10\naugment = { crop = 2 }",
+    server_learning_rate: 1.0,
+    weight: WeightRule::Coarse,
+};
+/// Thousands of pictures: two passes a round. Batches are small, because under averaging it is steps that are scarce:
+/// hospitals train side by side, so a round has fewer steps in a row than pooled training, and going further along
+/// the mean makes up for a little of that. Dealt out by Dirichlet, some hospitals have next to no case of one class.
+pub(crate) const ARCHIVE_RECIPE: Recipe = Recipe {
+    training: "optimiser = \"sgd\"\nlearning_rate = 0.008\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 8\nepochs = 2\naugment = { crop = 3 }",
+    server_learning_rate: 1.5,
+    weight: WeightRule::Effective,
+};
 /// Patients of an average hospital in the synthetic demo, and side of a picture.
 const SYNTHETIC: (u64, u16) = (320, 28);
 /// Patients in the synthetic test, whom no site gets.
@@ -57,10 +76,8 @@ pub(crate) struct Collection {
     pub statistics: (f64, f64),
     /// Training cases of the largest site.
     pub largest: usize,
-    /// The `[training]` section that suits them.
-    pub recipe: &'static str,
-    /// The server learning rate that goes with the recipe.
-    pub server_learning_rate: f64,
+    /// What suits them.
+    pub recipe: Recipe,
 }
 
 /// Where the dealer writes.
@@ -91,7 +108,6 @@ pub(crate) fn synthetic(places: &Places<'_>, seed: u64) -> anyhow::Result<Dealt>
         statistics: (0.5, 0.25),
         largest,
         recipe: SYNTHETIC_RECIPE,
-        server_learning_rate: 1.0,
     };
     Ok(Dealt { sites, test, collection })
 }
@@ -209,7 +225,6 @@ pub(crate) fn archive(
         statistics: statistics(&train.images),
         largest,
         recipe: ARCHIVE_RECIPE,
-        server_learning_rate: ARCHIVE_SERVER_RATE,
     };
     Ok(Dealt { sites, test: Source::Npz { file: path }, collection })
 }
@@ -276,7 +291,6 @@ pub(crate) fn hand_out(
         statistics: (0.5, 0.25),
         largest,
         recipe: SYNTHETIC_RECIPE,
-        server_learning_rate: 1.0,
     };
     let test = images(places.test.to_str().context("the test folder's path is text")?);
     Ok(Dealt { sites, test, collection })

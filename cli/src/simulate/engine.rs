@@ -16,11 +16,13 @@ use consilium_rounds::vector::study_pin;
 use consilium_rounds::{Effect, Notice, Proposal, StudyMachine, Timestamp, Timing};
 use consilium_secagg::context::Purpose;
 use consilium_secagg::threshold::Thresholds;
-use consilium_study::document::{Draft, Study, WeightRule};
+use consilium_study::disclosure::Floor;
+use consilium_study::document::{Draft, Study};
 use consilium_study::hash::Hash;
 use consilium_study::name::{PersonName, Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 use consilium_study::statement::{Repeat, SiteTerms};
+use consilium_study::weight::WeightRule;
 
 use super::bench::{Bench, Crew, Desk};
 use super::hospitals::Hospitals;
@@ -164,11 +166,12 @@ fn federation(study: &Study, hospitals: &Hospitals, shelf: Shelf) -> anyhow::Res
 
 /// What a site counts, fixed from its acceptance on.
 fn weight(study: &Study, hospitals: &Hospitals, site: &SiteName) -> u32 {
+    let classes = study.model.classes();
     let cases = match hospitals.get(site) {
-        Some(Ok(hospital)) => hospital.train.len(),
-        Some(Err(_)) | None => 0,
+        Some(Ok(hospital)) => hospital.train.class_counts(classes),
+        Some(Err(_)) | None => vec![0; classes],
     };
-    study.aggregation.weight_of(u32::try_from(cases).unwrap_or(u32::MAX))
+    study.aggregation.weight_of(&cases, Floor::LOWEST)
 }
 
 /// Tells what happens and keeps the rounds.

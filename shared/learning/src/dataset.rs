@@ -73,6 +73,17 @@ impl Dataset {
         &self.labels
     }
 
+    /// Number of cases of each of `classes` classes; labels beyond them are not counted.
+    pub fn class_counts(&self, classes: usize) -> Vec<u32> {
+        let mut counts = vec![0; classes];
+        for &label in &self.labels {
+            if let Some(count) = counts.get_mut(usize::from(label)) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
     /// The cases at `indices`, in that order.
     ///
     /// # Panics

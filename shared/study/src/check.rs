@@ -5,10 +5,9 @@
 
 use std::fmt;
 
-use crate::document::{
-    CHUNK, Evaluation, FORMAT, Plan, RING_BITS, Rounds, WeightRule, colluders, least_honest,
-};
+use crate::document::{CHUNK, Evaluation, FORMAT, Plan, RING_BITS, Rounds, colluders, least_honest};
 use crate::quantity::HumanDuration;
+use crate::weight::WeightRule;
 
 /// Fewest sites: with two, the sum and one's own update give the other's.
 pub const MIN_SITES: usize = 3;

@@ -13,6 +13,7 @@ use minicbor::{Decode, Decoder, Encode, decode};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
+use crate::disclosure::Floor;
 use crate::graph::{GraphError, ModelGraph};
 use crate::hash::Hash;
 use crate::metric::Metric;
@@ -20,6 +21,7 @@ use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanDuration, HumanSize, ServerLearningRate, Share};
 use crate::recipe::Training;
 use crate::sign::Statement;
+use crate::weight::WeightRule;
 
 /// The only format there is.
 pub const FORMAT: u32 = 1;
@@ -259,51 +261,10 @@ pub struct Aggregation {
 }
 
 impl Aggregation {
-    /// The weight of an update trained on `examples` cases: at least 1, at most the cap.
-    pub fn weight_of(&self, examples: u32) -> u32 {
-        let weight = match self.weight {
-            WeightRule::Equal => 1,
-            WeightRule::Examples => examples,
-            WeightRule::Coarse => nearest_power_of_two(examples),
-        };
-        weight.clamp(1, self.weight_cap)
-    }
-}
-
-/// The power of two nearest to `count` on the logarithmic scale; 1 for zero.
-fn nearest_power_of_two(count: u32) -> u32 {
-    let Some(lower) = count.checked_ilog2() else { return 1 };
-    // Nearer to 2^(l+1) means above 2^(l+1/2), the square root of 2^(2l+1), which no integer meets.
-    let square = u64::from(count) * u64::from(count);
-    let up = u32::from(square > 1_u64 << (2 * lower + 1));
-    1 << (lower + up).min(31)
-}
-
-/// What a site's update counts in the mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
-#[serde(rename_all = "lowercase")]
-#[cbor(index_only)]
-pub enum WeightRule {
-    /// The power of two nearest to the number of training examples: hides small changes of a cohort.
-    #[default]
-    #[n(0)]
-    Coarse,
-    /// The number of training examples, where every site's policy allows exact weights.
-    #[n(1)]
-    Examples,
-    /// Every site counts the same.
-    #[n(2)]
-    Equal,
-}
-
-impl WeightRule {
-    /// The name used in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Coarse => "coarse",
-            Self::Examples => "examples",
-            Self::Equal => "equal",
-        }
+    /// The weight of an update trained on so many cases of each class: at least 1, at most the cap. `floor` is the
+    /// least count that the site tells.
+    pub fn weight_of(&self, cases: &[u32], floor: Floor) -> u32 {
+        self.weight.of(cases, floor).clamp(1, self.weight_cap)
     }
 }
 

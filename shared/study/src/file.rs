@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::document::{
-    Aggregation, CHUNK, Data, Evaluation, InvalidStudy, MAX_BYTES, Plan, RING_BITS, Rounds, WeightRule,
-    least_honest,
+    Aggregation, CHUNK, Data, Evaluation, InvalidStudy, MAX_BYTES, Plan, RING_BITS, Rounds, least_honest,
 };
 use crate::graph::ModelSpec;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanSize};
 use crate::recipe::Training;
+use crate::weight::WeightRule;
 
 /// What stands in `study.toml`, before defaults that depend on the rest are filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -26,3 +26,4 @@ pub mod shape;
 pub mod sign;
 pub mod statement;
 pub mod template;
+pub mod weight;

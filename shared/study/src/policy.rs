@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{MAX_SITES, MIN_SITES};
 use crate::disclosure::Floor;
-use crate::document::{Plan, Study, WeightRule, colluders, least_honest};
+use crate::document::{Plan, Study, colluders, least_honest};
 use crate::name::{PersonName, Principal, SiteName};
 use crate::quantity::ClipNorm;
 use crate::statement::{Repeat, Rule, SiteTerms};
+use crate::weight::WeightRule;
 
 /// The `[policy]` of a site. A value that exists is valid.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -58,7 +58,7 @@ quorum = {quorum}                           # fewest sites that a round may end 
 
 [aggregation]
 # clip_norm = 10.0                   # bound on the L2 norm of one site's update
-# weight = "coarse"                  # coarse (power of two), examples (exact), equal
+# weight = "coarse"                  # coarse (cases as a power of two), effective (less with few of a class), examples, equal
 # weight_cap = 4096                  # smallest power of two above the training cases of the largest site
 # min_honest = 2                     # honest sites behind any opened sum; from five sites on the default is 3
 

@@ -2,9 +2,11 @@
 
 use consilium_study::canonical::Canonical;
 use consilium_study::check::Problem;
-use consilium_study::document::{Draft, InvalidStudy, MAX_BYTES, Plan, Study, WeightRule};
+use consilium_study::disclosure::Floor;
+use consilium_study::document::{Draft, InvalidStudy, MAX_BYTES, Plan, Study};
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
+use consilium_study::weight::WeightRule;
 use minicbor::{Decode, Encode};
 use proptest::prelude::*;
 
@@ -367,18 +369,16 @@ fn a_study_is_short() {
 }
 
 #[test]
-fn weights_are_the_nearest_power_of_two() {
+fn a_weight_is_at_most_the_cap_and_at_least_one() {
     let mut aggregation = draft(FULL).aggregation.clone();
-    for (examples, weight) in
-        [(0, 1), (1, 1), (2, 2), (3, 4), (5, 4), (6, 8), (11, 8), (12, 16), (5792, 4096), (u32::MAX, 4096)]
-    {
-        assert_eq!(aggregation.weight_of(examples), weight, "{examples}");
-    }
+    assert_eq!(aggregation.weight_of(&[5000, 5000], Floor::LOWEST), 4096);
+    assert_eq!(aggregation.weight_of(&[0, 0], Floor::LOWEST), 1);
     aggregation.weight = WeightRule::Examples;
-    assert_eq!(aggregation.weight_of(777), 777);
-    assert_eq!(aggregation.weight_of(9999), 4096);
-    aggregation.weight = WeightRule::Equal;
-    assert_eq!(aggregation.weight_of(777), 1);
+    assert_eq!(aggregation.weight_of(&[9999, 0], Floor::LOWEST), 4096);
+    aggregation.weight = WeightRule::Effective;
+    assert_eq!(aggregation.weight_of(&[5000, 50], Floor::LOWEST), 256);
+    aggregation.weight_cap = 16;
+    assert_eq!(aggregation.weight_of(&[5000, 0], Floor::LOWEST), 16);
 }
 
 prop_compose! {
@@ -393,7 +393,7 @@ prop_compose! {
         preset in prop::sample::select(vec!["logistic", "small-cnn", "cnn-bn", "resnet18"]),
         timeout in 1_u64..86_400,
         clip in 0.1..100.0_f64,
-        (weight, cap) in prop::sample::select(vec![("coarse", 64), ("examples", 1 << 20), ("equal", 1)]),
+        (weight, cap) in prop::sample::select(vec![("coarse", 64), ("effective", 64), ("examples", 1 << 20), ("equal", 1)]),
         metric in prop::sample::select(Metric::ALL.to_vec()),
         gate in prop::option::of(0.0..1.0_f64),
         bins in 2_u32..=256,
@@ -457,14 +457,5 @@ proptest! {
         if let Ok(draft) = Draft::from_toml(&text) {
             prop_assert!(Draft::new((*draft).clone()).is_ok());
         }
-    }
-
-    /// The class is the nearest power of two on the logarithmic scale.
-    #[test]
-    fn coarse_weights_agree_with_logarithms(examples in 1_u32..1_000_000) {
-        let mut aggregation = draft(FULL).aggregation.clone();
-        aggregation.weight_cap = 1 << 20;
-        let slow = f64::from(examples).log2().round().exp2();
-        prop_assert_eq!(aggregation.weight_of(examples), slow as u32);
     }
 }

@@ -29,12 +29,12 @@ pub(crate) fn read_split_key(folder: &SiteFolder) -> anyhow::Result<SplitKey> {
 }
 
 /// What the loader found, as far as decisions need it. Exact, so it stays inside.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Found {
     /// Cases per stage.
     pub(crate) counts: Counts,
-    /// Cases to train on.
-    pub(crate) train: u32,
+    /// Cases of each class to train on.
+    pub(crate) train: Vec<u32>,
 }
 
 /// The readiness statement: every number in it passed the disclosure gate.
@@ -73,7 +73,7 @@ mod tests {
     use consilium_study::disclosure::Floor;
 
     fn found(named_patients: u64, held_out: u64, usable: u64) -> Found {
-        Found { counts: Counts { usable, held_out, named_patients, ..Counts::default() }, train: 0 }
+        Found { counts: Counts { usable, held_out, named_patients, ..Counts::default() }, train: vec![0, 0] }
     }
 
     fn told(named_patients: u64) -> String {

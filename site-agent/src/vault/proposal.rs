@@ -185,7 +185,7 @@ impl Core {
         case.trouble = None;
         let least = self.policy.minimum_cases(&case.study);
         // Zero and few look alike: both are below the declared minimum.
-        if found.counts.usable < u64::from(least) || found.train == 0 {
+        if found.counts.usable < u64::from(least) || found.train.iter().all(|&cases| cases == 0) {
             let rule = Rule::new("policy.min_cases").expect("a rule's name is one short line");
             return self.refuse(study, rule);
         }
@@ -196,7 +196,7 @@ impl Core {
             study,
             roster,
             rule: rule.clone(),
-            weight_class: case.study.aggregation.weight_of(found.train),
+            weight_class: case.study.aggregation.weight_of(&found.train, self.policy.count_floor()),
             terms: self.policy.terms(&case.study),
         };
         let participation = Participation {

@@ -153,7 +153,7 @@ impl Worker {
             Job::Load(study) => {
                 let found = bench.load(&study, cohorts, &mut |_, _| {}).map(|cohort| Found {
                     counts: cohort.counts,
-                    train: u32::try_from(cohort.train.len()).unwrap_or(u32::MAX),
+                    train: cohort.train.class_counts(study.model.classes()),
                 });
                 tell(Outcome::Loaded { study: study.hash(), found });
             }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use consilium_secagg::context::CtxHash;
 use consilium_secagg::message::Envelope;
 use consilium_secagg::numbering::{Attempt, Epoch};
-use consilium_study::document::WeightRule;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::Signed;
 use consilium_study::statement::{Acceptance, Readiness, Refusal};
@@ -172,12 +171,8 @@ impl StudyMachine {
     fn check_acceptance(&self, from: &SiteName, acceptance: &Acceptance) -> Result<(), Refused> {
         let aggregation = &self.study.aggregation;
         let weight = acceptance.weight_class;
-        let lawful_weight = (1..=aggregation.weight_cap).contains(&weight)
-            && match aggregation.weight {
-                WeightRule::Coarse => weight.is_power_of_two(),
-                WeightRule::Equal => weight == 1,
-                WeightRule::Examples => acceptance.terms.exact_weights,
-            };
+        let lawful_weight =
+            aggregation.weight.allows(weight, aggregation.weight_cap, acceptance.terms.exact_weights);
         // A weight is fixed at acceptance: were it to follow the cases, its changes would show them.
         let same_weight = match &self.sites[from].standing {
             Standing::Accepted(before) => {
