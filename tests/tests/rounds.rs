@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use consilium_tests::{Lab, Programs, Study, wait_until};
 
@@ -91,11 +92,21 @@ fn below_the_quorum_the_study_waits_and_says_for_whom() {
     lab.wait_for("lungs", PATIENCE, |status| !trained_lines(status).is_empty()).unwrap();
     lab.kill_agent("c").unwrap();
     lab.kill_agent("d").unwrap();
-    let waits = |status: &serde_json::Value| status["waits"].to_string();
-    lab.wait_for("lungs", PATIENCE, |status| {
-        waits(status).contains("\"c\"") && waits(status).contains("\"d\"")
-    })
-    .unwrap();
+    // For whom depends on where the kill fell: for both before a round's survivors are signed, afterwards for those
+    // of them whose answers are owed. It is never for a site that is there, and it outlasts the round's deadline.
+    let waits_for_the_killed = |status: &serde_json::Value| {
+        let waits = status["waits"].as_array().unwrap();
+        let sites: BTreeSet<_> = waits
+            .iter()
+            .flat_map(|wait| wait["sites"].as_array().unwrap())
+            .map(|site| site.as_str().unwrap())
+            .collect();
+        let since = waits.iter().filter_map(|wait| wait["since"].as_u64()).min();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let past_the_deadline = since.is_some_and(|since| u128::from(since) + 5_000 < now);
+        past_the_deadline && !sites.is_empty() && sites.iter().all(|site| ["c", "d"].contains(site))
+    };
+    lab.wait_for("lungs", PATIENCE, waits_for_the_killed).unwrap();
     lab.start_agents().unwrap();
     lab.released("lungs", PATIENCE).unwrap();
 }
