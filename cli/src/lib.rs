@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if nobody_reads(&error) => ExitCode::from(NOBODY_READS),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output.fail(&error);
             ExitCode::FAILURE
         }
     }

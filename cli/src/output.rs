@@ -1,13 +1,14 @@
 //! How commands speak: one line for people, or one JSON object a line for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead as _, IsTerminal, Write};
 
+use consilium_study::failure::in_words;
 use serde::Serialize;
 
 /// Whether results are for people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
 pub struct Output {
-    /// Print one JSON object per line, with stable keys
+    /// Print one JSON object per line, with stable keys; an error is `{"error": …}` on standard error
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -21,6 +22,16 @@ impl Output {
         out.flush()
     }
 
+    /// Prints why a command failed, where errors belong.
+    pub fn fail(self, error: &anyhow::Error) {
+        let text = in_words(error.as_ref());
+        if self.json {
+            eprintln!("{}", serde_json::json!({ "error": text }));
+        } else {
+            eprintln!("error: {text}");
+        }
+    }
+
     /// Prints a line of a story that programs do not need.
     pub fn tell(self, text: impl AsRef<str>) {
         if !self.json {
@@ -32,6 +43,26 @@ impl Output {
     pub fn is_live(self) -> bool {
         !self.json && io::stderr().is_terminal()
     }
+}
+
+/// Asks the person at the terminal before something that cannot be undone; an error if the answer is not yes.
+///
+/// Nobody is asked where `yes` was given, or where there is no terminal: a script has meant what it says.
+pub fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
+    if yes || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    anyhow::ensure!(ask(question)?, "the answer was not yes; nothing was done");
+    Ok(())
+}
+
+/// Asks the person at the terminal; whether the answer is yes.
+pub fn ask(question: &str) -> io::Result<bool> {
+    eprint!("{question}: ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "yes" | "y" | "Yes" | "YES"))
 }
 
 /// A table with aligned columns; numbers to the right.

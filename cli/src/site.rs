@@ -20,7 +20,7 @@ pub use listing::{Line, list};
 pub use revoke::{Revoked, revoke};
 
 use crate::consortium::{Consortium, Location};
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::remote;
 
 /// Invite, admit, list and revoke the hospitals of the consortium
@@ -75,6 +75,9 @@ enum Command {
     Revoke {
         /// Name of the site
         name: SiteName,
+        /// Do not ask back
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -98,7 +101,8 @@ pub fn run(args: SiteArgs, output: Output) -> anyhow::Result<()> {
             }
             Command::List => listing::print(&list(&consortium).await?, output)?,
             Command::Show { name } => listing::show(&consortium, &name, output).await?,
-            Command::Revoke { name } => {
+            Command::Revoke { name, yes } => {
+                output::confirm(&revoke::question(&name), yes)?;
                 let revoked = revoke(&consortium, &name).await?;
                 output.show(&revoked, Revoked::people)?;
             }

@@ -25,7 +25,7 @@ pub use view::{LineView, MissingView, SiteView, StateView, StatusView, WaitView,
 pub use watch::{Ending, Happening, Watched, watch};
 
 use crate::consortium::{Consortium, Location};
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::remote::{self, Meter};
 
 /// Write, check and propose studies; start, follow and stop them
@@ -97,6 +97,9 @@ enum Command {
         /// Why; the ledger keeps it
         #[arg(long, value_name = "TEXT", default_value = "no reason given")]
         reason: String,
+        /// Do not ask back
+        #[arg(long)]
+        yes: bool,
     },
     /// Give up an attempt that waits in vain for signatures or answers of its survivors
     DeclareLost {
@@ -125,7 +128,7 @@ pub fn run(args: StudyArgs, output: Output) -> anyhow::Result<()> {
     remote::run(async {
         match command {
             Command::New { name, sites, output: file } => new::run(&location, &name, sites, file, output)?,
-            Command::Check { file } => check::run(&file, output)?,
+            Command::Check { file } => check::run(&location, &file, output)?,
             Command::Propose { file, initial } => {
                 let draft = check::read(&file)?;
                 let initial = initial.map(|path| propose::read_model(&path, &draft)).transpose()?;
@@ -145,7 +148,8 @@ pub fn run(args: StudyArgs, output: Output) -> anyhow::Result<()> {
             Command::Start { name } => control::print(&start(&consortium()?, &name).await?, output)?,
             Command::Pause { name } => control::print(&pause(&consortium()?, &name).await?, output)?,
             Command::Resume { name } => control::print(&resume(&consortium()?, &name).await?, output)?,
-            Command::Stop { name, reason } => {
+            Command::Stop { name, reason, yes } => {
+                output::confirm(&control::stop_question(&name), yes)?;
                 control::print(&stop(&consortium()?, &name, reason).await?, output)?;
             }
             Command::DeclareLost { name, attempt } => {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use consilium_study::failure::in_words;
+use serde_json::json;
 
 use crate::config::Config;
 use crate::hub::Hub;
@@ -13,6 +15,9 @@ use crate::serve::serve;
 #[derive(Debug, Parser)]
 #[command(name = "coordinator", version)]
 pub struct Cli {
+    /// Print JSON, with stable keys; an error is `{"error": …}` on standard error
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -40,12 +45,13 @@ pub fn main() -> ExitCode {
 
 /// Runs a parsed command line.
 pub fn run(cli: Cli) -> ExitCode {
+    let Cli { json, command } = cli;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(async {
-            match cli.command {
+            match command {
                 Command::Serve { config } => Box::pin(serve(&config)).await,
-                Command::CheckConfig { config } => check(&config),
+                Command::CheckConfig { config } => check(&config, json),
             }
         });
         // A job that sums when the coordinator is told to stop is done again at the next start.
@@ -54,23 +60,32 @@ pub fn run(cli: Cli) -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if json => {
+            eprintln!("{}", json!({ "error": in_words(error.as_ref()) }));
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_words(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn check(path: &std::path::Path) -> anyhow::Result<()> {
+fn check(path: &std::path::Path, json: bool) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let (hub, _) = Hub::open(&config)?;
-    let checkpoint = hub.parts.ledger.checkpoint();
-    println!(
-        "{} is valid: consortium {}, {} sites on the roster, {} entries in the ledger",
-        path.display(),
-        hub.trust.anchor().name,
-        hub.trust.roster().sites().len(),
-        checkpoint.size,
-    );
+    let consortium = &hub.trust.anchor().name;
+    let (sites, entries) = (hub.trust.roster().sites().len(), hub.parts.ledger.checkpoint().size);
+    if json {
+        println!(
+            "{}",
+            json!({ "ok": true, "consortium": consortium, "sites": sites, "ledger_entries": entries })
+        );
+    } else {
+        println!(
+            "{} is valid: consortium {consortium}, {sites} sites on the roster, {entries} entries in the ledger",
+            path.display(),
+        );
+    }
     Ok(())
 }

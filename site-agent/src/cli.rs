@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use consilium_study::failure::in_words;
 
 use crate::folder::SiteFolder;
 use crate::program::Program;
@@ -16,6 +17,9 @@ use crate::{command, config, data, enrol, logging, relay, supervise, vault};
 #[derive(Debug, Parser)]
 #[command(name = "site-agent", version)]
 pub struct Cli {
+    /// Print one JSON object per line, with stable keys; an error is `{"error": …}` on standard error.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     act: Act,
 }
@@ -41,17 +45,11 @@ enum Act {
     Status {
         #[command(flatten)]
         place: Place,
-        /// One JSON object.
-        #[arg(long)]
-        json: bool,
     },
     /// Check everything that can be checked from here.
     Doctor {
         #[command(flatten)]
         place: Place,
-        /// One JSON object per check.
-        #[arg(long)]
-        json: bool,
     },
     /// Look at the hospital's data with the eyes of a study.
     #[command(subcommand)]
@@ -60,9 +58,6 @@ enum Act {
     Studies {
         #[command(flatten)]
         place: Place,
-        /// One JSON object per study.
-        #[arg(long)]
-        json: bool,
     },
     /// Approve a study; no data file is opened before.
     Approve {
@@ -88,9 +83,6 @@ enum Act {
     Journal {
         #[command(flatten)]
         place: Place,
-        /// One JSON object per record.
-        #[arg(long)]
-        json: bool,
     },
     /// A part of the running agent.
     #[command(hide = true)]
@@ -140,8 +132,8 @@ struct Answer {
 }
 
 impl Answer {
-    fn give(&self, act: PersonalAct) -> anyhow::Result<()> {
-        command::answer::run(&self.place.folder(), &self.study, &self.person, act)
+    fn give(&self, act: PersonalAct, json: bool) -> anyhow::Result<()> {
+        command::answer::run(&self.place.folder(), &self.study, &self.person, act, json)
     }
 }
 
@@ -165,9 +157,6 @@ struct AboutData {
     study: String,
     #[command(flatten)]
     place: Place,
-    /// JSON instead of text.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,9 +167,6 @@ enum PolicyAct {
         study: String,
         #[command(flatten)]
         place: Place,
-        /// JSON instead of text.
-        #[arg(long)]
-        json: bool,
     },
 }
 
@@ -206,26 +192,31 @@ fn leave_when_nobody_reads() {
 /// Runs a parsed command line. `prefix` are the arguments behind which this program reads the
 /// agent's own, so that it can start its parts.
 pub fn run(cli: Cli, prefix: &[&str]) -> ExitCode {
-    let act = match cli.act {
+    let Cli { json, act } = cli;
+    let act = match act {
         // The decoder sees hostile files: it gets nothing, not even a log.
         Act::Decode => return data::decode_child_main(),
         act => act,
     };
-    match perform(act, prefix) {
+    match perform(act, json, prefix) {
         Ok(code) => code,
+        Err(error) if json => {
+            eprintln!("{}", serde_json::json!({ "error": in_words(error.as_ref()) }));
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_words(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn perform(act: Act, prefix: &[&str]) -> anyhow::Result<ExitCode> {
+fn perform(act: Act, json: bool, prefix: &[&str]) -> anyhow::Result<ExitCode> {
     let program = || Program::current(prefix.iter().map(OsString::from));
     match act {
         Act::Enrol { invitation, place, no_wait } => {
             logging::start(logging::Level::Quiet);
-            enrol::run(&invitation, &place.folder(), !no_wait)?;
+            enrol::run(&invitation, &place.folder(), !no_wait, json)?;
         }
         Act::Run { place } => {
             logging::start(logging::Level::Normal);
@@ -234,24 +225,24 @@ fn perform(act: Act, prefix: &[&str]) -> anyhow::Result<ExitCode> {
         Act::Vault(part) => return Ok(vault_part(&part, &program()?)),
         Act::Relay(part) => return Ok(relay_part(&part)),
         Act::Decode => return Ok(data::decode_child_main()),
-        Act::Status { place, json } => return command::status::run(&place.folder(), json),
-        Act::Doctor { place, json } => return command::doctor::run(&place.folder(), json, &program()?),
+        Act::Status { place } => return command::status::run(&place.folder(), json),
+        Act::Doctor { place } => return command::doctor::run(&place.folder(), json, &program()?),
         Act::Data(act) => {
             let (about, explain) = match &act {
                 DataAct::Check { about } => (about, false),
                 DataAct::Explain { about } => (about, true),
             };
             logging::start(logging::Level::Quiet);
-            return command::data::run(&about.place.folder(), &about.study, explain, about.json, &program()?);
+            return command::data::run(&about.place.folder(), &about.study, explain, json, &program()?);
         }
-        Act::Studies { place, json } => command::studies::run(&place.folder(), json)?,
-        Act::Approve { answer } => answer.give(PersonalAct::Approve)?,
-        Act::Decline { answer } => answer.give(PersonalAct::Decline)?,
-        Act::Consent { answer } => answer.give(PersonalAct::Consent)?,
-        Act::Policy(PolicyAct::Explain { study, place, json }) => {
+        Act::Studies { place } => command::studies::run(&place.folder(), json)?,
+        Act::Approve { answer } => answer.give(PersonalAct::Approve, json)?,
+        Act::Decline { answer } => answer.give(PersonalAct::Decline, json)?,
+        Act::Consent { answer } => answer.give(PersonalAct::Consent, json)?,
+        Act::Policy(PolicyAct::Explain { study, place }) => {
             return command::policy::run(&place.folder(), &study, json);
         }
-        Act::Journal { place, json } => command::journal::run(&place.folder(), json)?,
+        Act::Journal { place } => command::journal::run(&place.folder(), json)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -272,11 +263,11 @@ fn ending(part: &'static str, outcome: Result<(), PartError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(PartError::NeedsAPerson(error)) => {
-            tracing::error!(part, "{error:#}");
+            tracing::error!(part, "{}", in_words(error.as_ref()));
             ExitCode::from(NEEDS_A_PERSON)
         }
         Err(PartError::Restart(error)) => {
-            tracing::warn!(part, "{error:#}");
+            tracing::warn!(part, "{}", in_words(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -15,9 +15,10 @@ use consilium_identity::{Anchor, Invitation, TlsKey};
 use consilium_proto::v1::enrolment_client::EnrolmentClient;
 use consilium_proto::v1::{CollectRequest, EnrolRequest, collect_reply, enrol_reply};
 use consilium_study::canonical::Canonical as _;
-use consilium_study::name::SiteName;
+use consilium_study::name::{ConsortiumName, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 use jiff::Timestamp;
+use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::config::{Config, ConfigError, Coordinator, TEMPLATE};
@@ -30,15 +31,59 @@ use crate::vault::identity::{Identity, read_signing_key};
 /// How long to wait between two questions whether somebody has admitted this site.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Enrols the site. With `wait`, until somebody has admitted it.
-pub fn run(invitation: &str, folder: &SiteFolder, wait: bool) -> anyhow::Result<()> {
+/// How long a command that does not wait gives the coordinator to answer.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
+/// What a step of the enrolment has reached.
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Step<'a> {
+    /// The request has arrived; a person at the consortium has to admit it.
+    Asked { site: &'a SiteName, consortium: &'a ConsortiumName, fingerprint: String },
+    /// Nobody has admitted the site yet, and the command does not wait.
+    Pending { site: &'a SiteName },
+    /// The site is a member.
+    Enrolled { site: &'a SiteName, consortium: &'a ConsortiumName, consortium_fingerprint: String },
+}
+
+impl<'a> Step<'a> {
+    fn enrolled(site: &'a SiteName, anchor: &'a Anchor) -> Self {
+        Self::Enrolled { site, consortium: &anchor.name, consortium_fingerprint: anchor.fingerprint() }
+    }
+}
+
+/// Where the enrolment says how far it is.
+#[derive(Clone, Copy)]
+struct Teller {
+    json: bool,
+}
+
+impl Teller {
+    /// Prints a step: as JSON, or as the text for people.
+    fn tell(self, step: &Step<'_>, people: impl FnOnce() -> String) {
+        if self.json {
+            println!("{}", serde_json::json!(step));
+        } else {
+            println!("{}", people());
+        }
+    }
+}
+
+/// Enrols the site. With `wait`, until somebody has admitted it; with `json`, it says so as JSON.
+pub fn run(invitation: &str, folder: &SiteFolder, wait: bool, json: bool) -> anyhow::Result<()> {
+    let teller = Teller { json };
     let invitation: Invitation = invitation.parse()?;
     Disk::make_folder(folder.root()).with_context(|| format!("cannot make {}", folder.root().display()))?;
     let (folder, reach) = match Config::load(folder) {
         Ok(config) => (config.folder(folder), config.coordinator),
         Err(ConfigError::Missing { path }) => {
             Disk.replace(Kind::Config, &path, TEMPLATE.as_bytes())?;
-            println!("wrote {}: say there where the data is and what this site agrees to", path.display());
+            if !json {
+                println!(
+                    "wrote {}: say there where the data is and what this site agrees to",
+                    path.display()
+                );
+            }
             (folder.clone(), Coordinator::default())
         }
         Err(error) => return Err(error.into()),
@@ -46,7 +91,10 @@ pub fn run(invitation: &str, folder: &SiteFolder, wait: bool) -> anyhow::Result<
     if folder.identity().exists() {
         let identity = Identity::read(&Disk, &folder)?;
         if identity.anchor == *invitation.anchor() && identity.site == *invitation.site() {
-            println!("{} is enrolled in {} already", identity.site, identity.anchor.name);
+            let Identity { anchor, site, .. } = &identity;
+            teller.tell(&Step::enrolled(site, anchor), || {
+                format!("{site} is enrolled in {} already", anchor.name)
+            });
             return Ok(());
         }
         bail!(
@@ -58,7 +106,7 @@ pub fn run(invitation: &str, folder: &SiteFolder, wait: bool) -> anyhow::Result<
     let target = reach.target(invitation.coordinator())?;
     let application = Application::prepare(&folder, &invitation)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(application.submit(&folder, &invitation, &target, wait))
+    runtime.block_on(application.submit(&folder, &invitation, &target, wait, teller))
 }
 
 /// The keys of a site that asks, and its request.
@@ -95,6 +143,7 @@ impl Application {
         invitation: &Invitation,
         target: &Target,
         wait: bool,
+        teller: Teller,
     ) -> anyhow::Result<()> {
         let tls = ClientTls::enrolment(invitation.anchor());
         let channel = dial(target, &tls).await.with_context(|| {
@@ -116,18 +165,28 @@ impl Application {
             }
             None => bail!("the coordinator answered with nothing"),
         }
-        println!("{} asks to join {}", invitation.site(), invitation.anchor().name);
-        println!("fingerprint: {shown}");
-        println!(
-            "the operator runs `consilium site admit {}` and compares this fingerprint",
-            invitation.site()
-        );
+        let (site, consortium) = (invitation.site(), &invitation.anchor().name);
+        teller.tell(&Step::Asked { site, consortium, fingerprint: shown.clone() }, || {
+            format!(
+                "{site} asks to join {consortium}\nfingerprint: {shown}\n\
+                 the operator runs `consilium site admit {site}` and compares this fingerprint"
+            )
+        });
         loop {
-            if let Some(admission) = collect(&mut client, &request).await? {
-                return self.finish(folder, invitation, admission);
+            let answer = collect(&mut client, &request);
+            let admission = if wait {
+                answer.await?
+            } else {
+                // The coordinator keeps the question until there is news, which is what this command does not want.
+                tokio::time::timeout(A_MOMENT, answer).await.unwrap_or(Ok(None))?
+            };
+            if let Some(admission) = admission {
+                return self.finish(folder, invitation, admission, teller);
             }
             if !wait {
-                println!("nobody has admitted this site yet; run the same command again later");
+                teller.tell(&Step::Pending { site }, || {
+                    "nobody has admitted this site yet; run the same command again later".to_owned()
+                });
                 return Ok(());
             }
             tokio::time::sleep(ASK_AGAIN).await;
@@ -141,6 +200,7 @@ impl Application {
         folder: &SiteFolder,
         invitation: &Invitation,
         admission: Admission,
+        teller: Teller,
     ) -> anyhow::Result<()> {
         admission
             .verify(invitation, &self.tls, &self.signing.verifying_key(), Timestamp::now())
@@ -155,13 +215,17 @@ impl Application {
         Disk.remove(Kind::Identity, &folder.enrolment_request())?;
         let operators = membership.operators()?;
         let Membership { anchor, site, .. } = membership;
-        println!("{site} is a member of {} (consortium fingerprint {})", anchor.name, anchor.fingerprint());
-        println!(
-            "next, in {}: say where the cases are ([source]) and whose studies may run here, for example\n\n  \
-             [policy]\n  operators = [{operators}]\n\nthen: site-agent run --dir {}",
-            folder.config().display(),
-            folder.root().display()
-        );
+        teller.tell(&Step::enrolled(&site, &anchor), || {
+            format!(
+                "{site} is a member of {} (consortium fingerprint {})\n\
+                 next, in {}: say where the cases are ([source]) and whose studies may run here, for example\n\n  \
+                 [policy]\n  operators = [{operators}]\n\nthen: site-agent run --dir {}",
+                anchor.name,
+                anchor.fingerprint(),
+                folder.config().display(),
+                folder.root().display()
+            )
+        });
         Ok(())
     }
 }

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelFile, Pixels, fix_threads, score, train};
+use consilium_learning::{
+    Dataset, LocalSeed, LocalTraining, ModelFile, Pixels, TrainError, fix_threads, score, train,
+};
 use consilium_rounds::metrics::exact;
 use consilium_site_agent::contribution::criteria;
 use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
@@ -60,6 +62,16 @@ pub struct Outcome {
     pub steps: u64,
     /// Cases passed through, repeats counted.
     pub passes: u64,
+    /// Rounds that gave nothing, because training diverged.
+    pub diverged: u32,
+}
+
+/// An arm before it is scored.
+struct Trained {
+    model: Vec<f32>,
+    steps: u64,
+    passes: u64,
+    diverged: u32,
 }
 
 /// The command that performs a job kept in a file.
@@ -90,10 +102,11 @@ pub fn main(job: &std::path::Path) -> ExitCode {
 /// Trains if the arm says so, and scores.
 pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
     let identity = study.model_identity();
-    let (model, steps, passes) = match &job.arm {
+    let Trained { model, steps, passes, diverged } = match &job.arm {
         Arm::File(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-            (ModelFile::from_bytes(&bytes)?.expect(&identity)?, 0, 0)
+            let model = ModelFile::from_bytes(&bytes)?.expect(&identity)?;
+            Trained { model, steps: 0, passes: 0, diverged: 0 }
         }
         Arm::Train { sites, initial, counted } => {
             let start = ModelFile::from_bytes(&std::fs::read(initial)?)?.expect(&identity)?;
@@ -107,7 +120,7 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
     let figures = exact::figures(&rows, &labels, study.evaluation.operating_point.get());
     let figures = figures.context("there is no test case")?;
     let auroc = figures.auroc.context("the test cases are all of one class")?;
-    Ok(Outcome { auroc, accuracy: figures.accuracy, steps, passes })
+    Ok(Outcome { auroc, accuracy: figures.accuracy, steps, passes, diverged })
 }
 
 /// The study's recipe on the union of some sites' cases, round by round as the federation made them: in each
@@ -115,9 +128,9 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
 fn train_together(
     study: &Study,
     sites: &BTreeMap<SiteName, Source>,
-    mut model: Vec<f32>,
+    model: Vec<f32>,
     counted: &[Vec<SiteName>],
-) -> anyhow::Result<(Vec<f32>, u64, u64)> {
+) -> anyhow::Result<Trained> {
     let cohorts = sites
         .iter()
         .map(|(site, source)| Ok((site.clone(), cases(study, source)?.0)))
@@ -125,7 +138,7 @@ fn train_together(
     let union = join(cohorts.values())?;
     let seed_site = sites.keys().next().context("an arm trains on at least one site")?.clone();
     let batch = study.training.batch();
-    let (mut steps, mut passes) = (0, 0);
+    let mut done = Trained { model, steps: 0, passes: 0, diverged: 0 };
     for (round, counted) in counted.iter().enumerate() {
         let present = || counted.iter().filter_map(|site| cohorts.get(site));
         let budget = match study.training.extent() {
@@ -147,13 +160,19 @@ fn train_together(
             seed: LocalSeed { study_seed: study.seed, site: seed_site.clone(), round },
             rounds: study.rounds.count,
         };
-        let trained = train(&task, &model, &union, &mut |_| ControlFlow::Continue(()))?;
+        match train(&task, &done.model, &union, &mut |_| ControlFlow::Continue(())) {
+            Ok(round) => {
+                done.model = round.model;
+                done.steps += round.steps;
+                done.passes += round.examples;
+            }
+            // As a site in the federation: the round gives nothing, and the next one starts from the same model.
+            Err(TrainError::Diverged { .. }) => done.diverged += 1,
+            Err(error) => return Err(error.into()),
+        }
         eprintln!("round {} of {}", round + 1, study.rounds.count);
-        model = trained.model;
-        steps += trained.steps;
-        passes += trained.examples;
     }
-    Ok((model, steps, passes))
+    Ok(done)
 }
 
 /// Cases of one source: those to train on and those held out.

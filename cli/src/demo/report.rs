@@ -143,6 +143,10 @@ impl Comparison {
     /// The table for people.
     pub(super) fn table(&self) -> String {
         let row = |name: String, outcome: &Outcome, work: [String; 2]| {
+            let name = match outcome.diverged {
+                0 => name,
+                rounds => format!("{name} ({rounds} rounds diverged)"),
+            };
             let figures = [format!("{:.3}", outcome.auroc), format!("{:.3}", outcome.accuracy)];
             [vec![name], figures.to_vec(), work.to_vec()].concat()
         };

@@ -1,8 +1,8 @@
 //! `consilium site admit`: the one act that needs the consortium's offline key.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use consilium_identity::enrolment::{self, EnrolmentRefusal, EnrolmentRequest, Terms};
 use consilium_identity::roster::{self, RosterError};
 use consilium_proto::v1::{AdmitRequest, ListEnrolmentsRequest};
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::invitations;
 use crate::consortium::Consortium;
+use crate::output;
 use crate::remote::{Remote, refused};
 
 /// How it was made sure that the request comes from the hospital.
@@ -143,16 +144,11 @@ fn agree(agreement: &Agreement, site: &SiteName, fingerprint: &str) -> anyhow::R
 }
 
 fn ask(site: &SiteName, fingerprint: &str) -> anyhow::Result<()> {
-    eprint!(
+    let same = output::ask(&format!(
         "{site} asks to join with fingerprint\n\n  {fingerprint}\n\n\
-         Does the hospital's machine show the same? Type yes to admit it: "
-    );
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if !matches!(answer.trim(), "yes" | "y" | "Yes" | "YES") {
-        bail!("{site} was not admitted");
-    }
+         Does the hospital's machine show the same? Type yes to admit it"
+    ))?;
+    ensure!(same, "{site} was not admitted");
     Ok(())
 }
 

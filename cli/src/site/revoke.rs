@@ -33,6 +33,14 @@ impl Revoked {
     }
 }
 
+/// What the person at the terminal is asked first.
+pub(super) fn question(site: &SiteName) -> String {
+    format!(
+        "Revoking {site} is for good: its machine is cut off at once, and comes back only with new keys, after \
+         another invitation. Type yes to revoke it"
+    )
+}
+
 /// Revokes a site's certificate. Signed by the operator, so that the ledger tells who did it.
 pub async fn revoke(consortium: &Consortium, site: &SiteName) -> anyhow::Result<Revoked> {
     let mut remote = Remote::open(consortium).await?;

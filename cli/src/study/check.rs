@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use consilium_identity::Roster;
 use consilium_secagg::threshold::Thresholds;
-use consilium_study::document::{Draft, InvalidStudy};
+use consilium_study::document::{Draft, InvalidStudy, Strategy};
 use consilium_study::forecast::Forecast;
 use consilium_study::name::{SiteName, StudyName};
+use consilium_study::weight::WeightRule;
 use serde::Serialize;
 
 use super::probe::{Probe, probe};
+use crate::consortium::{Consortium, Location};
 use crate::output::Output;
 
 /// A study that passed.
@@ -21,6 +24,12 @@ pub struct Check {
     pub study: StudyName,
     /// Its sites.
     pub sites: Vec<SiteName>,
+    /// Those of them that are no members of the consortium yet; none where no consortium is at hand.
+    pub not_members: Vec<SiteName>,
+    /// How sums become models, and what a site counts in them.
+    pub strategy: Strategy,
+    /// What a site's update counts.
+    pub weight: WeightRule,
     /// Numbers in the model.
     pub parameters: u64,
     /// Bytes of the model.
@@ -92,8 +101,9 @@ impl Guarantee {
     }
 }
 
-/// Checks a study that was read.
-pub fn check(draft: &Draft) -> anyhow::Result<Check> {
+/// Checks a study that was read; with a roster, whether its sites are members, too.
+pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
+    let not_members = roster.map_or_else(Vec::new, |roster| strangers(draft, roster));
     let guarantee = Guarantee::of(draft)?;
     let forecast = Forecast::of(draft);
     let probe = probe(draft)?;
@@ -101,6 +111,9 @@ pub fn check(draft: &Draft) -> anyhow::Result<Check> {
         ok: true,
         study: draft.name.clone(),
         sites: draft.sites.clone(),
+        not_members,
+        strategy: draft.rounds.strategy,
+        weight: draft.aggregation.weight,
         parameters: forecast.parameters,
         model_bytes: forecast.model.bytes(),
         down_per_round: forecast.down_per_round.bytes(),
@@ -115,20 +128,40 @@ pub fn check(draft: &Draft) -> anyhow::Result<Check> {
 impl Check {
     /// What a person reads.
     pub fn people(&self) -> String {
-        let Self { study, sites, forecast, guarantee, probe, .. } = self;
-        let names: Vec<_> = sites.iter().map(SiteName::as_str).collect();
+        let Self { study, sites, not_members, strategy, weight, forecast, guarantee, probe, .. } = self;
+        let Strategy::FedAvg { server_learning_rate } = strategy;
         let Probe { cases, loss, seconds } = probe;
         format!(
             "{study}: every rule holds\n\
-             sites        {} ({})\n\
+             sites        {count} ({names}){strangers}\n\
+             strategy     fedavg, server learning rate {rate}; weight {weight}\n\
              {forecast}\n\
-             {}\n\
+             {guarantee}\n\
              model        trains: one step with {cases} made-up cases took {seconds:.2} s here, loss {loss:.3}",
-            sites.len(),
-            names.join(", "),
-            guarantee.people(),
+            count = sites.len(),
+            names = names(sites),
+            strangers = match not_members.as_slice() {
+                [] => String::new(),
+                [first, ..] => format!(
+                    "\n             no members yet: {}. Invite them first: consilium site invite {first}",
+                    names(not_members)
+                ),
+            },
+            rate = server_learning_rate.get(),
+            weight = weight.name(),
+            guarantee = guarantee.people(),
         )
     }
+}
+
+/// The sites of a study that the roster does not name.
+pub(super) fn strangers(draft: &Draft, roster: &Roster) -> Vec<SiteName> {
+    draft.sites.iter().filter(|site| roster.site(site).is_none()).cloned().collect()
+}
+
+/// Sites as people list them.
+pub(super) fn names(sites: &[SiteName]) -> String {
+    sites.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads a study file.
@@ -163,7 +196,7 @@ struct Found {
     problem: String,
 }
 
-pub(super) fn run(file: &Path, output: Output) -> anyhow::Result<()> {
+pub(super) fn run(location: &Location, file: &Path, output: Output) -> anyhow::Result<()> {
     if output.json
         && let Err(error) = Draft::from_toml(&text(file)?)
     {
@@ -177,7 +210,10 @@ pub(super) fn run(file: &Path, output: Output) -> anyhow::Result<()> {
         output.show(&Failed { ok: false, problems }, |_| String::new())?;
     }
     let draft = read(file)?;
-    output.show(&check(&draft)?, Check::people)?;
+    // Without a consortium at hand a study can be written and checked, too.
+    let roster = Consortium::open(location).and_then(|consortium| consortium.roster()).ok();
+    let roster = roster.as_ref().map(|(_, roster)| &**roster);
+    output.show(&check(&draft, roster)?, Check::people)?;
     output.tell(format!("\nPropose it with: consilium study propose {}", file.display()));
     Ok(())
 }
@@ -201,7 +237,7 @@ mod tests {
     #[test]
     fn what_new_writes_passes_and_trains() {
         let (_folder, file) = written(4);
-        let checked = check(&read(&file).unwrap()).unwrap();
+        let checked = check(&read(&file).unwrap(), None).unwrap();
         let guarantee =
             Guarantee { sites: 4, corrupt: 1, threshold: 3, honest: 2, needed: 3, smallest_selection: 3 };
         assert_eq!(checked.guarantee, guarantee);

@@ -55,6 +55,14 @@ pub async fn stop(consortium: &Consortium, name: &StudyName, reason: String) -> 
     course(consortium, name, Course::Stop { reason }).await
 }
 
+/// What the person at the terminal is asked before a study is stopped.
+pub(super) fn stop_question(name: &StudyName) -> String {
+    format!(
+        "Stopping {name} is for good and releases no model; `consilium study pause {name}` can be taken back. Type \
+         yes to stop it"
+    )
+}
+
 /// Gives up an attempt whose survivors have been proposed and do not finish.
 pub async fn declare_lost(
     consortium: &Consortium,

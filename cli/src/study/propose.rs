@@ -13,6 +13,7 @@ use consilium_study::name::{SiteName, StudyName};
 use consilium_study::sign::Signed;
 use serde::Serialize;
 
+use super::check::{names, strangers};
 use crate::consortium::Consortium;
 use crate::remote::{self, Meter, Remote, refused};
 
@@ -35,7 +36,6 @@ impl Proposed {
     /// What a person reads.
     pub fn people(&self) -> String {
         let Self { name, study, initial_model, parameters, sites } = self;
-        let sites: Vec<_> = sites.iter().map(SiteName::as_str).collect();
         format!(
             "Proposed {name} ({study}) to {sites}.\n\
              It starts from model {model}, {parameters} parameters.\n\
@@ -44,7 +44,7 @@ impl Proposed {
              \nThe rounds begin after\n\
              \n  consilium study start {name}",
             study = study.short(),
-            sites = sites.join(", "),
+            sites = names(sites),
             model = initial_model.short(),
         )
     }
@@ -60,12 +60,11 @@ pub async fn propose(
 ) -> anyhow::Result<Proposed> {
     let mut remote = Remote::open(consortium).await?;
     let (_, roster) = remote.roster().await?;
-    let strangers: Vec<_> = draft.sites.iter().filter(|site| roster.site(site).is_none()).collect();
-    if let Some(first) = strangers.first() {
-        let names: Vec<_> = strangers.iter().map(|site| site.as_str()).collect();
+    let strangers = strangers(&draft, &roster);
+    if let [first, ..] = strangers.as_slice() {
         bail!(
             "the study names sites that are not members: {}. Invite them first: consilium site invite {first}",
-            names.join(", ")
+            names(&strangers)
         );
     }
     let file = model.unwrap_or_else(|| initial_model(&draft)).to_bytes();

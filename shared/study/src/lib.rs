@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod check;
 pub mod disclosure;
 pub mod document;
+pub mod failure;
 pub mod fault;
 mod file;
 pub mod forecast;

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::statement::{Repeat, Rule};
+use serde_json::json;
 
 use super::{configured, find_study};
 use crate::folder::SiteFolder;
@@ -13,13 +14,27 @@ use crate::vault::consent::in_words;
 use crate::vault::record::{Participation, PersonalAct, PersonalAnswer, Stage, StudyRecord};
 
 /// Leaves the answer where the vault looks for it. The same answer twice is harmless.
-pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalAct) -> anyhow::Result<()> {
+pub(crate) fn run(
+    folder: &SiteFolder,
+    study: &str,
+    person: &str,
+    act: PersonalAct,
+    json: bool,
+) -> anyhow::Result<()> {
     let (_, folder) = configured(folder)?;
     let record = find_study(&folder, study)?;
     let name = &record.plan().name;
     if Rule::person(person).is_err() {
         bail!("\"--person\" takes one line that names a person");
     }
+    let tell = |word: &str, again: bool, people: String| {
+        if json {
+            let line = json!({ "study": record.hash(), "name": name, "answer": word, "again": again });
+            println!("{line}");
+        } else {
+            println!("{people}");
+        }
+    };
     match (record.stage(), act) {
         (Stage::Waiting, PersonalAct::Approve | PersonalAct::Decline)
         | (Stage::Accepted(_), PersonalAct::Consent) => {}
@@ -27,11 +42,11 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
             bail!("this site does not take part in study {name}, so there is nothing to consent to")
         }
         (Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Approve) => {
-            println!("study {name} was accepted already");
+            tell("approved", true, format!("study {name} was accepted already"));
             return Ok(());
         }
         (Stage::Refused { .. }, PersonalAct::Decline) => {
-            println!("study {name} was declined already");
+            tell("declined", true, format!("study {name} was declined already"));
             return Ok(());
         }
         (Stage::Refused { .. }, PersonalAct::Approve) => bail!(
@@ -50,18 +65,17 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, person: &str, act: PersonalA
         PersonalAnswer { study: record.hash(), act, person: person.to_owned(), at_ms: now_ms(), about };
     let path = folder.study(&record.hash()).decision();
     Disk.replace(Kind::Decision, &path, &answer.to_canonical())?;
-    let word = match act {
-        PersonalAct::Approve => "approved",
-        PersonalAct::Decline => "declined",
-        PersonalAct::Consent => "consented to what is asked in",
+    let (word, words) = match act {
+        PersonalAct::Approve => ("approved", "approved"),
+        PersonalAct::Decline => ("declined", "declined"),
+        PersonalAct::Consent => ("consented", "consented to what is asked in"),
     };
-    if let Some(Asked { model, survivors, .. }) = &asked {
-        println!("model {} may be opened again with others than {}", model.short(), in_words(survivors));
-    }
-    println!(
-        "{word} study {name} ({}) as {person}; the running agent tells the coordinator",
-        record.hash().short()
-    );
+    let consent = asked.map_or_else(String::new, |Asked { model, survivors, .. }| {
+        format!("model {} may be opened again with others than {}\n", model.short(), in_words(&survivors))
+    });
+    let study = record.hash();
+    let story = "the running agent tells the coordinator";
+    tell(word, false, format!("{consent}{words} study {name} ({}) as {person}; {story}", study.short()));
     Ok(())
 }
 

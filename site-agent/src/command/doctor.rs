@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use consilium_study::failure::in_words;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -63,7 +64,7 @@ pub(crate) fn run(folder: &SiteFolder, json: bool, program: &Program) -> anyhow:
 fn parts(folder: &SiteFolder) -> Vec<Check> {
     let outcome = |what, result: anyhow::Result<String>| match result {
         Ok(finding) => Check { what, well: true, finding },
-        Err(error) => Check { what, well: false, finding: format!("{error:#}") },
+        Err(error) => Check { what, well: false, finding: in_words(error.as_ref()) },
     };
     vec![
         outcome(
@@ -148,7 +149,7 @@ fn connection(config: &Config, folder: &SiteFolder) -> Vec<Check> {
     let dialler = match Dialler::read(config, folder) {
         Ok(dialler) => dialler,
         Err(error) => {
-            return vec![Check { what: "credential", well: false, finding: format!("{error:#}") }];
+            return vec![Check { what: "credential", well: false, finding: in_words(error.as_ref()) }];
         }
     };
     let until = dialler.credential().chain.leaf().not_after;
