@@ -138,9 +138,9 @@ pub(crate) fn check<'a>(
     Ok(())
 }
 
-/// Whether a receipt speaks to a Selection of this size.
+/// Whether a receipt speaks to a Selection of this size, and has no more terms than a site can have.
 pub(crate) fn fits(receipt: &Receipt, context: &Context) -> bool {
-    receipt.envelopes.len() == context.selection.len()
+    receipt.envelopes.len() == context.selection.len() && receipt.terms.are_few()
 }
 
 /// Pairs whose two receipts commit to different seeds, each with its lower index first.

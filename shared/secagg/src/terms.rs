@@ -7,8 +7,11 @@
 use std::collections::BTreeSet;
 
 use consilium_study::name::SiteName;
+use consilium_study::statement::{self, SiteTerms};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
+
+use crate::numbering::{MAX_ATTEMPTS_PER_EPOCH, MAX_SITES};
 
 /// What a site's policy asks of every attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +26,30 @@ pub struct Floors {
     pub known_sites: Vec<SiteName>,
     /// Who may let the same starting model be opened with other survivors.
     pub repeat: Repeat,
+}
+
+impl Floors {
+    /// Those of a site that has accepted a study on these terms. A number beyond the protocol's cannot be met.
+    pub fn of(terms: &SiteTerms) -> Self {
+        let narrow = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        Self {
+            min_honest: narrow(terms.min_honest),
+            min_selection: narrow(terms.min_selection),
+            min_change: terms.min_change.map_or(0, narrow),
+            known_sites: Vec::new(),
+            repeat: match terms.repeat {
+                statement::Repeat::Ask => Repeat::Ask,
+                statement::Repeat::Never => Repeat::Never,
+            },
+        }
+    }
+
+    /// Whether a receipt asks for what its site said when it accepted.
+    pub fn are_in(&self, terms: &Terms) -> bool {
+        let Self { min_honest, min_selection, min_change, .. } = self;
+        (terms.min_honest, terms.min_selection, terms.min_change)
+            == (*min_honest, *min_selection, *min_change)
+    }
 }
 
 /// What happens when other survivors are proposed for a starting model that was opened before.
@@ -80,4 +107,14 @@ pub struct Terms {
     /// Survivors that this site has signed for the same starting model and purpose: no others may be opened.
     #[n(4)]
     pub bound: Vec<Vec<SiteName>>,
+}
+
+impl Terms {
+    /// No more than an honest site can have: an evaluation plays two parts that may be bound, and an epoch has so
+    /// many attempts.
+    pub(crate) fn are_few(&self) -> bool {
+        self.bound.len() <= 2
+            && self.bound.iter().all(|set| set.len() <= MAX_SITES)
+            && self.earlier.len() <= MAX_ATTEMPTS_PER_EPOCH as usize
+    }
 }

@@ -98,6 +98,20 @@ pub struct SiteTerms {
     pub exact_weights: bool,
 }
 
+impl SiteTerms {
+    /// The first clause in which these terms ask for more than `accepted` does, by its key in the policy.
+    pub fn stricter_than(&self, accepted: &Self) -> Option<&'static str> {
+        let asks_more = [
+            ("min_honest", self.min_honest > accepted.min_honest),
+            ("min_selection", self.min_selection > accepted.min_selection),
+            ("min_change", self.min_change > accepted.min_change),
+            ("repeat", self.repeat == Repeat::Never && accepted.repeat == Repeat::Ask),
+            ("exact_weights", accepted.exact_weights && !self.exact_weights),
+        ];
+        asks_more.into_iter().find(|(_, more)| *more).map(|(key, _)| key)
+    }
+}
+
 impl Statement for SiteTerms {
     const LABEL: &'static str = "site-terms";
 }
@@ -186,6 +200,28 @@ mod tests {
         }
         assert_eq!(Rule::person("Dr. Ada Example").unwrap().as_str(), "person: Dr. Ada Example");
         assert_eq!(Rule::person(""), Err(InvalidRule));
+    }
+
+    #[test]
+    fn terms_that_ask_for_more_are_named() {
+        let accepted = SiteTerms {
+            min_honest: 2,
+            min_selection: 3,
+            min_change: None,
+            repeat: Repeat::Ask,
+            exact_weights: true,
+        };
+        assert_eq!(accepted.stricter_than(&accepted), None);
+        for (terms, key) in [
+            (SiteTerms { min_honest: 3, ..accepted }, "min_honest"),
+            (SiteTerms { min_selection: 4, ..accepted }, "min_selection"),
+            (SiteTerms { min_change: Some(1), ..accepted }, "min_change"),
+            (SiteTerms { repeat: Repeat::Never, ..accepted }, "repeat"),
+            (SiteTerms { exact_weights: false, ..accepted }, "exact_weights"),
+        ] {
+            assert_eq!(terms.stricter_than(&accepted), Some(key));
+            assert_eq!(accepted.stricter_than(&terms), None, "{key}");
+        }
     }
 
     #[test]

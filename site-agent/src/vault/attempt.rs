@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use consilium_rounds::message::{Directive, DirectiveId, Letter, Progress, SiteMessage, Stage};
-use consilium_rounds::reason::Withdrawal;
+use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, CtxHash};
 use consilium_secagg::layout::CHUNK_BYTES;
 use consilium_secagg::masker::MaskedVector;
@@ -17,6 +17,7 @@ use consilium_secagg::numbering::Attempt;
 use consilium_secagg::site::{Begun, MaskPermit, SiteRefusal, Unsent};
 use consilium_secagg::{Inconsistent, UnmetTerms};
 use consilium_study::hash::Hash;
+use consilium_study::policy::Policy;
 use consilium_study::sign::Signed;
 
 use super::case::{Case, Doing, Topic};
@@ -24,7 +25,7 @@ use super::consent::question_about;
 use super::core::{Core, Taken};
 use super::proposal::model_limit;
 use super::reason::decline_of;
-use super::record::{Question, Withdrawn};
+use super::record::{Question, StudyRecord, Withdrawn};
 use super::work::{AttemptJob, Halt, Job, SpoolJob, Vector, span};
 use crate::journal::Event;
 use crate::pipe::message::{FromVault, Upload, Work};
@@ -43,6 +44,14 @@ impl Core {
             && attempt <= settled.attempt
         {
             return Ok(Taken::Done);
+        }
+        if let Some(key) = stricter(&self.policy, &case.record) {
+            let why = format!(
+                "policy.{key} asks for more than this study was accepted with; put it back, or ask the consortium to \
+                 propose the study again"
+            );
+            case.trouble = Some(why.clone());
+            return Ok(Taken::Refused { reason: Decline::Policy, attempt: claimed, why });
         }
         let result = machine.begin(context, &self.book);
         let proof = self.keeping.persist(machine, &mut self.book)?;
@@ -432,6 +441,11 @@ impl Core {
             self.out.push(FromVault::Span(span(work, &case.parent, context.attempt.get(), began)));
         }
     }
+}
+
+/// The clause of the policy, changed since, in which it asks for more than the study was accepted with.
+fn stricter(policy: &Policy, record: &StudyRecord) -> Option<&'static str> {
+    policy.terms(record.plan()).stricter_than(&record.accepted_terms()?)
 }
 
 /// Whether a person's consent would change the answer.

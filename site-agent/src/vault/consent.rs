@@ -80,9 +80,7 @@ impl Core {
 
 /// What the site accepted the study with.
 fn repeat_of(case: &Case) -> Repeat {
-    let acceptance =
-        case.record.participation().and_then(|participation| participation.acceptance.claim().ok());
-    acceptance.map_or(Repeat::Never, |acceptance| acceptance.terms.repeat)
+    case.record.accepted_terms().map_or(Repeat::Never, |terms| terms.repeat)
 }
 
 /// What a person would have to allow, by this site's own book.

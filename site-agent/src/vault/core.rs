@@ -16,13 +16,12 @@ use consilium_rounds::reason::Decline;
 use consilium_rounds::vector::study_pin;
 use consilium_secagg::numbering::Attempt;
 use consilium_secagg::site::{RepeatBook, SiteMachine};
-use consilium_secagg::terms::{Floors, Repeat as SecaggRepeat};
+use consilium_secagg::terms::Floors;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::disclosure::DisclosureGate;
 use consilium_study::hash::Hash;
 use consilium_study::policy::Policy;
 use consilium_study::sign::SigningKey;
-use consilium_study::statement::Repeat;
 use jiff::Timestamp;
 
 use super::board::{Asked, StudyStatus, VaultStatus};
@@ -427,18 +426,9 @@ fn pin(identity: &Identity, record: &StudyRecord) -> anyhow::Result<consilium_se
     Ok(study_pin(record.plan(), roster.hash(), roster.coordinator().signing_key, key_of)?)
 }
 
-/// What the policy asks of every attempt of a study.
+/// What is asked of every attempt of a study: what the site accepted it with, or would now.
 fn floors(policy: &Policy, record: &StudyRecord) -> Floors {
-    let terms = policy.terms(record.plan());
-    let narrow = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    Floors {
-        min_honest: narrow(terms.min_honest),
-        min_selection: narrow(terms.min_selection),
-        min_change: terms.min_change.map_or(0, narrow),
-        known_sites: policy.known_sites().iter().cloned().collect(),
-        repeat: match terms.repeat {
-            Repeat::Ask => SecaggRepeat::Ask,
-            Repeat::Never => SecaggRepeat::Never,
-        },
-    }
+    let known_sites = policy.known_sites().iter().cloned().collect();
+    let terms = record.accepted_terms().unwrap_or_else(|| policy.terms(record.plan()));
+    Floors { known_sites, ..Floors::of(&terms) }
 }

@@ -13,7 +13,7 @@ use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::Signed;
-use consilium_study::statement::{Acceptance, Readiness, Refusal, Rule};
+use consilium_study::statement::{Acceptance, Readiness, Refusal, Rule, SiteTerms};
 use minicbor::{Decode, Encode};
 
 use crate::folder::SiteFolder;
@@ -271,6 +271,11 @@ impl StudyRecord {
             Stage::Accepted(participation) => Some(participation),
             Stage::Waiting | Stage::Decided { .. } | Stage::Refused { .. } => None,
         }
+    }
+
+    /// On which terms this site takes part, if it does.
+    pub fn accepted_terms(&self) -> Option<SiteTerms> {
+        Some(self.participation()?.acceptance.claim().ok()?.terms)
     }
 
     /// Whether the study is over for everybody.

@@ -112,7 +112,7 @@ impl LocalSite {
         weight: u32,
     ) -> Self {
         let key = Arc::new(key);
-        let machine = SiteMachine::new(pin.clone(), name.clone(), key.clone(), floors(&terms))
+        let machine = SiteMachine::new(pin.clone(), name.clone(), key.clone(), Floors::of(&terms))
             .expect("a local site is named in its study");
         let (book, memory, spool) = (RepeatBook::new(), Memory::default(), None);
         Self { name, key, study, pin, terms, weight, machine, book, memory, spool }
@@ -128,7 +128,7 @@ impl LocalSite {
         let Some(record) = &self.memory.record else { return };
         let chain = self.memory.chain.as_deref();
         let (pin, name, key) = (self.pin.clone(), self.name.clone(), self.key.clone());
-        self.machine = SiteMachine::restore(pin, name, key, floors(&self.terms), record, chain)
+        self.machine = SiteMachine::restore(pin, name, key, Floors::of(&self.terms), record, chain)
             .expect("what a site wrote it can read");
         if !self.memory.book.is_empty() {
             self.book = RepeatBook::restore(&self.memory.book).expect("what a site wrote it can read");
@@ -314,18 +314,4 @@ fn setup_messages(reply: SetupReply) -> Vec<SiteMessage> {
         crate::message::in_batches(encapsulations).into_iter().map(SiteMessage::Encapsulations);
     let confirmations = crate::message::in_batches(confirmations).into_iter().map(SiteMessage::Confirmations);
     encapsulations.chain(confirmations).collect()
-}
-
-fn floors(terms: &SiteTerms) -> Floors {
-    let narrow = |floor: u32| u16::try_from(floor).unwrap_or(u16::MAX);
-    Floors {
-        min_honest: narrow(terms.min_honest),
-        min_selection: narrow(terms.min_selection),
-        min_change: terms.min_change.map_or(0, narrow),
-        known_sites: Vec::new(),
-        repeat: match terms.repeat {
-            consilium_study::statement::Repeat::Ask => consilium_secagg::terms::Repeat::Ask,
-            consilium_study::statement::Repeat::Never => consilium_secagg::terms::Repeat::Never,
-        },
-    }
 }

@@ -12,7 +12,7 @@ use consilium_study::sign::{Signed, SigningKey};
 
 use super::run::{Gathering, Life, Live, Member, OpenedSet, Phase, Run, Stage, Step, UploadState};
 use super::select::{Rules, Selected, Shortage, select};
-use super::sites::{RestAfter, Standing};
+use super::sites::{RestAfter, Standing, Summed};
 use super::{Effects, StudyMachine};
 use crate::message::Binding;
 use crate::reason::Unevaluated;
@@ -61,8 +61,10 @@ impl StudyMachine {
 
     /// The Selection that could begin now.
     pub(super) fn choose(&self, now: Timestamp) -> Result<Selected, Shortage> {
+        let summed = self.next_sum();
         let ready: BTreeMap<_, _> = self
             .available(now)
+            .filter(|site| summed.is_none() || self.sites[*site].bound != summed)
             .filter_map(|site| Some((site.clone(), self.sites[site].accepted()?.terms)))
             .collect();
         let epoch = self.epoch.as_ref();
@@ -92,31 +94,39 @@ impl StudyMachine {
 
     /// The latest survivors that bind someone who is ready.
     fn binding(&self, is_ready: impl Fn(&SiteName) -> bool) -> Option<&OpenedSet> {
-        let run = self.run()?;
-        let (model, purpose, baseline) = (self.next_model(run), run.step.purpose(), self.next_baseline(run));
+        let Summed { purpose, model, baseline } = self.next_sum()?;
         self.opened.iter().rev().find(|set| {
             set.is_opened_by(purpose, model, baseline)
                 && set.selected.iter().any(|site| is_ready(site) && !set.freed.contains(site))
         })
     }
 
-    /// What members of an earlier sum are asked while others of it are missing and not expected back, and who has
-    /// not answered.
+    /// What members of an earlier sum are asked, and who has not answered: of a sum in this study while others of it
+    /// are missing and not expected back, or of one in another study while too few are left without them.
     pub(super) fn question(&self) -> Option<(Binding, BTreeSet<&SiteName>)> {
-        let Life::Running(run @ Run { stage: Stage::Gathering(_), .. }) = &self.life else { return None };
-        let expected = !self.latecomers(&BTreeSet::new(), self.clock).is_empty();
-        if expected || !matches!(self.choose(self.clock), Err(Shortage::Bound { .. })) {
+        let Life::Running(Run { stage: Stage::Gathering(_), .. }) = &self.life else { return None };
+        if !self.latecomers(&BTreeSet::new(), self.clock).is_empty() {
             return None;
         }
-        let ready: BTreeSet<_> = self.available(self.clock).collect();
-        let set = self.binding(|site| ready.contains(site))?;
-        let binding = Binding {
-            model: self.next_model(run),
-            purpose: run.step.purpose(),
-            baseline: self.next_baseline(run),
-            survivors: set.survivors.iter().cloned().collect(),
+        let shortage = self.choose(self.clock).err()?;
+        let summed @ Summed { purpose, model, baseline } = self.next_sum()?;
+        let (survivors, asked) = if let Shortage::Bound { .. } = shortage {
+            let ready: BTreeSet<_> = self.available(self.clock).collect();
+            let set = self.binding(|site| ready.contains(site))?;
+            (set.survivors.iter().cloned().collect(), set.selected.difference(&set.freed).collect())
+        } else {
+            let bound = self.sites.iter().filter(|(_, record)| record.bound == Some(summed));
+            // Which they were is written in their own books.
+            (Vec::new(), bound.map(|(site, _)| site).collect::<BTreeSet<_>>())
         };
-        Some((binding, set.selected.difference(&set.freed).collect()))
+        (!asked.is_empty()).then_some((Binding { model, purpose, baseline, survivors }, asked))
+    }
+
+    /// What the next attempt opens.
+    fn next_sum(&self) -> Option<Summed> {
+        let run = self.run()?;
+        let (purpose, model, baseline) = (run.step.purpose(), self.next_model(run), self.next_baseline(run));
+        Some(Summed { purpose, model, baseline })
     }
 
     /// The model that the next context names.

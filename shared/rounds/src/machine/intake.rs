@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use consilium_secagg::context::CtxHash;
 use consilium_secagg::message::Envelope;
 use consilium_secagg::numbering::{Attempt, Epoch};
+use consilium_secagg::terms::Floors;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::Signed;
 use consilium_study::statement::{Acceptance, Readiness, Refusal};
 
 use super::run::{Live, Member, Phase, Stage, UploadState};
-use super::sites::{Accepted, RestAfter, Standing};
+use super::sites::{Accepted, RestAfter, SiteRecord, Standing, Summed};
 use super::{Effects, StudyMachine};
 use crate::event::{Notice, Refused};
 use crate::message::{Binding, Decision, Masked, Progress, SiteMessage};
@@ -256,6 +257,8 @@ impl StudyMachine {
     }
 
     fn masked(&mut self, from: &SiteName, masked: Masked, now: Timestamp) -> Result<(), Refused> {
+        let accepted = self.sites.get(from).and_then(SiteRecord::accepted);
+        let floors = accepted.map(|accepted| Floors::of(&accepted.terms));
         let member = self.member(from, masked.attempt)?;
         match member.upload {
             UploadState::Gone(_) => return Err(Refused::NotNow),
@@ -264,6 +267,11 @@ impl StudyMachine {
             | UploadState::Announced(_)
             | UploadState::Receiving
             | UploadState::Complete => {}
+        }
+        // A site asks of a round what it said when it accepted, or the others could not be chosen by it.
+        let receipt = masked.upload.receipt.claim().map_err(|_| Refused::Mismatch("the receipt"))?;
+        if !floors.is_some_and(|floors| floors.are_in(&receipt.terms)) {
+            return Err(Refused::Mismatch("what the receipt asks of the round"));
         }
         member.busy_ms = member.busy_ms.max(masked.busy_ms);
         member.progressed = now;
@@ -325,16 +333,30 @@ impl StudyMachine {
             let meant = set.is_opened_by(binding.purpose, binding.model, binding.baseline);
             freed |= meant && set.survivors == survivors && set.freed.insert(from.clone());
         }
+        let Binding { purpose, model, baseline, .. } = *binding;
+        let record = self.sites.get_mut(from);
+        if let Some(record) =
+            record.filter(|record| record.bound == Some(Summed { purpose, model, baseline }))
+        {
+            record.bound = None;
+            freed = true;
+        }
         freed
     }
 
     /// A site refuses an attempt because of the repeat rule: whatever it said before, it is bound.
     fn bind_again(&mut self, from: &SiteName) {
         let Some(context) = self.live_attempt().map(|live| live.context.clone()) else { return };
+        let (purpose, model, baseline) = (context.purpose, context.model, context.baseline);
+        let mut here = false;
         for set in &mut self.opened {
-            if set.is_opened_by(context.purpose, context.model, context.baseline) {
+            if set.is_opened_by(purpose, model, baseline) {
                 set.freed.remove(from);
+                here = true;
             }
+        }
+        if !here && let Some(record) = self.sites.get_mut(from) {
+            record.bound = Some(Summed { purpose, model, baseline });
         }
     }
 

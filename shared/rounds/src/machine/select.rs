@@ -105,10 +105,18 @@ pub(crate) fn select(
         return Err(Shortage::Required { missing });
     }
     let selected = selected?;
-    if !changes_enough(&sites, ready, rules.earlier) {
-        return Err(Shortage::TooSmallChange);
+    if changes_enough(&sites, ready, rules.earlier) {
+        return Ok(selected);
     }
-    Ok(selected)
+    // Whoever came or went makes too small a change: it goes on with an earlier set, the largest that is there.
+    let as_before = rules.earlier.iter().filter(|before| before.is_subset(&sites)).filter_map(|before| {
+        let mut before = before.clone();
+        let selected = meet_terms(&mut before, ready, rules).ok()?;
+        let holds = rules.required.iter().all(|site| before.contains(site))
+            && changes_enough(&before, ready, rules.earlier);
+        (holds && rules.bound.is_none()).then_some(selected)
+    });
+    as_before.max_by_key(|selected| selected.sites.len()).ok_or(Shortage::TooSmallChange)
 }
 
 /// Leaves sites out, the one with most open pairs first, until all that remain have settled with each other.
@@ -256,5 +264,25 @@ mod tests {
         let earlier = [names("abcde")];
         let rules = Rules { earlier: &earlier, ..rules(None, &[]) };
         assert_eq!(select(&ready, |_, _| true, &rules), Err(Shortage::TooSmallChange));
+    }
+
+    #[test]
+    fn a_late_site_waits_until_the_change_is_large_enough() {
+        let mut ready = ready("abcdef");
+        ready.get_mut(&SiteName::new("a").unwrap()).unwrap().min_change = Some(2);
+        let earlier = [names("abce"), names("abcde")];
+        let rules = Rules { roster: 6, earlier: &earlier, ..rules(None, &[]) };
+        let refused = select(&ready, |_, _| true, &rules);
+        assert_eq!(refused, Err(Shortage::TooSmallChange), "both earlier sets differ by one");
+        let earlier = [names("abcde")];
+        let rules = Rules { earlier: &earlier, ..rules };
+        assert_eq!(select(&ready, |_, _| true, &rules).unwrap().sites, names("abcde"), "f waits");
+        let earlier = [names("abcd")];
+        let rules = Rules { earlier: &earlier, ..rules };
+        assert_eq!(
+            select(&ready, |_, _| true, &rules).unwrap().sites,
+            names("abcdef"),
+            "e and f come together"
+        );
     }
 }

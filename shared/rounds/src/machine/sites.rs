@@ -1,6 +1,7 @@
 //! What the coordinator knows of each site of a study.
 
 use consilium_secagg::context::Purpose;
+use consilium_study::hash::Hash;
 use consilium_study::sign::{Signed, VerifyingKey};
 use consilium_study::statement::{Acceptance, Readiness, Refusal, SiteTerms};
 use minicbor::{Decode, Encode};
@@ -37,6 +38,23 @@ pub(crate) struct SiteRecord {
     /// Why it was missing from the last attempt that selected it, if it was.
     #[n(7)]
     pub(crate) last_missing: Option<Missing>,
+    /// What it declined to have summed, because it has signed other survivors for it in another study.
+    #[n(8)]
+    pub(crate) bound: Option<Summed>,
+}
+
+/// What a sum opens: the repeat rule asks for the same survivors when it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Summed {
+    #[n(0)]
+    pub(crate) purpose: Purpose,
+    /// The starting model, or the candidate.
+    #[n(1)]
+    pub(crate) model: Hash,
+    /// What a candidate is compared with.
+    #[n(2)]
+    pub(crate) baseline: Option<Hash>,
 }
 
 /// A while in which a site is not asked.
@@ -131,6 +149,7 @@ impl SiteRecord {
             train_rest: Rest::default(),
             evaluate_rest: Rest::default(),
             last_missing: None,
+            bound: None,
         }
     }
 

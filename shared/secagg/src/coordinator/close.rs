@@ -10,7 +10,7 @@ use super::CoordinatorRefusal;
 use super::collect::CollectMasked;
 use super::setup::first_counts;
 use super::unmask::Unmask;
-use crate::consistency::{self, Inconsistent, unequal_pairs};
+use crate::consistency::{self, Inconsistent, UnmetTerms, unequal_pairs};
 use crate::context::Context;
 use crate::held::Held;
 use crate::message::{Envelope, Receipt, Survivor, Survivors, SurvivorsSignature, UnmaskRequest};
@@ -170,17 +170,33 @@ pub(super) fn propose(
         collected.receipts.get(index).is_some_and(|receipt| receipt.terms.bound.is_empty())
     };
     proposals.push(undisputed.iter().filter(unbound).copied().collect());
-    proposals.sort_by_key(|proposal| std::cmp::Reverse(proposal.len()));
     let mut reason = None;
-    for proposal in proposals.into_iter().filter(|proposal| proposal.len() >= want) {
+    // The largest first; among equals the one that was thought of first.
+    while let Some(proposal) = take_largest(&mut proposals).filter(|proposal| proposal.len() >= want) {
         match check(collected, pin, &proposal) {
             Ok(survivors) => return Ok(survivors),
             Err(inconsistent) => {
+                // Nobody's terms cost the others the round: without whoever asks too much, it may go on. But a site
+                // that asks for larger changes is not left out for that: its absence would be the change.
+                if let Inconsistent::Terms { site, unmet } = inconsistent
+                    && unmet != UnmetTerms::MinChange
+                {
+                    let rest: BTreeSet<_> = proposal.into_iter().filter(|index| *index != site).collect();
+                    if !proposals.contains(&rest) {
+                        proposals.push(rest);
+                    }
+                }
                 reason.get_or_insert(inconsistent);
             }
         }
     }
     Err(reason.map_or(below, NotClosed::Terms))
+}
+
+fn take_largest(proposals: &mut Vec<BTreeSet<SiteIndex>>) -> Option<BTreeSet<SiteIndex>> {
+    let largest = proposals.iter().map(BTreeSet::len).max()?;
+    let at = proposals.iter().position(|proposal| proposal.len() == largest)?;
+    Some(proposals.remove(at))
 }
 
 /// Runs for a proposal the checks that every site will run.

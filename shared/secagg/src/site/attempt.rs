@@ -8,7 +8,7 @@ use consilium_study::sign::{SignatureError, Signed};
 use super::record::{AttemptRecord, Opening, Own};
 use super::{Missing, RepeatBook, SiteMachine, SiteRefusal, Unsent};
 use crate::alarm::Occasion;
-use crate::consistency::fits;
+use crate::consistency::{counts_as, fits};
 use crate::context::{Context, CtxHash};
 use crate::dealing::Row;
 use crate::held::Held;
@@ -120,15 +120,12 @@ impl SiteMachine {
         Ok(())
     }
 
-    /// Refuses early where the repeat rule leaves no survivors that this site could sign.
+    /// Refuses early where the repeat rule stands against this Selection: whoever is in it is to survive, and those
+    /// survivors this site could not sign.
     fn check_repeat(&self, context: &Context, book: &RepeatBook) -> Result<(), SiteRefusal> {
-        for bound in book.binding(context) {
-            let mut needed = bound.difference(&self.record.guilty);
-            if !bound.contains(&self.me) || !needed.all(|site| context.selection.index_of(site).is_some()) {
-                return Err(SiteRefusal::RepeatRule);
-            }
-        }
-        Ok(())
+        let selected = context.selection.members().iter().map(|member| member.site.clone()).collect();
+        let same = |bound: &BTreeSet<SiteName>| counts_as(&selected, bound, &self.record.guilty);
+        if book.binding(context).into_iter().all(same) { Ok(()) } else { Err(SiteRefusal::RepeatRule) }
     }
 
     pub(super) fn attempt(&self, ctx: &CtxHash) -> Result<&AttemptRecord, SiteRefusal> {
