@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::consortium::{Consortium, Location};
 use crate::output::{Output, bytes, table};
 use crate::remote::{self, Meter, Remote};
-use crate::study::{self, Known, StudyLine};
+use crate::study::{self, Known, NOTHING_ADOPTED, StudyLine};
 
 /// What a model file holds beside its numbers.
 const HEADER: u64 = 4 << 20;
@@ -107,6 +107,8 @@ pub struct Shown {
     pub bytes: u64,
     /// The round after which it was the global model; 0 for the initial model.
     pub round: u32,
+    /// Whether training came to anything; if not, this is the model that the study started from.
+    pub adopted: bool,
     /// Loss on the held-out cases of the federation, where it was measured.
     pub loss: Option<f64>,
     /// AUROC on the same cases.
@@ -133,13 +135,14 @@ impl Shown {
             value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.4}"))
         };
         format!(
-            "{study}: model {model}, {size}, after round {round}\n\
+            "{study}: model {model}, {size}, after round {round}{warning}\n\
              figures      loss {loss}, AUROC {auroc}, over the federation's held-out cases\n\
              input        {channels} x {height} x {width}, values from 0 to 1, then (x - {mean}) / {std}\n\
              scores       {labels}\n\
              parameters   {parameters}, graph {graph}\n\
              Fetch it with: consilium model export {study}",
             study = self.study,
+            warning = if self.adopted { String::new() } else { format!("\n{NOTHING_ADOPTED}") },
             model = self.model,
             size = bytes(self.bytes),
             round = self.round,
@@ -169,6 +172,7 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         model,
         bytes: length,
         round,
+        adopted: !known.released_its_start(),
         loss: line.and_then(|line| line.loss),
         auroc: line.and_then(|line| line.auroc),
         parameters: file.model.len(),
@@ -191,14 +195,17 @@ pub struct Exported {
     pub file: PathBuf,
     /// Its length.
     pub bytes: u64,
+    /// Whether training came to anything; if not, this is the model that the study started from.
+    pub adopted: bool,
 }
 
 impl Exported {
     fn people(&self) -> String {
-        let Self { study, model, file, bytes: length } = self;
+        let Self { study, model, file, bytes: length, adopted } = self;
+        let story =
+            if *adopted { "`consilium audit verify` proves how it came about." } else { NOTHING_ADOPTED };
         format!(
-            "Wrote the model of {study} to {} ({}), SHA-256 {model}.\n\
-             `consilium audit verify` proves how it came about.",
+            "Wrote the model of {study} to {} ({}), SHA-256 {model}.\n{story}",
             file.display(),
             bytes(*length)
         )
@@ -216,7 +223,9 @@ pub async fn export(
     let mut remote = Remote::open(consortium).await?;
     let known = study::fetch_from(&mut remote, name).await?;
     let (model, limit) = released(&known)?;
-    let exported = |length| Exported { study: name.clone(), model, file: file.to_owned(), bytes: length };
+    let adopted = !known.released_its_start();
+    let exported =
+        |length| Exported { study: name.clone(), model, file: file.to_owned(), bytes: length, adopted };
     if let Some((there, length)) = hash_of(file)? {
         if there == model {
             return Ok(exported(length));

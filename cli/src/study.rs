@@ -19,8 +19,8 @@ pub use check::{Check, check};
 pub use control::{Controlled, declare_lost, pause, resume, start, stop};
 pub use new::new;
 pub use propose::{Proposed, propose};
-pub(crate) use status::fetch_from;
 pub use status::{Known, StudyLine, fetch, list};
+pub(crate) use status::{NOTHING_ADOPTED, fetch_from};
 pub use view::{LineView, MissingView, SiteView, StateView, StatusView, WaitView, round_line};
 pub use watch::{Ending, Happening, Watched, watch};
 
@@ -143,7 +143,7 @@ pub fn run(args: StudyArgs, output: Output) -> anyhow::Result<()> {
             }
             Command::Status { name } => {
                 let known = fetch(&consortium()?, &name).await?;
-                output.show(&known.json()?, |_| known.status.people(remote::now_ms()))?;
+                output.show(&known.json()?, |_| known.people(remote::now_ms()))?;
             }
             Command::Start { name } => control::print(&start(&consortium()?, &name).await?, output)?,
             Command::Pause { name } => control::print(&pause(&consortium()?, &name).await?, output)?,

@@ -108,7 +108,7 @@ async fn serve(
                     let traceparent =
                         hub.parts.telemetry.traceparent(&study.hash, u64::from(machine.status().round));
                     let directive = WireDirective { id: id.hash().as_bytes().to_vec(), body, traceparent };
-                    if sender.send(Ok(directive)).await.is_err() {
+                    if !deliver(hub, site, &attendance, &sender, directive).await {
                         return;
                     }
                 }
@@ -137,9 +137,7 @@ async fn serve(
                 Ok(()) = known.changed() => {}
                 _ = repeat.tick() => {}
                 _ = watchdog.tick() => {
-                    let silent = crate::study::now().as_millis().saturating_sub(hub.presence.sighting(site).last_heard_ms);
-                    if silent > SILENCE.as_millis() as u64 {
-                        tracing::warn!(%site, silent_ms = silent, "nothing heard; the stream is given up");
+                    if is_silent(hub, site) {
                         return;
                     }
                     continue;
@@ -148,4 +146,40 @@ async fn serve(
             break;
         }
     }
+}
+
+/// Hands a directive to the stream. A site that does not read keeps nobody: whatever ends the stream ends this wait.
+async fn deliver(
+    hub: &Hub,
+    site: &SiteName,
+    attendance: &Attendance,
+    sender: &mpsc::Sender<Result<WireDirective, Status>>,
+    directive: WireDirective,
+) -> bool {
+    let sending = sender.send(Ok(directive));
+    tokio::pin!(sending);
+    let mut watchdog = tokio::time::interval(SILENCE / 2);
+    loop {
+        tokio::select! {
+            sent = &mut sending => return sent.is_ok(),
+            () = attendance.end.cancelled() => return false,
+            () = hub.stop.cancelled() => return false,
+            _ = watchdog.tick() => {
+                if is_silent(hub, site) {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Whether nothing was heard of a site for so long that its stream is given up.
+fn is_silent(hub: &Hub, site: &SiteName) -> bool {
+    let heard = hub.presence.sighting(site).last_heard_ms;
+    let silent = crate::study::now().as_millis().saturating_sub(heard);
+    let gone = silent > SILENCE.as_millis() as u64;
+    if gone {
+        tracing::warn!(%site, silent_ms = silent, "nothing heard; the stream is given up");
+    }
+    gone
 }

@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::study::now;
 
+/// Acknowledgements that a stream has not looked at yet.
+const MOST_ACKNOWLEDGEMENTS: usize = 4096;
+
 /// The sites that were heard since the coordinator started.
 #[derive(Default)]
 pub struct Presence(Mutex<BTreeMap<SiteName, Heard>>);
@@ -25,7 +28,7 @@ struct Heard {
 struct Attending {
     number: u64,
     end: CancellationToken,
-    acknowledgements: mpsc::UnboundedSender<DirectiveId>,
+    acknowledgements: mpsc::Sender<DirectiveId>,
 }
 
 /// A site's directive stream, from its opening on.
@@ -35,7 +38,7 @@ pub struct Attendance {
     /// Cancelled when a newer stream takes its place.
     pub end: CancellationToken,
     /// What the site acknowledges.
-    pub acknowledgements: mpsc::UnboundedReceiver<DirectiveId>,
+    pub acknowledgements: mpsc::Receiver<DirectiveId>,
 }
 
 /// A site as it was last seen.
@@ -57,7 +60,7 @@ impl Presence {
         heard.streams += 1;
         heard.agent = agent;
         heard.last_ms = now().as_millis();
-        let (sender, acknowledgements) = mpsc::unbounded_channel();
+        let (sender, acknowledgements) = mpsc::channel(MOST_ACKNOWLEDGEMENTS);
         let end = CancellationToken::new();
         let attending = Attending { number: heard.streams, end: end.clone(), acknowledgements: sender };
         if let Some(before) = heard.attending.replace(attending) {
@@ -86,8 +89,9 @@ impl Presence {
     pub fn acknowledge(&self, site: &SiteName, ids: impl Iterator<Item = DirectiveId>) {
         if let Some(attending) = self.lock().get(site).and_then(|heard| heard.attending.as_ref()) {
             for id in ids {
-                // A stream that is ending does not need them.
-                let _ = attending.acknowledgements.send(id);
+                // A stream that is ending does not need them; whoever sends more than there are directives is asked
+                // again.
+                let _ = attending.acknowledgements.try_send(id);
             }
         }
     }
@@ -117,6 +121,8 @@ mod tests {
         let first = presence.attend(&site, "agent 1".into());
         let second = presence.attend(&site, "agent 1".into());
         assert!(first.end.is_cancelled() && !second.end.is_cancelled());
+        presence.acknowledge(&site, (0..10_000u32).map(|number| DirectiveId::of(&number.to_be_bytes())));
+        assert_eq!(second.acknowledgements.len(), MOST_ACKNOWLEDGEMENTS, "a flood is bounded");
         assert!(!presence.leave(&site, first.number));
         assert!(presence.sighting(&site).connected);
         assert!(presence.leave(&site, second.number));

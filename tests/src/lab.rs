@@ -151,6 +151,16 @@ impl Lab {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Runs a command of a hospital's agent beside the running one, and returns what it prints.
+    pub fn site_agent(&self, site: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(self.programs.site_agent);
+        let output = command.args(arguments).env("CONSILIUM_SITE", self.site_folder(site)).output()?;
+        if !output.status.success() {
+            bail!("site-agent {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// Starts the coordinator, with variables for crash tests.
     pub fn start_coordinator(&mut self, variables: &[(&str, &str)]) -> anyhow::Result<()> {
         let mut running = self.spawn_coordinator(variables)?;

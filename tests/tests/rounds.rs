@@ -112,6 +112,46 @@ fn below_the_quorum_the_study_waits_and_says_for_whom() {
 }
 
 #[test]
+fn a_study_that_was_paused_before_its_sites_came_waits_and_its_ledger_verifies() {
+    let mut lab = Lab::new(PROGRAMS, 3).unwrap();
+    lab.launch(&Study { rounds: 2, ..Study::default() }).unwrap();
+    lab.consilium(&["study", "pause", STUDY]).unwrap();
+    lab.start_agents().unwrap();
+    let held = |status: &serde_json::Value| status["waits"][0]["reason"] == "resume";
+    let status = lab.wait_for(STUDY, PATIENCE, held).unwrap();
+    assert!(trained_lines(&status).is_empty(), "{status}");
+    lab.consilium(&["study", "resume", STUDY]).unwrap();
+    lab.released(STUDY, PATIENCE).unwrap();
+    lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+}
+
+#[test]
+fn what_was_opened_in_one_study_is_opened_with_others_when_persons_agree() {
+    let lab = lab();
+    let three = Some(lab.sites()[..3].to_vec());
+    lab.launch(&Study { name: "pilot", sites: three, rounds: 1, ..Study::default() }).unwrap();
+    lab.released("pilot", PATIENCE).unwrap();
+    // The same seed and data: it starts from the same model, which a, b and c have opened without d.
+    lab.launch(&Study { rounds: 1, ..Study::default() }).unwrap();
+    let asks = |status: &serde_json::Value| {
+        let waits = status["waits"].as_array().unwrap();
+        let asked = waits.iter().find(|wait| wait["reason"] == "consent");
+        asked.is_some_and(|wait| wait["sites"] == serde_json::json!(["a", "b", "c"]))
+    };
+    lab.wait_for(STUDY, PATIENCE, asks).unwrap();
+    for site in ["a", "b", "c"] {
+        let consent = || lab.site_agent(site, &["consent", STUDY, "--person", "Dr. Example"]).is_ok();
+        assert!(wait_until(PATIENCE, consent), "{site} was not asked");
+    }
+    lab.released(STUDY, PATIENCE).unwrap();
+    let report = lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+    assert!(report.contains("a person there allowed model"), "{report}");
+    // The evaluation compares with the same model; without a gate nobody is asked for that.
+    let status = lab.status(STUDY).unwrap();
+    assert_eq!(status["lines"].as_array().unwrap().last().unwrap()["state"], "unevaluated", "{status}");
+}
+
+#[test]
 fn pause_and_stop_work_and_the_same_order_twice_is_harmless() {
     let lab = lab();
     lab.launch(&Study { rounds: 500, ..Study::default() }).unwrap();

@@ -117,7 +117,22 @@ pub(crate) async fn fetch_from(remote: &mut Remote, name: &StudyName) -> anyhow:
     Ok(Known { study, operator, status: view, released, json: status.json })
 }
 
+/// Said of a study that trained for nothing.
+pub(crate) const NOTHING_ADOPTED: &str = "No candidate was adopted: this is the model that the study started from. \
+     Its round lines say why (consilium study status); a smaller training.learning_rate often helps.";
+
 impl Known {
+    /// Whether what was released is the model that the study started from.
+    pub fn released_its_start(&self) -> bool {
+        self.released == Some(self.study.initial_model())
+    }
+
+    /// Where it stands, for people.
+    pub(super) fn people(&self, now_ms: u64) -> String {
+        let status = self.status.people(now_ms);
+        if self.released_its_start() { format!("{status}\n{NOTHING_ADOPTED}") } else { status }
+    }
+
     /// The status as the coordinator sent it.
     pub fn json(&self) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.json)?)

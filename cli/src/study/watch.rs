@@ -6,7 +6,7 @@ use consilium_proto::v1::WatchRequest;
 use consilium_study::name::StudyName;
 use serde_json::Value;
 
-use super::status::fetch_from;
+use super::status::{NOTHING_ADOPTED, fetch, fetch_from};
 use super::view::{LineView, StateView, round_line, words};
 use crate::consortium::Consortium;
 use crate::output::Output;
@@ -185,6 +185,9 @@ pub(super) async fn run(consortium: &Consortium, name: &StudyName, output: Outpu
     })
     .await?;
     if let Ending::Released(_) = ending {
+        if fetch(consortium, name).await?.released_its_start() {
+            output.tell(NOTHING_ADOPTED);
+        }
         output.tell(format!("Fetch the model with: consilium model export {name} -o {name}.safetensors"));
     }
     Ok(())

@@ -130,10 +130,7 @@ fn site_status(hub: &Hub, site: &SiteName) -> SiteStatus {
     });
     let best = rungs.max_by_key(|(rung, _)| *rung);
     let application = Application::load(hub, site).ok().flatten();
-    let revoked = application
-        .as_ref()
-        .and_then(|known| Admission::from_canonical(known.admission.as_ref()?).ok())
-        .is_some_and(|admission| hub.trust.is_revoked(&admission.chain.leaf()));
+    let revoked = application.as_ref().is_some_and(|known| is_revoked(hub, known));
     let request =
         application.and_then(|known| Signed::<EnrolmentRequest>::from_canonical(&known.request).ok());
     let fingerprint = request.and_then(|request| request.claim().ok()?.fingerprint().ok());
@@ -155,6 +152,13 @@ fn site_status(hub: &Hub, site: &SiteName) -> SiteStatus {
         agent: seen.agent,
         fingerprint: fingerprint.unwrap_or_default(),
     }
+}
+
+/// Whether the certificate that a site was admitted with last is revoked.
+fn is_revoked(hub: &Hub, application: &Application) -> bool {
+    let admission = application.admission.as_ref();
+    let admission = admission.and_then(|bytes| Admission::from_canonical(bytes).ok());
+    admission.is_some_and(|admission| hub.trust.is_revoked(&admission.chain.leaf()))
 }
 
 impl Services {
@@ -235,6 +239,16 @@ impl Services {
                 "there is another study {}; give this one another name",
                 study.name
             )));
+        }
+        for site in &study.sites {
+            let known =
+                Application::load(&self.hub, site).map_err(|error| failed(&self.hub, &error.into()))?;
+            if known.is_some_and(|known| is_revoked(&self.hub, &known)) {
+                return Err(Status::failed_precondition(format!(
+                    "{site} is revoked and can take part in nothing. Leave it out of the study, or admit its new \
+                     machine first: consilium site invite {site}"
+                )));
+            }
         }
         let model = self.hub.parts.blobs.read(&study.initial_model()).map_err(|_| {
             Status::failed_precondition(

@@ -209,6 +209,11 @@ pub enum ActRefused {
     /// Only a stopped or released study is over, and stays so.
     #[error("the study is over")]
     StudyOver,
+    /// A study that nobody has started has nothing to pause.
+    #[error(
+        "the study was not started, so there is nothing to pause; it begins no round before `consilium study start`"
+    )]
+    NotStarted,
     /// Only an attempt whose survivors were proposed can be declared lost; others end by themselves.
     #[error("no attempt of this number waits for signatures or answers")]
     NotWaiting,

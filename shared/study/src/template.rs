@@ -1,5 +1,6 @@
 //! The commented `study.toml` that `consilium study new` writes.
 
+use crate::hash::Hash;
 use crate::name::{SiteName, StudyName};
 
 /// A complete study with every key explained. It passes every check as soon as `sites` names at least
@@ -10,7 +11,14 @@ pub fn study_toml(name: &StudyName, sites: &[SiteName]) -> String {
     TEMPLATE
         .replace("{name}", name.as_str())
         .replace("{sites}", &listed.join(", "))
+        .replace("{seed}", &format!("{:<28}", seed(name)))
         .replace("{quorum}", &quorum.to_string())
+}
+
+/// A seed of its own for each study: two that start from the same model ask persons before they open it twice.
+fn seed(name: &StudyName) -> u32 {
+    let hash = Hash::labelled("template-seed", name.as_str().as_bytes());
+    hash.as_bytes().iter().take(3).fold(0, |number, byte| (number << 8) | u32::from(*byte))
 }
 
 const TEMPLATE: &str = r#"# A study: what the hospitals agree to, word by word. It holds data, never code.
@@ -21,7 +29,7 @@ format = 1
 name = "{name}"                      # a-z, 0-9 and '-'; unique in the consortium
 title = "One line that says what is asked"
 sites = [{sites}]                    # at least 3; the protection is computed over this list
-seed = 1                             # every pseudo-random choice starts here
+seed = {seed}  # every pseudo-random choice starts here
 
 [data]                               # what a case is
 labels = ["normal", "pneumonia"]     # the position is the class number

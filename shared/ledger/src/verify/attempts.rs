@@ -25,7 +25,10 @@ impl Walk {
             return Err(Fault::UnknownRoster(opening.roster));
         }
         let study = self.study_mut(&opening.study)?;
-        study.running()?;
+        // Keys are settled before the start, too: also while that is put off.
+        if study.state != StudyState::Paused {
+            study.running()?;
+        }
         let before = study.epoch.as_ref().map_or(0, |epoch| epoch.epoch.get());
         rising("epoch", opening.epoch.get(), before)?;
         rising("first attempt", opening.first_attempt.get(), study.last_attempt)?;
@@ -59,6 +62,7 @@ impl Walk {
             honest_behind_sum: context.thresholds.honest_behind_a_sum(),
             outcome: "not settled".to_owned(),
             aggregate: None,
+            candidate: None,
         };
         let study = context.study;
         let walk = AttemptWalk { study, context, survivors: None, agreed: false, end: None, report };
@@ -127,6 +131,7 @@ impl Walk {
         attempt.end = Some(End::Opened);
         "the sum was opened".clone_into(&mut attempt.report.outcome);
         attempt.report.aggregate = Some(sum.aggregate);
+        attempt.report.candidate = sum.candidate;
         let counted = attempt.report.counted.clone();
         if let Some(model) = sum.candidate {
             self.study_mut(&study)?.candidate = Some(Candidate { round: sum.round.get(), model, counted });

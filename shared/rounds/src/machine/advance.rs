@@ -110,7 +110,8 @@ impl StudyMachine {
                 self.wanted = Wanted::Held;
                 effects.course(Course::Pause, by);
             }
-            // Nothing runs that could be paused.
+            (Life::Proposed | Life::Open, Wanted::NotYet) => return Err(ActRefused::NotStarted),
+            // It is paused, or nothing new begins any more.
             _ => {}
         }
         Ok(())

@@ -123,7 +123,7 @@ impl StudyMachine {
     }
 
     /// What the next attempt opens.
-    fn next_sum(&self) -> Option<Summed> {
+    pub(super) fn next_sum(&self) -> Option<Summed> {
         let run = self.run()?;
         let (purpose, model, baseline) = (run.step.purpose(), self.next_model(run), self.next_baseline(run));
         Some(Summed { purpose, model, baseline })

@@ -100,7 +100,7 @@ impl StudyMachine {
             SiteMessage::Declined { attempt, reason, .. } => {
                 let missing = Missing::declined(from.clone(), reason);
                 if reason == Decline::Repeat {
-                    self.bind_again(from);
+                    self.bind_again(from, attempt);
                 }
                 return attempt.map_or(Ok(()), |attempt| self.leave(attempt, missing, now));
             }
@@ -345,9 +345,9 @@ impl StudyMachine {
     }
 
     /// A site refuses an attempt because of the repeat rule: whatever it said before, it is bound.
-    fn bind_again(&mut self, from: &SiteName) {
-        let Some(context) = self.live_attempt().map(|live| live.context.clone()) else { return };
-        let (purpose, model, baseline) = (context.purpose, context.model, context.baseline);
+    fn bind_again(&mut self, from: &SiteName, attempt: Option<Attempt>) {
+        let Some(summed) = attempt.and_then(|attempt| self.summed_by(attempt)) else { return };
+        let Summed { purpose, model, baseline } = summed;
         let mut here = false;
         for set in &mut self.opened {
             if set.is_opened_by(purpose, model, baseline) {
@@ -356,7 +356,22 @@ impl StudyMachine {
             }
         }
         if !here && let Some(record) = self.sites.get_mut(from) {
-            record.bound = Some(Summed { purpose, model, baseline });
+            record.bound = Some(summed);
+        }
+    }
+
+    /// What an attempt would open that collects, or was given up a moment ago.
+    fn summed_by(&self, attempt: Attempt) -> Option<Summed> {
+        let latest = attempt.get() + 1 == self.next_attempt;
+        match &self.run()?.stage {
+            Stage::Attempt(live) if live.attempt() == attempt => {
+                let context = &live.context;
+                let (purpose, model, baseline) = (context.purpose, context.model, context.baseline);
+                Some(Summed { purpose, model, baseline })
+            }
+            // The same is tried again.
+            Stage::Gathering(gathering) if latest && gathering.abandoned > 0 => self.next_sum(),
+            Stage::Attempt(_) | Stage::Gathering(_) | Stage::Summing(_) => None,
         }
     }
 
