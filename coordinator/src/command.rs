@@ -8,7 +8,7 @@ use consilium_study::failure::in_words;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::hub::Hub;
+use crate::hub::{Checked, Hub};
 use crate::serve::serve;
 
 /// Runs rounds: selects sites, collects masked updates, opens their sum, and never sees a single update.
@@ -30,7 +30,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Check a configuration, the identity folder and the ledger without serving
+    /// Check a configuration, the identity folder and the ledger; changes nothing
     CheckConfig {
         /// Configuration that `consilium init` made
         #[arg(long, value_name = "FILE")]
@@ -73,18 +73,14 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn check(path: &std::path::Path, json: bool) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    let (hub, _) = Hub::open(&config)?;
-    let consortium = &hub.trust.anchor().name;
-    let (sites, entries) = (hub.trust.roster().sites().len(), hub.parts.ledger.checkpoint().size);
+    let Checked { consortium, entries } = Hub::check(&config)?;
     if json {
-        println!(
-            "{}",
-            json!({ "ok": true, "consortium": consortium, "sites": sites, "ledger_entries": entries })
-        );
+        println!("{}", json!({ "ok": true, "consortium": consortium, "ledger_entries": entries }));
     } else {
         println!(
-            "{} is valid: consortium {consortium}, {sites} sites on the roster, {entries} entries in the ledger",
+            "{} is valid: consortium {consortium}, {entries} {} in the ledger",
             path.display(),
+            if entries == 1 { "entry" } else { "entries" }
         );
     }
     Ok(())

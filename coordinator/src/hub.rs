@@ -131,6 +131,15 @@ impl From<ledger::LedgerError> for OpenError {
     }
 }
 
+/// What a check of a coordinator's folders found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Whose coordinator it is.
+    pub consortium: ConsortiumName,
+    /// Entries in its ledger.
+    pub entries: u64,
+}
+
 impl Hub {
     /// Opens everything. Studies are there, but do not run yet: see [`Hub::resume`].
     pub fn open(config: &Config) -> Result<(Self, Arc<ServerTls>), OpenError> {
@@ -179,6 +188,17 @@ impl Hub {
             &[Record::Roster(roster)],
         )?;
         Ok((hub, tls))
+    }
+
+    /// Checks identity and ledger, and changes nothing: it may be another user's command, beside a coordinator that
+    /// runs.
+    pub fn check(config: &Config) -> Result<Checked, OpenError> {
+        let identity = Identity::read(&config.identity)?;
+        let consortium = identity.anchor.name.clone();
+        let entries = Ledger::check(&config.ledger, &consortium, &identity.signing.verifying_key())?;
+        let trust = Arc::new(Trust::new(identity.anchor, &identity.roster, Revocations::new())?);
+        let _ = ServerTls::new(trust, &identity.chain, &identity.tls)?;
+        Ok(Checked { consortium, entries })
     }
 
     /// Brings back the studies that were running, each at the event that was committed last.

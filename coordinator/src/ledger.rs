@@ -13,11 +13,11 @@ use consilium_ledger::checkpoint::Checkpoint;
 use consilium_ledger::entry::Kind;
 use consilium_ledger::files::Files;
 use consilium_ledger::log::{AppendError, Log, Step};
-use consilium_ledger::reader::LogError;
+use consilium_ledger::reader::{LogError, LogReader};
 use consilium_ledger::record::{Record, UnreadableRecord};
 use consilium_study::canonical::{Canonical, NotCanonical};
 use consilium_study::name::ConsortiumName;
-use consilium_study::sign::SigningKey;
+use consilium_study::sign::{SigningKey, VerifyingKey};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
@@ -100,6 +100,16 @@ impl Ledger {
         let ledger = Self { folder: folder.to_owned(), blobs, key, log: Mutex::new(log) };
         ledger.perform(steps)?;
         Ok(ledger)
+    }
+
+    /// Checks all of the log and changes nothing. Returns the number of entries; 0 where none was begun.
+    pub fn check(folder: &Path, origin: &ConsortiumName, key: &VerifyingKey) -> Result<u64, LedgerError> {
+        let files = Folder(folder.to_owned());
+        match LogReader::open(&files) {
+            Ok(log) => Ok(log.authenticate(origin, key)?.size),
+            Err(LogError::NoCheckpoint) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Appends everything that committed transactions left waiting.

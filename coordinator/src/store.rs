@@ -3,7 +3,7 @@
 //! What repeats after a crash: nothing that a committed transaction holds. What is lost: an event whose
 //! transaction was not committed; its sender was not answered and sends it again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::durable::durable;
 
@@ -87,10 +87,16 @@ pub trait Store: Send + Sync {
     fn commit(&self, name: &str, transaction: Transaction) -> Result<(), StoreError>;
 }
 
-/// The record store failed: the disk is full, or broken.
+/// Why the record store cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the record store cannot be used: {0}. Check the disk, then start the coordinator again")]
-pub struct StoreError(#[from] sled::Error);
+pub enum StoreError {
+    /// Another process has it open.
+    #[error("another coordinator uses {} already; stop that one first", .0.display())]
+    InUse(PathBuf),
+    /// The disk is full, or broken.
+    #[error("the record store cannot be used: {0}. Check the disk, then start the coordinator again")]
+    Failed(#[from] sled::Error),
+}
 
 /// The embedded store.
 pub struct SledStore {
@@ -103,7 +109,13 @@ impl SledStore {
         // Every commit flushes, so the background flush has nothing to do; the cache is small because
         // models and updates are files, not records.
         let config = sled::Config::new().path(folder).cache_capacity(16 << 20).flush_every_ms(None);
-        Ok(Self { tree: config.open()? })
+        let tree = config.open().map_err(|error| {
+            // The library says it in words only.
+            let in_use =
+                matches!(&error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"));
+            if in_use { StoreError::InUse(folder.to_owned()) } else { error.into() }
+        })?;
+        Ok(Self { tree })
     }
 }
 
@@ -115,7 +127,9 @@ impl Store for SledStore {
     fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<Entry>, StoreError> {
         self.tree
             .scan_prefix(full_key(table, prefix))
-            .map(|record| record.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(StoreError))
+            .map(|record| {
+                record.map(|(key, value)| (key[1..].to_vec(), value.to_vec())).map_err(StoreError::Failed)
+            })
             .collect()
     }
 
@@ -147,6 +161,8 @@ mod tests {
             Transaction::new().put(Table::Sites, b"a", b"1".to_vec()).put(Table::Meta, b"a", b"2".to_vec());
         store.commit("first", first).unwrap();
         store.commit("second", Transaction::new().remove(Table::Sites, b"a")).unwrap();
+        let second = SledStore::open(folder.path()).map(|_| ());
+        assert!(matches!(second, Err(StoreError::InUse(_))), "{second:?}");
         drop(store);
         let store = SledStore::open(folder.path()).unwrap();
         assert_eq!(store.get(Table::Sites, b"a").unwrap(), None);

@@ -51,7 +51,7 @@ pub fn run(args: &InitArgs, output: Output) -> anyhow::Result<()> {
             "Made the consortium {name} in {folder}\n\
              \n  fingerprint  {fingerprint}   (every hospital compares this)\n\
              \nKeep {folder}/consortium/consortium.key offline: it alone can admit a hospital.\n\
-             Carry {folder}/coordinator to the coordinator's machine and start it:\n\
+             Carry {folder}/coordinator to the coordinator's machine, leave no copy, and start it:\n\
              \n  coordinator serve --config {folder}/coordinator/coordinator.toml\n\
              \nThen invite the first hospital; with the first line every other command finds the folder as it is typed:\n\
              \n  export CONSILIUM_DIR={absolute}\n  consilium site invite NAME",

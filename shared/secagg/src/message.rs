@@ -27,6 +27,7 @@ use consilium_study::hash::Hash;
 use consilium_study::sign::{Signed, Statement};
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use zeroize::Zeroize as _;
 
 pub use self::setup::{
     Advert, Confirmation, Encapsulation, EpochOpening, KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES,
@@ -343,6 +344,14 @@ pub struct Answer {
 
 impl Statement for Answer {
     const LABEL: &'static str = "answer";
+}
+
+// A holder makes more of them than it gives back.
+impl Drop for OpenedShare {
+    fn drop(&mut self) {
+        self.share.zeroize();
+        self.salt.zeroize();
+    }
 }
 
 // Shares and seeds are for the coordinator and for evidence, not for logs.

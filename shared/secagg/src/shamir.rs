@@ -38,11 +38,11 @@ pub(crate) fn combine(shares: &[(SiteIndex, [u8; 32])], thresholds: &Thresholds)
     if !distinct || shares.len() != usize::from(thresholds.threshold) {
         return None;
     }
-    let points: Vec<Vec<u8>> = shares
-        .iter()
-        .map(|(index, share)| std::iter::once(index.get()).chain(share.iter().copied()).collect())
-        .collect();
-    let mut bytes = Gf256::combine_bytes(points).ok()?;
+    let point = |(index, share): &(SiteIndex, [u8; 32])| -> Vec<u8> {
+        std::iter::once(index.get()).chain(share.iter().copied()).collect()
+    };
+    let points: Zeroizing<Vec<Vec<u8>>> = Zeroizing::new(shares.iter().map(point).collect());
+    let mut bytes = Gf256::combine_bytes(points.as_slice()).ok()?;
     let seed = <&[u8; 32]>::try_from(bytes.as_slice()).ok().map(MaskSeed::from_bytes);
     bytes.zeroize();
     seed
