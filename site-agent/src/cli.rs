@@ -176,12 +176,13 @@ pub fn main() -> ExitCode {
     run(Cli::parse(), &[])
 }
 
-/// `site-agent journal | head`: whoever has read enough gets no complaint, and no success either.
+/// `site-agent journal | head`, or `site-agent run 2>&1 | head`: whoever has read enough gets no complaint, and no
+/// success either.
 fn leave_when_nobody_reads() {
     let complain = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic.payload_as_str().unwrap_or_default();
-        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
             // What a shell shows for a program that was ended because its reader had gone.
             std::process::exit(141);
         }

@@ -3,7 +3,12 @@
 //! The keys never travel. What travels is a request that binds them to the invitation; a person at the
 //! consortium compares its fingerprint with the one shown here. Every step can be repeated: the same
 //! command goes on where it stopped.
+//!
+//! A request cannot be made a second time, and the coordinator takes one for each invitation. So a request rests
+//! in a file of its invitation's name; when the coordinator has taken it, it becomes the one that the site waits
+//! for, and the one before keeps a file of its own until the site is a member. A wrong invitation spoils nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +23,7 @@ use consilium_study::canonical::Canonical as _;
 use consilium_study::name::{ConsortiumName, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 use jiff::Timestamp;
+use minicbor::{Decode, Encode};
 use serde::Serialize;
 use tonic::transport::Channel;
 
@@ -109,6 +115,28 @@ pub fn run(invitation: &str, folder: &SiteFolder, wait: bool, json: bool) -> any
     runtime.block_on(application.submit(&folder, &invitation, &target, wait, teller))
 }
 
+/// A request for admission as it rests in its file.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Asked {
+    /// Whom the site asks.
+    #[n(0)]
+    consortium: ConsortiumName,
+    /// What it sends.
+    #[n(1)]
+    request: Signed<EnrolmentRequest>,
+}
+
+impl Asked {
+    /// Reads a request, if it is there.
+    fn read(path: &Path) -> anyhow::Result<Option<Self>> {
+        let Some(bytes) = Disk.read(Kind::Identity, path)? else { return Ok(None) };
+        let asked = Self::from_canonical(&bytes)
+            .with_context(|| format!("{} was altered; remove it", path.display()))?;
+        Ok(Some(asked))
+    }
+}
+
 /// The keys of a site that asks, and its request.
 struct Application {
     tls: TlsKey,
@@ -119,21 +147,50 @@ struct Application {
 impl Application {
     /// Makes keys and request, or finds those that an earlier run made.
     fn prepare(folder: &SiteFolder, invitation: &Invitation) -> anyhow::Result<Self> {
-        let earlier = Disk.read(Kind::Identity, &folder.enrolment_request())?;
-        if let (Some(bytes), Some(tls)) = (earlier, read_key(&Disk, folder)?) {
-            let request = Signed::<EnrolmentRequest>::from_canonical(&bytes).with_context(|| {
-                format!("{} was altered; remove it", folder.enrolment_request().display())
-            })?;
-            // A new invitation needs a new request; the keys can stay.
-            if request.claim()?.invitation() == invitation.id() {
-                return Ok(Self { tls, signing: read_signing_key(&Disk, folder)?, request });
+        let (waiting, id) = (folder.enrolment_request(), invitation.id());
+        let asked = Asked::read(&waiting)?;
+        if let Some(Asked { consortium, request }) = &asked {
+            let site = request.claim()?.site().clone();
+            if (&site, consortium) != (invitation.site(), &invitation.anchor().name) {
+                bail!(
+                    "this folder has asked to join {consortium} as {site}; use another folder, or remove {} to \
+                     give that up",
+                    waiting.display()
+                );
+            }
+        }
+        let aside = folder.enrolment_request_of(&id);
+        if let Some(tls) = read_key(&Disk, folder)? {
+            for Asked { request, .. } in [Asked::read(&aside)?, asked].into_iter().flatten() {
+                if request.claim()?.invitation() == id {
+                    return Ok(Self { tls, signing: read_signing_key(&Disk, folder)?, request });
+                }
             }
         }
         invitation.check(Timestamp::now())?;
+        // A new invitation needs a new request; the keys can stay.
         let (tls, signing) = make_keys(folder)?;
         let request = EnrolmentRequest::new(invitation, &tls.request(), &signing);
-        Disk.replace(Kind::Identity, &folder.enrolment_request(), &request.to_canonical())?;
+        let asked = Asked { consortium: invitation.anchor().name.clone(), request: request.clone() };
+        Disk.replace(Kind::Identity, &aside, &asked.to_canonical())?;
         Ok(Self { tls, signing, request })
+    }
+
+    /// The coordinator has taken the request: it is the one that this site waits for. One of an earlier
+    /// invitation is put aside first; after a crash in between each is found under its invitation.
+    fn wait_for(&self, folder: &SiteFolder) -> anyhow::Result<()> {
+        let (waiting, id) = (folder.enrolment_request(), self.request.claim()?.invitation());
+        let aside = folder.enrolment_request_of(&id);
+        if !aside.exists() {
+            return Ok(());
+        }
+        if let Some(Asked { request, .. }) = Asked::read(&waiting)? {
+            let earlier = request.claim()?.invitation();
+            if earlier != id {
+                Disk.promote(Kind::Identity, &waiting, &folder.enrolment_request_of(&earlier))?;
+            }
+        }
+        Ok(Disk.promote(Kind::Identity, &aside, &waiting)?)
     }
 
     /// Sends the request, shows the fingerprint, and collects the admission.
@@ -165,6 +222,7 @@ impl Application {
             }
             None => bail!("the coordinator answered with nothing"),
         }
+        self.wait_for(folder)?;
         let (site, consortium) = (invitation.site(), &invitation.anchor().name);
         teller.tell(&Step::Asked { site, consortium, fingerprint: shown.clone() }, || {
             format!(
@@ -212,7 +270,7 @@ impl Application {
             admission,
         };
         membership.write(folder)?;
-        Disk.remove(Kind::Identity, &folder.enrolment_request())?;
+        forget_requests(folder)?;
         let operators = membership.operators()?;
         let Membership { anchor, site, .. } = membership;
         teller.tell(&Step::enrolled(&site, &anchor), || {
@@ -228,6 +286,16 @@ impl Application {
         });
         Ok(())
     }
+}
+
+/// Removes every request for admission: the site is a member.
+fn forget_requests(folder: &SiteFolder) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder.relay())?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("enrolment") {
+            Disk.remove(Kind::Identity, &entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The keys of this site: those that are here, or new ones.
@@ -295,5 +363,101 @@ async fn collect(client: &mut EnrolmentClient<Channel>, request: &[u8]) -> anyho
             Ok(Some(Admission::from_canonical(&bytes).context("the admission does not decode")?))
         }
         None => bail!("the coordinator answered with nothing"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invitations(consortium: &str, site: &str, count: usize) -> Vec<Invitation> {
+        let anchor = consilium_identity::ConsortiumKey::generate(consortium.parse().unwrap()).anchor();
+        let expires = Timestamp::now() + Duration::from_hours(1);
+        let (address, site) =
+            ("localhost:443".parse::<Address>().unwrap(), site.parse::<SiteName>().unwrap());
+        (0..count).map(|_| Invitation::new(anchor.clone(), address.clone(), site.clone(), expires)).collect()
+    }
+
+    fn folder() -> (tempfile::TempDir, SiteFolder) {
+        let place = tempfile::tempdir().unwrap();
+        let folder = SiteFolder::new(place.path());
+        (place, folder)
+    }
+
+    /// The request that a run with this invitation would send.
+    fn sent(folder: &SiteFolder, invitation: &Invitation) -> Vec<u8> {
+        Application::prepare(folder, invitation).unwrap().request.to_canonical()
+    }
+
+    /// The request that the site waits for.
+    fn waiting(folder: &SiteFolder) -> Vec<u8> {
+        Asked::read(&folder.enrolment_request()).unwrap().unwrap().request.to_canonical()
+    }
+
+    /// A run whose request the coordinator takes.
+    fn taken(folder: &SiteFolder, invitation: &Invitation) -> Vec<u8> {
+        let application = Application::prepare(folder, invitation).unwrap();
+        application.wait_for(folder).unwrap();
+        assert_eq!(waiting(folder), application.request.to_canonical());
+        application.request.to_canonical()
+    }
+
+    #[test]
+    fn an_invitation_of_another_site_does_not_spoil_a_request() {
+        let (_place, folder) = folder();
+        let first = &invitations("north", "eve1", 1)[0];
+        let request = taken(&folder, first);
+        for (consortium, site) in [("north", "eve2"), ("south", "eve1")] {
+            let other = &invitations(consortium, site, 1)[0];
+            let refusal = Application::prepare(&folder, other).err().unwrap().to_string();
+            assert!(refusal.contains("to join north as eve1"), "{refusal}");
+            assert!(refusal.contains("enrolment.cbor"), "{refusal}");
+        }
+        assert_eq!(sent(&folder, first), request);
+    }
+
+    #[test]
+    fn what_the_coordinator_has_not_taken_replaces_nothing_and_is_sent_again() {
+        let (_place, folder) = folder();
+        let both = invitations("north", "eve1", 2);
+        let first = taken(&folder, &both[0]);
+        let second = sent(&folder, &both[1]);
+        assert_ne!(first, second);
+        assert_eq!(waiting(&folder), first);
+        assert_eq!((sent(&folder, &both[0]), sent(&folder, &both[1])), (first, second));
+    }
+
+    #[test]
+    fn a_new_invitation_of_the_same_site_takes_over_and_the_old_request_stays_the_same() {
+        let (_place, folder) = folder();
+        let both = invitations("north", "eve1", 2);
+        let first = taken(&folder, &both[0]);
+        let second = taken(&folder, &both[1]);
+        assert_eq!(taken(&folder, &both[1]), second);
+        assert_eq!(taken(&folder, &both[0]), first);
+        assert_eq!(taken(&folder, &both[1]), second);
+    }
+
+    #[test]
+    fn a_crash_between_the_two_renames_loses_no_request() {
+        let (_place, folder) = folder();
+        let both = invitations("north", "eve1", 2);
+        let first = taken(&folder, &both[0]);
+        let second = sent(&folder, &both[1]);
+        // The first rename of `wait_for`, and then the power fails.
+        std::fs::rename(folder.enrolment_request(), folder.enrolment_request_of(&both[0].id())).unwrap();
+        assert_eq!(sent(&folder, &both[0]), first);
+        assert_eq!(taken(&folder, &both[1]), second);
+    }
+
+    #[test]
+    fn a_member_keeps_no_request() {
+        let (_place, folder) = folder();
+        for invitation in &invitations("north", "eve1", 3) {
+            taken(&folder, invitation);
+        }
+        forget_requests(&folder).unwrap();
+        let left: Vec<_> = std::fs::read_dir(folder.relay()).unwrap().flatten().collect();
+        assert!(left.iter().all(|entry| entry.path() == folder.relay_key()), "{left:?}");
     }
 }

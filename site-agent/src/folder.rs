@@ -74,9 +74,14 @@ impl SiteFolder {
         self.relay.join("destination.cbor")
     }
 
-    /// The request for admission, while nobody has answered it.
+    /// The request for admission that the coordinator has taken, while nobody has answered it.
     pub fn enrolment_request(&self) -> PathBuf {
         self.relay.join("enrolment.cbor")
+    }
+
+    /// A request made with an invitation, while it is not the one that the site waits for.
+    pub fn enrolment_request_of(&self, invitation: &Hash) -> PathBuf {
+        self.relay.join(format!("enrolment-{invitation}.cbor"))
     }
 
     /// State of the connection, for `status`.

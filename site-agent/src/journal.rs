@@ -224,6 +224,16 @@ pub enum Event {
         #[n(3)]
         instead_of: Vec<Vec<SiteName>>,
     },
+    /// A newer roster came, with sites that were not on the one before or stood there with another key.
+    #[n(19)]
+    RosterGrew {
+        /// Its version.
+        #[n(0)]
+        version: u32,
+        /// The sites.
+        #[n(1)]
+        new: Vec<SiteName>,
+    },
     /// A dealer's guilt was proved.
     #[n(17)]
     Guilty {

@@ -1,6 +1,6 @@
 //! The folder of an audit: log, blobs and models on disk.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -60,15 +60,21 @@ impl Bundle {
         Ok(models)
     }
 
-    /// Whether a content-addressed file is here and whole.
-    pub(super) fn holds(&self, hash: &Hash) -> io::Result<bool> {
+    /// The files of a name among the blobs, with the hashes of their bytes. Every folder of blobs may have one.
+    pub(super) fn among_blobs(&self, name: &str) -> io::Result<Vec<(PathBuf, Hash)>> {
+        let mut found = Vec::new();
         for folder in &self.blobs {
-            let path = folder.join(hash.to_string());
-            if path.is_file() {
-                return Ok(hash_of(&path)? == *hash);
+            let path = folder.join(name);
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {
+                    let hash = hash_of(&path)?;
+                    found.push((path, hash));
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
-        Ok(false)
+        Ok(found)
     }
 }
 
@@ -114,7 +120,7 @@ fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Plain hash of a file of any length.
+/// Plain hash of a file of any length, read piece by piece.
 fn hash_of(path: &Path) -> io::Result<Hash> {
     let mut file = File::open(path)?;
     let mut hasher = Hasher::new();
@@ -132,7 +138,7 @@ fn files_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
+        for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 folders.push(entry.path());

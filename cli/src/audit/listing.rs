@@ -97,7 +97,7 @@ pub(super) fn show(root: &Path, index: u64, output: Output) -> anyhow::Result<()
         format!(
             "entry {entry}: {kind} by {signer}, recorded {recorded_at}\n{summary}\n\n{says}\n\n\
              statement {statement}, {bytes} bytes\n\
-             leaf {leaf}; these hashes lead to root {root} of {size} entries:{proof}",
+             leaf {leaf}; these hashes lead to root {root} of a log of size {size}:{proof}",
             says = page.says,
             statement = page.statement,
             bytes = page.bytes,

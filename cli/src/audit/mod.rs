@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `consortium/consortium.pub` (or `consortium.pub`) | name and public key of the consortium |
 //! | `ledger/` | the log, a C2SP tlog-tiles folder |
-//! | `coordinator/data/blobs/` (or `coordinator/blobs/`, `blobs/`) | long statements and models by their hashes |
+//! | `coordinator/data/blobs/` (or `coordinator/blobs/`, `blobs/`) | long statements and models by their hashes, cards beside released models |
 //! | `models/` | released models, if any |
 //!
 //! The key in such a folder proves that the folder agrees with itself. Whoever needs more brings the key along

@@ -3,11 +3,13 @@ use std::path::Path;
 
 use consilium_identity::roster::{CoordinatorEntry, PersonEntry};
 use consilium_identity::{ConsortiumKey, Roster};
-use consilium_ledger::{Log, Record, Step};
+use consilium_ledger::{Log, Record, Sealed, Step};
+use consilium_rounds::record::{Record as Happened, Release, ReleaseReason};
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
@@ -15,13 +17,24 @@ use crate::consortium::write_anchor;
 
 const QUIET: Output = Output { json: true };
 
-/// A bundle with a consortium of three sites and one proposed study.
+/// A bundle with a consortium of three sites and one study.
 struct Bundle {
     folder: TempDir,
+    study: Hash,
 }
 
 impl Bundle {
+    /// The study is proposed.
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// The study has released the model that it began with.
+    fn released() -> Self {
+        Self::with(true)
+    }
+
+    fn with(release: bool) -> Self {
         let consortium = ConsortiumKey::generate("rhine".parse().unwrap());
         let (coordinator, operator) = (SigningKey::generate(), SigningKey::generate());
         let hash = |text: &str| Hash::of_bytes(text.as_bytes());
@@ -53,6 +66,17 @@ impl Bundle {
         let study = Draft::from_toml(&toml).unwrap().with_initial_model(hash("model"));
         let operator_name = Principal::Operator("olga".parse().unwrap());
         records.push(Record::Study(Signed::seal(&study, operator_name, &operator)));
+        if release {
+            let release = Release {
+                study: study.hash(),
+                model: hash("model"),
+                reason: ReleaseReason::NothingAdopted,
+                rounds: 2,
+                participants: [].into(),
+                absent: sites.into_iter().collect(),
+            };
+            records.push(Sealed::of(&Happened::Release(release), study.hash(), &coordinator).record);
+        }
 
         let folder = tempfile::tempdir().unwrap();
         let (mut log, mut steps) = Log::create("rhine".parse().unwrap(), &coordinator);
@@ -66,7 +90,7 @@ impl Bundle {
             put(&folder.path().join(path), &bytes);
         }
         write_anchor(&folder.path().join("consortium/consortium.pub"), &consortium.anchor()).unwrap();
-        Self { folder }
+        Self { folder, study: study.hash() }
     }
 
     fn path(&self) -> &Path {
@@ -75,6 +99,12 @@ impl Bundle {
 
     fn verify(&self, key: Option<&Path>) -> Result<(), String> {
         verify::run(self.path(), key, QUIET).map_err(|error| format!("{error:#}"))
+    }
+
+    /// What programs read where `verify` must fail.
+    fn refused(&self) -> Value {
+        let error = verify::run(self.path(), None, QUIET).unwrap_err();
+        serde_json::to_value(verify::Refused::of(&error)).unwrap()
     }
 }
 
@@ -160,6 +190,133 @@ fn models_that_are_not_what_their_name_says_are_refused() {
         assert!(bundle.verify(None).unwrap_err().contains("was changed"), "{name}");
         fs::remove_file(bundle.path().join(format!("models/{name}.safetensors"))).unwrap();
     }
+}
+
+/// Whatever is done to a file that has to have a hash is noticed; where it is not, nothing is.
+fn guards(bundle: &Bundle, path: &Path, good: &[u8], words: &str) {
+    assert_eq!(bundle.verify(None), Ok(()), "{words}: before it is there");
+    put(path, good);
+    assert_eq!(bundle.verify(None), Ok(()), "{words}");
+    let mut bad: Vec<_> =
+        (0..good.len()).map(|at| [&good[..at], &[good[at] ^ 1], &good[at + 1..]].concat()).collect();
+    bad.extend([good[..good.len() - 1].to_vec(), Vec::new(), [good, b" "].concat(), b"another".to_vec()]);
+    for bad in bad {
+        put(path, &bad);
+        let failure = bundle.verify(None).expect_err(words);
+        assert!(failure.contains(words) && failure.contains("was changed"), "{words}: {failure}");
+        let name = path.display().to_string();
+        assert!(failure.contains(&name), "{name} is not in {failure}");
+    }
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_model_among_the_blobs_has_the_hash_it_is_named_by() {
+    let hash = Hash::of_bytes(b"model");
+    for bundle in [Bundle::new(), Bundle::released()] {
+        for folder in ["coordinator/data/blobs", "coordinator/blobs", "blobs"] {
+            let path = bundle.path().join(format!("{folder}/{hash}"));
+            guards(&bundle, &path, b"model", &format!("blob {hash} was changed"));
+        }
+        // A good file elsewhere does not make up for a changed one.
+        put(&bundle.path().join("models/initial.safetensors"), b"model");
+        put(&bundle.path().join(format!("coordinator/data/blobs/{hash}")), b"model");
+        assert_eq!(bundle.verify(None), Ok(()));
+        put(&bundle.path().join(format!("blobs/{hash}")), b"mode");
+        assert!(bundle.verify(None).unwrap_err().contains(&format!("blob {hash} was changed")));
+        // What the ledger does not name is nobody's promise.
+        fs::remove_file(bundle.path().join(format!("blobs/{hash}"))).unwrap();
+        put(&bundle.path().join(format!("blobs/{}", Hash::of_bytes(b"foreign"))), b"anything");
+        assert_eq!(bundle.verify(None), Ok(()));
+    }
+}
+
+#[test]
+fn the_card_of_a_released_model_says_what_the_ledger_says() {
+    let bundle = Bundle::released();
+    let hash = Hash::of_bytes(b"model");
+    let name = format!("{hash}.card.json");
+    let path = bundle.path().join("coordinator/data/blobs").join(&name);
+    let card = card(&bundle);
+    guards(&bundle, &path, card.as_bytes(), "card ");
+    // Said twice, the second hides the first from most readers.
+    put(&path, card.replacen('{', "{\n  \"privacy\": \"perfect\",", 1).as_bytes());
+    assert!(bundle.verify(None).unwrap_err().contains(&name));
+}
+
+/// What a coordinator writes for the release in the bundle.
+fn card(bundle: &Bundle) -> String {
+    let (study, model) = (bundle.study, Hash::of_bytes(b"model"));
+    format!(
+        r#"{{
+  "participants": [],
+  "absent": [
+    "ada",
+    "bonn",
+    "chur"
+  ],
+  "study": "lungs",
+  "title": "One line that says what is asked",
+  "study_hash": "{study}",
+  "model": "{model}",
+  "recommended_because": "every candidate was refused; this is the initial model",
+  "rounds": 2,
+  "labels": [
+    "normal",
+    "pneumonia"
+  ],
+  "figures": null,
+  "privacy": "no formal guarantee"
+}}"#
+    )
+}
+
+#[test]
+fn programs_are_told_why_nothing_is_proved() {
+    let bundle = Bundle::released();
+    let hash = Hash::of_bytes(b"model");
+    let blob = bundle.path().join(format!("coordinator/data/blobs/{hash}"));
+    put(&blob, b"other");
+    let reason = format!(
+        "blob {hash} was changed: the bytes of {} do not have the hash it is named by",
+        blob.display()
+    );
+    assert_eq!(bundle.refused(), json!({"verified": false, "entry": null, "kind": null, "reason": reason}));
+    // A byte of the last entry, and bytes that no entry is left of.
+    let entries = bundle.path().join("ledger/tile/entries/000.p/6");
+    let mut bytes = fs::read(&entries).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    put(&entries, &bytes);
+    let refused = bundle.refused();
+    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(5), &json!("release")), "{refused}");
+    assert!(refused["reason"].as_str().unwrap().contains("entry 5 (release) was changed"), "{refused}");
+    put(&entries, &bytes[..last]);
+    let refused = bundle.refused();
+    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(5), &Value::Null), "{refused}");
+    fs::remove_file(bundle.path().join("consortium/consortium.pub")).unwrap();
+    assert_eq!(bundle.refused()["entry"], Value::Null);
+}
+
+#[test]
+fn an_entry_that_does_not_follow_is_named() {
+    let (bundle, other) = (Bundle::new(), Bundle::new());
+    fs::copy(other.path().join("consortium/consortium.pub"), bundle.path().join("consortium/consortium.pub"))
+        .unwrap();
+    let refused = bundle.refused();
+    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(0), &json!("roster")), "{refused}");
+}
+
+#[test]
+fn another_origin_is_the_fault_of_the_checkpoint() {
+    let bundle = Bundle::new();
+    let path = bundle.path().join("ledger/checkpoint");
+    let renamed = fs::read_to_string(&path).unwrap().replacen("rhine", "rhinf", 1);
+    put(&path, renamed.as_bytes());
+    let refused = bundle.refused();
+    assert_eq!(refused["entry"], Value::Null);
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(reason.ends_with("checkpoint: it is of the log of rhinf, not of rhine"), "{reason}");
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! `consilium audit verify`: the whole ledger, and what it proves.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use consilium_ledger::Report;
-use consilium_ledger::report::StudyReport;
+use consilium_ledger::card::Card;
+use consilium_ledger::report::{ReleaseReport, StudyReport};
+use consilium_ledger::verify::Failure;
+use consilium_ledger::{Kind, Report};
+use consilium_study::failure::in_words;
 use consilium_study::hash::Hash;
 use serde::Serialize;
 
@@ -31,7 +35,42 @@ struct Found {
     present: bool,
 }
 
+/// Why nothing is proved, for programs.
+#[derive(Serialize)]
+pub(super) struct Refused {
+    verified: bool,
+    /// The entry at fault and what it is said to be, where one is.
+    entry: Option<u64>,
+    kind: Option<Kind>,
+    reason: String,
+}
+
+impl Refused {
+    pub(super) fn of(error: &anyhow::Error) -> Self {
+        let failure = error.downcast_ref::<Failure>();
+        Self {
+            verified: false,
+            entry: failure.and_then(Failure::entry),
+            kind: failure.and_then(Failure::kind),
+            reason: in_words(error.as_ref()),
+        }
+    }
+}
+
 pub(super) fn run(root: &Path, key: Option<&Path>, output: Output) -> anyhow::Result<()> {
+    match check(root, key) {
+        Ok(verdict) => Ok(output.show(&verdict, people)?),
+        Err(error) => {
+            // People read the error itself.
+            if output.json {
+                output.show(&Refused::of(&error), |_| String::new())?;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check(root: &Path, key: Option<&Path>) -> anyhow::Result<Verdict> {
     let bundle = Bundle::open(root)?;
     let brought = key.is_some();
     let anchor = read_anchor(&key.map_or_else(|| bundle.key_file(), Path::to_owned))?;
@@ -56,13 +95,54 @@ pub(super) fn run(root: &Path, key: Option<&Path>, output: Output) -> anyhow::Re
             report.fingerprint
         ));
     }
-    let released = find_released(&bundle, &report)?;
-    output.show(&Verdict { verified: true, report, released }, people)?;
+    let held = check_blobs(&bundle, &report)?;
+    check_cards(&bundle, &report)?;
+    let released = find_released(&bundle, &report, &held)?;
+    Ok(Verdict { verified: true, report, released })
+}
+
+/// Which of the models that the ledger names are among the blobs. A file with the name of one has to be that.
+fn check_blobs(bundle: &Bundle, report: &Report) -> anyhow::Result<BTreeSet<Hash>> {
+    let mut held = BTreeSet::new();
+    for model in report.models() {
+        let files = bundle.among_blobs(&model.to_string());
+        for (path, hash) in files.with_context(|| format!("reading model {model}"))? {
+            if hash != model {
+                bail!(
+                    "blob {model} was changed: the bytes of {} do not have the hash it is named by",
+                    path.display()
+                );
+            }
+            held.insert(model);
+        }
+    }
+    Ok(held)
+}
+
+/// The card of a released model has to be, byte for byte, what the ledger leads to. Where two studies released one
+/// model, the card is of either.
+fn check_cards(bundle: &Bundle, report: &Report) -> anyhow::Result<()> {
+    let releases: Vec<_> = report.studies.iter().filter_map(|study| study.released.as_ref()).collect();
+    for ReleaseReport { model, .. } in &releases {
+        let same = releases.iter().filter(|release| release.model == *model);
+        let cards = same.map(|release| card_hash(&release.card)).collect::<serde_json::Result<Vec<_>>>()?;
+        let files = bundle.among_blobs(&format!("{model}.card.json"));
+        for (path, hash) in files.with_context(|| format!("reading the card of model {model}"))? {
+            if !cards.contains(&hash) {
+                bail!("card {} was changed: it is not what the ledger says of this model", path.display());
+            }
+        }
+    }
     Ok(())
 }
 
+/// Plain hash of the file that a card is.
+fn card_hash(card: &Card) -> serde_json::Result<Hash> {
+    Ok(Hash::of_bytes(&serde_json::to_vec_pretty(card)?))
+}
+
 /// Looks for the bytes of each released model. Every file in `models/` has to be what its name says.
-fn find_released(bundle: &Bundle, report: &Report) -> anyhow::Result<Vec<Found>> {
+fn find_released(bundle: &Bundle, report: &Report, held: &BTreeSet<Hash>) -> anyhow::Result<Vec<Found>> {
     let models = bundle.models().context("reading the models")?;
     for (path, hash) in &models {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
@@ -74,8 +154,7 @@ fn find_released(bundle: &Bundle, report: &Report) -> anyhow::Result<Vec<Found>>
     for study in &report.studies {
         let Some(release) = &study.released else { continue };
         let file = models.iter().find(|(_, hash)| *hash == release.model);
-        let present = file.is_some()
-            || bundle.holds(&release.model).with_context(|| format!("reading model {}", release.model))?;
+        let present = file.is_some() || held.contains(&release.model);
         let file = file.map(|(path, _)| path.display().to_string());
         found.push(Found { study: study.name.to_string(), model: release.model, file, present });
     }

@@ -35,7 +35,7 @@ pub enum DialError {
         address: Address,
     },
     /// The proxy is not there.
-    #[error("cannot reach the proxy {proxy}: {cause}")]
+    #[error("cannot reach the proxy {proxy}: {}", cause.of_a_proxy())]
     ProxyUnreachable {
         /// The proxy.
         proxy: Address,
@@ -235,6 +235,22 @@ impl From<AlertDescription> for MemberRefusal {
 }
 
 impl DialError {
+    /// What went wrong on the way to a proxy, and what to check there.
+    fn of_a_proxy(&self) -> String {
+        match self {
+            Self::UnknownHost { .. } => {
+                "it is not known to the name server; check the spelling, or ask the network team for its name".into()
+            }
+            Self::Unreachable { kind, .. } => {
+                format!("{kind}; check its address and port, or ask the network team whether it is running")
+            }
+            Self::TooSlow { stage: Stage::Connect, .. } => {
+                "no answer; check its address and port, or ask the network team whether this machine may use it".into()
+            }
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn at_proxy(self, proxy: &Proxy) -> Self {
         Self::ProxyUnreachable { proxy: proxy.address.clone(), cause: Box::new(self) }
     }
@@ -261,6 +277,27 @@ impl DialError {
             rustls::Error::InvalidMessage(_) => Self::NotTls { address },
             rustls::Error::AlertReceived(alert) => Self::Refused { address, refusal: (*alert).into() },
             error => Self::Tls { address, error: error.clone() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_proxy_is_not_looked_for_at_the_coordinator() {
+        let address: Address = "localhost:1".parse().unwrap();
+        let proxy = Proxy { address: address.clone(), credentials: None };
+        for error in [
+            DialError::UnknownHost { address: address.clone() },
+            DialError::Unreachable { address: address.clone(), kind: io::ErrorKind::ConnectionRefused },
+            DialError::TooSlow { address: address.clone(), stage: Stage::Connect },
+            DialError::TooSlow { address: address.clone(), stage: Stage::Resolve },
+        ] {
+            let text = error.at_proxy(&proxy).to_string();
+            assert!(text.starts_with("cannot reach the proxy localhost:1: "), "{text}");
+            assert!(!text.contains("coordinator") && text.contains("network team"), "{text}");
         }
     }
 }

@@ -29,6 +29,11 @@ pub(crate) fn names<'s>(sites: impl IntoIterator<Item = &'s SiteName>) -> String
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
+/// A number of things, in words.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 impl Record {
     /// What it says, in one line. Nothing is checked here: a forged record has a summary too.
     pub fn summary(&self) -> String {
@@ -111,7 +116,8 @@ fn account(said: &Account) -> String {
             names(missing.iter().map(|missing| &missing.site)),
         ),
         Event::Agreement { context, signatures } => {
-            format!("context {}: {} survivors signed", context.hash().short(), signatures.count)
+            let signed = counted(signatures.count.into(), "survivor", "survivors");
+            format!("context {}: {signed} signed", context.hash().short())
         }
         Event::Opened(sum) => {
             let made = sum.candidate.map(|model| format!("; it makes model {}", model.short()));

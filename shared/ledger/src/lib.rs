@@ -12,6 +12,7 @@
 //! [`files::Files`].
 
 mod bundle;
+pub mod card;
 pub mod checkpoint;
 mod describe;
 pub mod entry;

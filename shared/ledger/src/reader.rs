@@ -12,6 +12,7 @@ use consilium_study::sign::VerifyingKey;
 
 use crate::bundle::{self, MAX_BUNDLE};
 use crate::checkpoint::{Checkpoint, CheckpointError, ClaimedCheckpoint};
+use crate::describe::counted;
 use crate::entry::{Entry, Kind};
 use crate::files::Files;
 use crate::path::{Bundle, CHECKPOINT, Named, Tile, WIDTH, new_tiles};
@@ -256,7 +257,7 @@ pub enum LogError {
         path: String,
     },
     /// Entries and checkpoint disagree, and no single entry is to blame.
-    #[error("checkpoint: the root it names is not the root of the {size} entries beside it")]
+    #[error("checkpoint: the root it names is not the root of the {} beside it", counted(*size, "entry", "entries"))]
     Root {
         /// Number of entries.
         size: u64,
@@ -270,7 +271,7 @@ pub enum LogError {
         cause: NotCanonical,
     },
     /// Nobody recorded that.
-    #[error("there is no entry {index}; the log has {size} entries")]
+    #[error("there is no entry {index}; the log has {}", counted(*size, "entry", "entries"))]
     NoSuchEntry {
         /// What was asked for.
         index: u64,

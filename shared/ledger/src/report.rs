@@ -1,5 +1,6 @@
 //! What an auditor learns from a ledger that was found in order.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use consilium_rounds::metrics::Figures;
@@ -7,7 +8,8 @@ use consilium_study::hash::Hash;
 use consilium_study::name::{ConsortiumName, SiteName, StudyName};
 use serde::Serialize;
 
-use crate::describe::names;
+use crate::card::Card;
+use crate::describe::{counted, names};
 
 /// Who trained what, as far as the ledger proves it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -109,6 +111,8 @@ pub struct AttemptReport {
     pub outcome: String,
     /// Hash of the opened sum.
     pub aggregate: Option<Hash>,
+    /// The model that training made of it.
+    pub candidate: Option<Hash>,
 }
 
 /// A selected site whose update is not in the sum.
@@ -136,7 +140,7 @@ pub struct RoundReport {
 }
 
 /// A release.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ReleaseReport {
     /// The round whose model it is.
     pub round: u32,
@@ -144,6 +148,8 @@ pub struct ReleaseReport {
     pub model: Hash,
     /// Sites whose updates are in it.
     pub participants: Vec<SiteName>,
+    /// What the card beside the model has to say.
+    pub card: Card,
 }
 
 /// An alarm.
@@ -157,12 +163,29 @@ pub struct AlarmReport {
     pub what: String,
 }
 
+impl Report {
+    /// Every model that the ledger names: begun with, made, adopted, refused or released.
+    pub fn models(&self) -> BTreeSet<Hash> {
+        let mut models = BTreeSet::new();
+        for study in &self.studies {
+            models.extend([study.initial_model, study.model]);
+            for attempt in &study.attempts {
+                models.insert(attempt.model);
+                models.extend(attempt.candidate);
+            }
+            models.extend(study.released.as_ref().map(|release| release.model));
+        }
+        models
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { consortium, fingerprint, entries, root, .. } = self;
         writeln!(
             f,
-            "Ledger of consortium {consortium} (key {fingerprint}): {entries} entries, all in order."
+            "Ledger of consortium {consortium} (key {fingerprint}): {}, all in order.",
+            counted(*entries, "entry", "entries")
         )?;
         writeln!(f, "Root: {root}")?;
         writeln!(f, "Sites: {}", names(&self.sites))?;

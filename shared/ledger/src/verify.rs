@@ -43,7 +43,7 @@ pub use fault::{Failure, Fault};
 pub fn verify(files: &impl Files, blobs: &impl Blobs, key: &VerifyingKey) -> Result<Report, Failure> {
     let reader = LogReader::open(files)?;
     let others = reader.check_folder()?;
-    // The name is the log's own claim until the roster, which the key signed, says the same.
+    // The name is the checkpoint's claim until the first roster tells it.
     let anchor = Anchor { name: reader.claim().origin.clone(), key: *key };
     let mut walk = Walk::new(anchor);
     for entry in reader.entries() {

@@ -41,8 +41,11 @@ pub(crate) fn run(
     let cohort = loaded.map_err(|error: LoadError| anyhow::anyhow!("{error}. {}", error.remedy(&user)))?;
     let hindrance = hindrance(&plan, config.policy.minimum_cases(&plan), &cohort.counts);
     match (explain, json) {
-        (true, true) => println!("{}", serde_json::to_string(&Explanation::of(&criteria, &cohort, &user))?),
-        (true, false) => print!("{}", Explanation::of(&criteria, &cohort, &user).text()),
+        (true, true) => {
+            let explanation = Explanation::of(&config.source, &criteria, &cohort, &user);
+            println!("{}", serde_json::to_string(&explanation)?);
+        }
+        (true, false) => print!("{}", Explanation::of(&config.source, &criteria, &cohort, &user).text()),
         (false, true) => {
             let check = Check::of(&config.source, &criteria, &cohort, &user);
             println!("{}", serde_json::to_string(&Told { check, hindrance: hindrance.as_deref() })?);

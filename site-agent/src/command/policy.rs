@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{configured, find_study};
+use super::{configured, find_study, list};
 use crate::folder::SiteFolder;
 use crate::store::Disk;
 use crate::vault::identity::Identity;
@@ -30,6 +30,7 @@ pub(crate) fn run(folder: &SiteFolder, study: &str, json: bool) -> anyhow::Resul
         }
     } else {
         println!("study {} ({}), signed by {}", record.plan().name, record.hash().short(), record.operator());
+        println!("{}", list("sites:", record.plan().sites.iter()));
         println!("{verdict}");
     }
     Ok(if verdict.deciding().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use consilium_secagg::threshold::Thresholds;
 use serde_json::json;
 
-use super::{configured, moment};
+use super::{configured, list, moment};
 use crate::folder::SiteFolder;
 use crate::store::Disk;
 use crate::vault::record::{self, Stage, StudyRecord};
@@ -26,6 +26,7 @@ pub(crate) fn run(folder: &SiteFolder, json: bool) -> anyhow::Result<()> {
         }
         println!("{}  {}  {}  {}", study.hash().short(), plan.name, study.stage().name(), plan.title);
         println!("    signed by {}, heard of {}", study.operator(), moment(study.heard_ms()));
+        println!("{}", list("    sites:", plan.sites.iter()));
         println!("    {}", guarantee(study));
         match study.stage() {
             Stage::Waiting => println!("    waits for a person: site-agent approve {}", plan.name),

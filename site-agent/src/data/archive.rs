@@ -80,7 +80,7 @@ pub(super) fn load(
         };
         assembly.add(side, case.label, None, &case.values);
     }
-    Ok(assembly.finish(Vec::new(), quarantine))
+    Ok(assembly.finish(None, Vec::new(), quarantine))
 }
 
 /// Bytes of shape `[height, width, channels]` as a picture.

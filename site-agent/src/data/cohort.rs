@@ -14,7 +14,7 @@ use super::protocol::{ArchiveDefect, Facts};
 use super::reason::Reason;
 use super::source::{Criteria, Source, Target};
 use super::split::{Side, SplitKey};
-use super::table::TableDefect;
+use super::table::{Columns, TableDefect};
 use super::{archive, files};
 
 /// The usable cases of a site, and an account of all others. The cases and the quarantine together
@@ -30,6 +30,8 @@ pub struct Cohort {
     pub fingerprint: Hash,
     /// How many cases reached which stage.
     pub counts: Counts,
+    /// The columns of the table; an archive has none.
+    pub columns: Option<Columns>,
     /// The usable cases of files, in the order of their paths. Empty for an archive.
     pub used: Vec<Used>,
     /// Cases that are not used, in the order of their paths.
@@ -112,17 +114,27 @@ impl LoadError {
     /// What a person can do. `user` is who this program runs as.
     pub fn remedy(&self, user: &str) -> String {
         match self {
-            Self::Folder(Reason::Missing) | Self::TableFile(Reason::Missing) | Self::ArchiveFile(Reason::Missing) => {
-                "Correct the path under [source] in site.toml, or put it there; `site-agent doctor` shows the path.".to_owned()
+            Self::Folder(reason) | Self::TableFile(reason) | Self::ArchiveFile(reason) => {
+                part_remedy(reason, user)
             }
-            Self::Folder(reason) | Self::TableFile(reason) | Self::ArchiveFile(reason) => reason.remedy(user),
             Self::List(ListError::Unreadable) => format!("Let the user {user} read every folder in it."),
             Self::List(ListError::TooMany) => {
                 "Name the folder of the cohort, not one far above it.".to_owned()
             }
+            Self::Table(TableDefect::Unreadable) => part_remedy(&Reason::StorageUnreachable, user),
             Self::Table(_) | Self::NoSiteColumn => "Correct the table and try again.".to_owned(),
             Self::Archive(_) => "Fetch the archive again, or convert it to the MedMNIST layout.".to_owned(),
         }
+    }
+}
+
+/// What a person can do about a part of the source that cannot be opened: no image has been looked at yet.
+fn part_remedy(reason: &Reason, user: &str) -> String {
+    match reason {
+        Reason::NoPermission | Reason::WrongOwner => format!("Ask its owner to let the user {user} read it."),
+        Reason::StorageUnreachable => format!("Check the mount with your storage team, then try again as {user}."),
+        Reason::BrokenLink => reason.remedy(user),
+        _ => "Correct the path under [source] in site.toml, or put it there; `site-agent doctor` shows the path.".to_owned(),
     }
 }
 
@@ -179,7 +191,12 @@ impl Assembly {
         }
     }
 
-    pub(super) fn finish(mut self, used: Vec<Used>, quarantine: Vec<Quarantined>) -> Cohort {
+    pub(super) fn finish(
+        mut self,
+        columns: Option<Columns>,
+        used: Vec<Used>,
+        quarantine: Vec<Quarantined>,
+    ) -> Cohort {
         self.counts.named_patients = self.patients.len() as u64;
         let target = self.target;
         let shape = [target.channels() as u32, target.height() as u32, target.width() as u32];
@@ -188,7 +205,7 @@ impl Assembly {
             Dataset::new(shape, Pixels::Floats(pixels), labels)
                 .expect("every case added one label and the target's number of finite values")
         });
-        Cohort { train, held_out, fingerprint, counts: self.counts, used, quarantine }
+        Cohort { train, held_out, fingerprint, counts: self.counts, columns, used, quarantine }
     }
 }
 
@@ -207,4 +224,28 @@ fn fingerprint(shape: [u32; 3], sides: &[(Vec<f32>, Vec<u16>); 2]) -> Hash {
         }
     }
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_source_is_not_said_of_an_image() {
+        let reasons =
+            [Reason::NoPermission, Reason::WrongOwner, Reason::StorageUnreachable, Reason::NotAFile];
+        let parts = reasons.into_iter().flat_map(|reason| {
+            [
+                LoadError::Folder(reason.clone()),
+                LoadError::TableFile(reason.clone()),
+                LoadError::ArchiveFile(reason),
+            ]
+        });
+        for error in parts.chain([LoadError::Table(TableDefect::Unreadable)]) {
+            let remedy = error.remedy("fl-agent");
+            assert!(!remedy.contains("image") && !remedy.contains("Name a file"), "{error}. {remedy}");
+        }
+        let table = LoadError::TableFile(Reason::NoPermission).remedy("fl-agent");
+        assert_eq!(table, "Ask its owner to let the user fl-agent read it.");
+    }
 }

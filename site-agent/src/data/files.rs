@@ -16,7 +16,7 @@ use super::protocol::Format;
 use super::reason::Reason;
 use super::source::Criteria;
 use super::split::{Side, SplitKey, Subject};
-use super::table::{self, Row};
+use super::table::{self, Columns, Row, Table};
 
 /// Where to look.
 pub(super) struct Place<'a> {
@@ -63,7 +63,7 @@ pub(super) fn load(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Cohort, LoadError> {
     let root = Root::open(place.folder).map_err(LoadError::Folder)?;
-    let rows = table::read(open_file(place.table).map_err(LoadError::TableFile)?)?;
+    let Table { rows, columns } = table::read(open_file(place.table).map_err(LoadError::TableFile)?)?;
     if place.site.is_some() && !rows.is_empty() && rows.iter().all(|row| row.site.is_none()) {
         return Err(LoadError::NoSiteColumn);
     }
@@ -97,7 +97,7 @@ pub(super) fn load(
             stops.insert(path, (Some(candidate.line), Stop::at(column, Stage::Labelled, reason, None)));
         }
     }
-    Ok(assemble(criteria, key, candidates, stops))
+    Ok(assemble(criteria, key, columns, candidates, stops))
 }
 
 struct Loader<'a> {
@@ -204,6 +204,7 @@ fn contradictions(candidates: &BTreeMap<LocalPath, Candidate>) -> Vec<(LocalPath
 fn assemble(
     criteria: &Criteria,
     key: &SplitKey,
+    columns: Columns,
     candidates: BTreeMap<LocalPath, Candidate>,
     stops: BTreeMap<LocalPath, (Option<u64>, Stop)>,
 ) -> Cohort {
@@ -232,5 +233,5 @@ fn assemble(
         }
         quarantine.push(Quarantined { path, line, column, reached, reason, written });
     }
-    assembly.finish(used, quarantine)
+    assembly.finish(Some(columns), used, quarantine)
 }

@@ -14,6 +14,8 @@ use super::display::Shading;
 use super::source::{Criteria, Source};
 use super::split::Side;
 
+/// The column that is used only where the source names a site.
+const SITE: &str = "site";
 /// At most this many places are shown for one kind of problem.
 const MOST_PLACES: usize = 5;
 
@@ -30,8 +32,59 @@ pub struct Check {
     pub usable_share: f64,
     /// Usable cases of each of the study's labels.
     pub classes: Vec<ClassCount>,
+    /// What the table does not say; nothing for an archive.
+    pub table: Option<TableNotes>,
     /// Kinds of problems, the most frequent first.
     pub problems: Vec<Problem>,
+}
+
+/// What a person has to know about the table: a column whose name is misspelt is passed over like any other, and
+/// without its patients the split cannot keep their pictures together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableNotes {
+    /// Columns that nothing is taken from.
+    pub unused_columns: Vec<String>,
+    /// Whether a column names the patients.
+    pub patient_column: bool,
+    /// Usable cases whose patient neither table nor file names: these are split file by file.
+    pub split_by_file: u64,
+}
+
+impl TableNotes {
+    /// Looks at the columns. A `site` column is used only where the source names a site.
+    fn of(source: &Source, cohort: &Cohort) -> Option<Self> {
+        let columns = cohort.columns.as_ref()?;
+        let mut unused: Vec<String> = columns.unknown.iter().map(|name| name.reveal().to_owned()).collect();
+        if columns.site && source.site().is_none() {
+            unused.push(SITE.to_owned());
+        }
+        let (patient_column, split_by_file) = (columns.patient, cohort.counts.unnamed_cases);
+        Some(Self { unused_columns: unused, patient_column, split_by_file })
+    }
+
+    /// For a terminal; empty where there is nothing to say.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.unused_columns.is_empty() {
+            let names = self.unused_columns.iter().map(|name| format!("\"{}\"", printable(name)));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let _ = writeln!(
+                text,
+                "Columns of the table that are not used: {names}. Used are path, label, patient and split, and site \
+                 where site.toml names one under [source]."
+            );
+        }
+        if self.split_by_file > 0 {
+            let column = if self.patient_column { "" } else { "The table has no column \"patient\". " };
+            let _ = writeln!(
+                text,
+                "{column}{} cases name no patient: their split is by file, and pictures of one patient can be on \
+                 both sides.",
+                self.split_by_file
+            );
+        }
+        text
+    }
 }
 
 /// Usable cases of one label.
@@ -122,6 +175,7 @@ impl Check {
             counts: cohort.counts,
             usable_share: cohort.counts.usable_share(),
             classes: classes.collect(),
+            table: TableNotes::of(source, cohort),
             problems,
         }
     }
@@ -147,6 +201,7 @@ impl Check {
                 class.held_out
             );
         }
+        text.push_str(&self.table.as_ref().map(TableNotes::text).unwrap_or_default());
         if self.problems.is_empty() {
             let _ = writeln!(text, "\nEvery file is used.");
         }
@@ -186,6 +241,8 @@ impl Place {
 pub struct Explanation {
     /// All files, in the order of their paths.
     pub files: Vec<Explained>,
+    /// What the table does not say; nothing for an archive.
+    pub table: Option<TableNotes>,
 }
 
 /// One file.
@@ -206,7 +263,7 @@ pub struct Explained {
 
 impl Explanation {
     /// Accounts for every file of a cohort.
-    pub fn of(criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
+    pub fn of(source: &Source, criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
         let used = cohort.used.iter().map(|case| {
             let facts = &case.facts;
             let shading = match facts.shading {
@@ -244,10 +301,10 @@ impl Explanation {
         });
         let mut files: Vec<Explained> = used.chain(unused).collect();
         files.sort_by(|a, b| a.place.file.cmp(&b.place.file));
-        Self { files }
+        Self { files, table: TableNotes::of(source, cohort) }
     }
 
-    /// For a terminal: a line per file.
+    /// For a terminal: a line per file, and what is to be said of the table.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for file in &self.files {
@@ -260,6 +317,7 @@ impl Explanation {
                 file.remedy
             );
         }
+        text.push_str(&self.table.as_ref().map(TableNotes::text).unwrap_or_default());
         text
     }
 }
@@ -272,6 +330,19 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_without_patients_or_with_unused_columns_is_told_of() {
+        let mut notes = TableNotes { unused_columns: Vec::new(), patient_column: true, split_by_file: 0 };
+        assert_eq!(notes.text(), "");
+        notes.split_by_file = 3;
+        assert!(notes.text().starts_with("3 cases name no patient: their split is by file"));
+        notes.patient_column = false;
+        notes.unused_columns = vec!["patinet".into(), "a\x1bb".into()];
+        let text = notes.text();
+        assert!(text.contains("not used: \"patinet\", \"a\u{FFFD}b\"."), "{text}");
+        assert!(text.contains("The table has no column \"patient\". 3 cases"), "{text}");
+    }
 
     #[test]
     fn a_hostile_name_cannot_steer_the_terminal() {

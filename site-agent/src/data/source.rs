@@ -48,6 +48,14 @@ impl Source {
         }
     }
 
+    /// The site whose rows are ours, where the table holds several.
+    pub fn site(&self) -> Option<&str> {
+        match self {
+            Self::Npz { .. } => None,
+            Self::Images { site, .. } | Self::Dicom { site, .. } => site.as_deref(),
+        }
+    }
+
     /// One word for the kind of source.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,16 +1,36 @@
 //! The table beside a folder of images: who is in the cohort, and with which label.
 //!
 //! CSV in UTF-8 with a header. `path` and `label` are required; `patient`, `split` and `site` are
-//! optional; other columns are passed over. Blanks around a value do not count.
+//! optional; other columns are passed over, and `data check` names them. Blanks around a value do not count.
 
 use std::io::Read;
 
-use csv::{ReaderBuilder, StringRecord, Trim};
+use csv::{Position, ReaderBuilder, StringRecord, Trim};
 
 use super::local::{LocalPath, LocalText, Patient};
 
 /// Most bytes of a table.
 const LONGEST: u64 = 256 << 20;
+
+/// A whole table.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Its rows, in their order.
+    pub rows: Vec<Row>,
+    /// What its columns are.
+    pub columns: Columns,
+}
+
+/// What the columns of a table are.
+#[derive(Debug, Clone)]
+pub struct Columns {
+    /// Whether one names the patients.
+    pub patient: bool,
+    /// Whether one names the sites.
+    pub site: bool,
+    /// The names of all others, which mean nothing here.
+    pub unknown: Vec<LocalText>,
+}
 
 /// One row.
 #[derive(Debug, Clone)]
@@ -75,7 +95,7 @@ pub enum TableDefect {
 }
 
 /// Reads a whole table.
-pub fn read(from: impl Read) -> Result<Vec<Row>, TableDefect> {
+pub fn read(from: impl Read) -> Result<Table, TableDefect> {
     let mut bytes = Vec::new();
     from.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|_| TableDefect::Unreadable)?;
     if bytes.len() as u64 > LONGEST {
@@ -83,7 +103,8 @@ pub fn read(from: impl Read) -> Result<Vec<Row>, TableDefect> {
     }
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(text);
-    let columns = reader.headers().map_err(|error| defect(&error))?.clone();
+    let mut lines = Lines { text, at: 0, line: 1 };
+    let columns = reader.headers().map_err(|error| defect(&error, &mut lines))?.clone();
     let find = |column: &'static str| -> Result<Option<usize>, TableDefect> {
         let mut places = columns.iter().enumerate().filter(|(_, name)| *name == column);
         let place = places.next().map(|(index, _)| index);
@@ -92,10 +113,13 @@ pub fn read(from: impl Read) -> Result<Vec<Row>, TableDefect> {
     let path = find("path")?.ok_or(TableDefect::NoColumn { column: "path" })?;
     let label = find("label")?.ok_or(TableDefect::NoColumn { column: "label" })?;
     let (patient, split, site) = (find("patient")?, find("split")?, find("site")?);
+    let known = [Some(path), Some(label), patient, split, site];
+    let unknown = columns.iter().enumerate().filter(|(index, _)| !known.contains(&Some(*index)));
+    let unknown = unknown.map(|(_, name)| LocalText::new(name)).collect();
     let mut rows = Vec::new();
     let mut record = StringRecord::new();
-    while reader.read_record(&mut record).map_err(|error| defect(&error))? {
-        let line = record.position().map_or(0, csv::Position::line);
+    while reader.read_record(&mut record).map_err(|error| defect(&error, &mut lines))? {
+        let line = lines.of(record.position());
         let required = |index: usize, column| match record.get(index) {
             Some(value) if !value.is_empty() => Ok(value),
             _ => Err(TableDefect::EmptyValue { line, column }),
@@ -115,7 +139,31 @@ pub fn read(from: impl Read) -> Result<Vec<Row>, TableDefect> {
             site: optional(site).map(LocalText::new),
         });
     }
-    Ok(rows)
+    let columns = Columns { patient: patient.is_some(), site: site.is_some(), unknown };
+    Ok(Table { rows, columns })
+}
+
+/// Counts lines as an editor does. The reader's own count stands before the second half of a CR LF, and before
+/// blank lines, when a record begins.
+struct Lines<'t> {
+    text: &'t [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of the record that was read last.
+    fn of(&mut self, position: Option<&Position>) -> u64 {
+        let start = position.and_then(|position| usize::try_from(position.byte()).ok()).unwrap_or(0);
+        while let Some(&byte) = self.text.get(self.at)
+            && (self.at < start || matches!(byte, b'\r' | b'\n'))
+        {
+            self.at += 1;
+            let ends_here = byte == b'\n' || byte == b'\r' && self.text.get(self.at) != Some(&b'\n');
+            self.line += u64::from(ends_here);
+        }
+        self.line
+    }
 }
 
 /// The path without `.` parts, if it is relative and has no `..` part and no NUL.
@@ -134,8 +182,8 @@ fn inside(written: &str) -> Option<String> {
     if parts.is_empty() { None } else { Some(parts.join("/")) }
 }
 
-fn defect(error: &csv::Error) -> TableDefect {
-    let line = error.position().map_or(1, csv::Position::line);
+fn defect(error: &csv::Error, lines: &mut Lines<'_>) -> TableDefect {
+    let line = lines.of(error.position());
     match error.kind() {
         csv::ErrorKind::Utf8 { .. } => TableDefect::NotUtf8 { line },
         csv::ErrorKind::UnequalLengths { .. } => TableDefect::Ragged { line },
@@ -151,7 +199,9 @@ mod tests {
     #[test]
     fn columns_are_found_by_name_in_any_order() {
         let text = "\u{FEFF}label, ward ,patient,path\nnormal,7, p1 ,./a//b.dcm\n\"sick\",8,,c.dcm\n";
-        let rows = read(text.as_bytes()).unwrap();
+        let Table { rows, columns } = read(text.as_bytes()).unwrap();
+        assert_eq!(columns.unknown, [LocalText::new("ward")]);
+        assert!(columns.patient && !columns.site);
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0].path.reveal(), "a/b.dcm");
         assert_eq!(rows[0].label.reveal(), "normal");
@@ -170,6 +220,20 @@ mod tests {
         assert_eq!(refuse(b"path,label\na,b\na\n"), TableDefect::Ragged { line: 3 });
         assert_eq!(refuse(b"path,label\n,b\n"), TableDefect::EmptyValue { line: 2, column: "path" });
         assert_eq!(refuse(b"path,label\nM\xFCller,b\n"), TableDefect::NotUtf8 { line: 2 });
+    }
+
+    #[test]
+    fn lines_are_those_of_an_editor_whatever_ends_them() {
+        let text = "path,label\n\na,x\nb,\"x\n y\"\nc,x\n";
+        for end in ["\n", "\r\n", "\r"] {
+            for start in ["", "\u{FEFF}"] {
+                let text = format!("{start}{}", text.replace('\n', end));
+                let rows = read(text.as_bytes()).unwrap().rows;
+                assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 4, 6], "{text:?}");
+                let ragged = read(format!("{text}d{end}").as_bytes()).unwrap_err();
+                assert_eq!(ragged, TableDefect::Ragged { line: 7 }, "{text:?}");
+            }
+        }
     }
 
     #[test]

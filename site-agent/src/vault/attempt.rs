@@ -194,7 +194,7 @@ impl Core {
         let Doing::Working { permit, .. } = std::mem::replace(&mut case.doing, Doing::Nothing) else {
             return Ok(());
         };
-        let Vector { words, reference, busy } = match result {
+        let Vector { mut words, reference, busy } = match result {
             Ok(vector) => vector,
             Err(Halt::Withdraw(cause)) => return self.withdraw(study, Withdrawn { attempt, cause }),
             Err(Halt::Decline(reason, why)) => {
@@ -207,7 +207,7 @@ impl Core {
             Err(Halt::Stopped) => return Ok(()),
         };
         let Some(machine) = &case.machine else { return Ok(()) };
-        let masker = match machine.mask(permit, words) {
+        let masker = match machine.mask(permit, std::mem::take(&mut *words)) {
             Ok(masker) => masker,
             Err(refusal) => {
                 tracing::error!(study = study.short(), %refusal, "a vector of this site cannot be masked");

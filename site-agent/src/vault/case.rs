@@ -101,8 +101,8 @@ pub(super) struct Case {
     pub(super) parent: String,
     pub(super) encapsulations: BTreeMap<SiteName, Signed<Encapsulation>>,
     pub(super) confirmations: BTreeMap<SiteName, Signed<Confirmation>>,
-    /// Since when the epoch's secret keys have been there.
-    pub(super) epoch_since: Option<Instant>,
+    /// Since when the epoch's secret keys have been there, in milliseconds since 1970; until they are erased.
+    pub(super) setup_keys_since: Option<u64>,
     /// The model that the coordinator wants to open with other survivors than these.
     pub(super) asked: Option<Question>,
     /// When to try reading the data again.
@@ -124,7 +124,7 @@ impl Case {
             parent: String::new(),
             encapsulations: BTreeMap::new(),
             confirmations: BTreeMap::new(),
-            epoch_since: None,
+            setup_keys_since: None,
             asked: None,
             load_again: None,
             trouble: None,

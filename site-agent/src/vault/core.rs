@@ -14,7 +14,7 @@ use consilium_identity::roster;
 use consilium_rounds::message::{Directive, DirectiveId, Letter, SiteMessage};
 use consilium_rounds::reason::Decline;
 use consilium_rounds::vector::study_pin;
-use consilium_secagg::numbering::Attempt;
+use consilium_secagg::numbering::{Attempt, Epoch};
 use consilium_secagg::site::{RepeatBook, SiteMachine};
 use consilium_secagg::terms::Floors;
 use consilium_study::canonical::Canonical as _;
@@ -29,18 +29,20 @@ use super::case::{Case, Topic, saying};
 use super::identity::Identity;
 use super::keeping::Keeping;
 use super::models::{Models, Piece};
-use super::record::{self, Stage, StudyRecord};
+use super::record::{self, Opened, Stage, StudyRecord};
 use super::speech::{Saying, Speech};
 use super::work::{Job, Outcome};
 use crate::folder::SiteFolder;
 use crate::journal::{Event, Journal};
 use crate::pipe::message::{FromRelay, FromVault, Link};
+use crate::relay::board::now_ms;
 use crate::status::publish;
 use crate::store::{Kind, Store};
 
 /// Refusals of directives about studies that this site does not take part in, kept to be said.
 const MOST_STRAYS: usize = 32;
-/// Secret keys of an epoch live no longer than this.
+/// Secret keys of an epoch live no longer than this, by the clock on the wall: neither a restart of the vault nor a
+/// machine that sleeps makes them live longer.
 const SETUP_KEYS: Duration = Duration::from_hours(24);
 
 /// The vault.
@@ -156,11 +158,11 @@ impl Core {
             SiteMachine::restore(pin.clone(), me, key, floors.clone(), record, chain)
         })?;
         let _ = self.keeping.persist(&mut machine, &mut self.book)?;
-        if machine.epoch().is_some() {
-            case.epoch_since = Some(Instant::now());
-        }
+        let epoch = machine.epoch();
         case.machine = Some(machine);
-        Ok(())
+        let Some(epoch) = epoch else { return Ok(()) };
+        self.note_opening(study, epoch)?;
+        self.erase_old_setup_keys(study)
     }
 
     /// A machine for a study that is accepted now.
@@ -354,13 +356,33 @@ impl Core {
                 self.load(study)?;
                 continue;
             }
-            if case.epoch_since.is_some_and(|since| now.duration_since(since) >= SETUP_KEYS) {
-                case.epoch_since = None;
-                if let Some(machine) = &mut case.machine {
-                    machine.erase_setup_keys();
-                    let _ = self.keeping.persist(machine, &mut self.book)?;
-                }
-            }
+            self.erase_old_setup_keys(study)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down when an epoch was opened, unless that was done: then, or when the vault finds one that was opened
+    /// right before a crash.
+    pub(super) fn note_opening(&mut self, study: Hash, epoch: Epoch) -> anyhow::Result<()> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(()) };
+        if case.record.opened_ms(epoch).is_none() {
+            case.record.set_opened(Opened { epoch, at_ms: now_ms() });
+            case.record.write(&*self.store, &self.folder)?;
+        }
+        case.setup_keys_since = case.record.opened_ms(epoch);
+        Ok(())
+    }
+
+    /// Erases the secret keys of an epoch that was opened too long ago.
+    fn erase_old_setup_keys(&mut self, study: Hash) -> anyhow::Result<()> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(()) };
+        if !case.setup_keys_since.is_some_and(|since| is_too_old(since, now_ms())) {
+            return Ok(());
+        }
+        case.setup_keys_since = None;
+        if let Some(machine) = &mut case.machine {
+            machine.erase_setup_keys();
+            let _ = self.keeping.persist(machine, &mut self.book)?;
         }
         Ok(())
     }
@@ -419,6 +441,12 @@ impl Core {
     }
 }
 
+/// Whether setup keys of that moment have to go. A moment as far in the future says that the clock was wrong, and
+/// then nobody knows how old they are.
+const fn is_too_old(since_ms: u64, now_ms: u64) -> bool {
+    since_ms.abs_diff(now_ms) as u128 >= SETUP_KEYS.as_millis()
+}
+
 /// What a study pins, with the keys of the roster it goes with.
 fn pin(identity: &Identity, record: &StudyRecord) -> anyhow::Result<consilium_secagg::pin::StudyPin> {
     let roster = roster::verify(&identity.anchor, record.roster())?;
@@ -431,4 +459,16 @@ fn floors(policy: &Policy, record: &StudyRecord) -> Floors {
     let known_sites = policy.known_sites().iter().cloned().collect();
     let terms = record.accepted_terms().unwrap_or_else(|| policy.terms(record.plan()));
     Floors { known_sites, ..Floors::of(&terms) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setup_keys_are_too_old_after_a_day_and_when_the_clock_is_wrong() {
+        let day = 24 * 3_600_000;
+        assert!(!is_too_old(day, 2 * day - 1) && is_too_old(day, 2 * day));
+        assert!(!is_too_old(2 * day - 1, day) && is_too_old(2 * day, day));
+    }
 }

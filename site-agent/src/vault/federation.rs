@@ -74,7 +74,8 @@ fn cohort(position: usize) -> Cohort {
         ..Counts::default()
     };
     let fingerprint = Hash::of_bytes(b"cohort");
-    Cohort { train, held_out, counts, used: Vec::new(), quarantine: Vec::new(), fingerprint }
+    let (used, quarantine) = (Vec::new(), Vec::new());
+    Cohort { train, held_out, counts, columns: None, used, quarantine, fingerprint }
 }
 
 struct Site {

@@ -5,12 +5,13 @@
 use std::time::{Duration, Instant};
 
 use consilium_identity::Roster;
+use consilium_identity::roster::SiteEntry;
 use consilium_rounds::message::{Decision, SiteMessage};
 use consilium_rounds::reason::Decline;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
-use consilium_study::name::Principal;
+use consilium_study::name::{Principal, SiteName};
 use consilium_study::policy::Decision as Judgement;
 use consilium_study::sign::Signed;
 use consilium_study::statement::{Acceptance, Refusal, Rule};
@@ -62,7 +63,7 @@ impl Core {
         if plan.hash() != study {
             return Ok(refused(Decline::Malformed, "a proposal names another study than it holds".into()));
         }
-        self.remember_roster(roster.clone(), checked.version())?;
+        self.remember_roster(roster.clone(), &checked)?;
         self.note(Event::Proposed { study, name: plan.name.clone(), operator: signer.to_string() })?;
         let record = StudyRecord::new(plan, signed, roster, now_ms());
         record.write(&*self.store, &self.folder)?;
@@ -72,14 +73,23 @@ impl Core {
         Ok(Taken::Done)
     }
 
-    /// The newest roster is pinned, so that no older one is believed again.
-    fn remember_roster(&mut self, roster: Signed<Roster>, version: u32) -> anyhow::Result<()> {
-        let known = self.identity.roster.claim()?.version();
-        if version > known {
-            self.identity.roster = roster;
-            self.identity.write(&*self.store, &self.folder)?;
+    /// The newest roster is pinned, so that no older one is believed again. Sites that are new on it are noted:
+    /// whoever can sign rosters could otherwise fill studies with sites of its own, and nobody here would see it.
+    pub(super) fn remember_roster(&mut self, roster: Signed<Roster>, checked: &Roster) -> anyhow::Result<()> {
+        let known = self.identity.roster.claim()?;
+        if checked.version() <= known.version() {
+            return Ok(());
         }
-        Ok(())
+        let is_known = |site: &&SiteEntry| {
+            known.site(&site.name).is_some_and(|entry| entry.signing_key == site.signing_key)
+        };
+        let new = checked.sites().iter().filter(|site| !is_known(site)).map(|site| site.name.clone());
+        let new: Vec<SiteName> = new.collect();
+        if !new.is_empty() {
+            self.note(Event::RosterGrew { version: checked.version(), new })?;
+        }
+        self.identity.roster = roster;
+        self.identity.write(&*self.store, &self.folder)
     }
 
     /// Holds the policy against a study that nobody has decided on.

@@ -7,7 +7,7 @@ use consilium_identity::{Anchor, Roster};
 use consilium_rounds::message::{Binding, Settled, StudyState};
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::Context;
-use consilium_secagg::numbering::Attempt;
+use consilium_secagg::numbering::{Attempt, Epoch};
 use consilium_study::canonical::{Canonical as _, NotCanonical};
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
@@ -41,6 +41,20 @@ struct Saved {
     state: StudyState,
     #[n(5)]
     settled: Option<Settled>,
+    #[n(6)]
+    opened: Option<Opened>,
+}
+
+/// When an epoch was opened at this site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Opened {
+    /// Which.
+    #[n(0)]
+    pub epoch: Epoch,
+    /// When, in milliseconds since 1970.
+    #[n(1)]
+    pub at_ms: u64,
 }
 
 /// How far the site's decision is.
@@ -199,7 +213,8 @@ impl StudyRecord {
     /// A study that was just proposed, its signatures checked.
     pub fn new(study: Study, signed: Signed<Study>, roster: Signed<Roster>, heard_ms: u64) -> Self {
         let (stage, state, settled) = (Stage::Waiting, StudyState::Proposed, None);
-        Self { study, saved: Saved { study: signed, roster, heard_ms, stage, state, settled } }
+        let saved = Saved { study: signed, roster, heard_ms, stage, state, settled, opened: None };
+        Self { study, saved }
     }
 
     /// The study.
@@ -286,6 +301,16 @@ impl StudyRecord {
     /// Whether local work may go on.
     pub const fn may_work(&self) -> bool {
         !matches!(self.saved.state, StudyState::Paused | StudyState::Stopped | StudyState::Released { .. })
+    }
+
+    /// When an epoch was opened here, in milliseconds since 1970, if that was written down.
+    pub fn opened_ms(&self, epoch: Epoch) -> Option<u64> {
+        self.saved.opened.filter(|opened| opened.epoch == epoch).map(|opened| opened.at_ms)
+    }
+
+    /// Takes note of when an epoch was opened; to be written down afterwards.
+    pub const fn set_opened(&mut self, opened: Opened) {
+        self.saved.opened = Some(opened);
     }
 
     /// Goes to another stage; to be written down afterwards.

@@ -1,7 +1,5 @@
 //! Pair keys: what a site does with openings, adverts, ciphertexts and tags.
 
-use std::time::Instant;
-
 use consilium_rounds::message::{SiteMessage, in_batches};
 use consilium_rounds::reason::Decline;
 use consilium_secagg::guilt::DealerGuilt;
@@ -37,7 +35,6 @@ impl Core {
             case.leave_attempt();
             case.encapsulations.clear();
             case.confirmations.clear();
-            case.epoch_since = Some(Instant::now());
             case.hush(|topic| {
                 matches!(
                     topic,
@@ -51,6 +48,7 @@ impl Core {
         case.say(Topic::Advert, SiteMessage::Advert(advert));
         say_settled(case, settled);
         if let (Some(epoch), true) = (now, now != before) {
+            self.note_opening(study, epoch)?;
             self.note(Event::EpochOpened { study, epoch: epoch.get() })?;
         }
         Ok(Taken::Done)

@@ -21,6 +21,7 @@ use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_cou
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
+use zeroize::Zeroizing;
 
 use super::cases::{Found, criteria};
 use super::record::Reference;
@@ -97,7 +98,8 @@ pub(super) enum Outcome {
 
 /// What a site contributes, before it is masked.
 pub(super) struct Vector {
-    pub(super) words: Vec<u32>,
+    /// Wiped when it is dropped, as when the attempt is over before it can be masked.
+    pub(super) words: Zeroizing<Vec<u32>>,
     /// The starting model, if it was judged for the first time.
     pub(super) reference: Option<Reference>,
     pub(super) busy: Duration,
@@ -246,7 +248,7 @@ impl Bench {
                 return Err(Halt::Decline(Decline::Context, "nothing of this kind is summed".to_owned()));
             }
         };
-        Ok(Vector { words, reference, busy: began.elapsed() })
+        Ok(Vector { words: Zeroizing::new(words), reference, busy: began.elapsed() })
     }
 }
 

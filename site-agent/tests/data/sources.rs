@@ -101,6 +101,31 @@ fn a_clean_folder_is_used_whole_and_split_by_patient() {
     assert!(sides.values().all(|sides| sides.len() == 1), "no patient is on two sides");
 }
 
+/// A misspelt column is passed over like any other, so that it is passed over has to be said.
+#[test]
+fn columns_that_are_not_used_and_a_split_by_file_are_told() {
+    let told = |hospital: &Hospital| {
+        let (source, cohort) = (hospital.source(), hospital.load());
+        let check = Check::of(&source, &criteria(), &cohort, "fl").text();
+        (check, Explanation::of(&source, &criteria(), &cohort, "fl").text())
+    };
+    let mut hospital = healthy();
+    let (check, explanation) = told(&hospital);
+    assert!(!check.contains("not used") && !explanation.contains("by file"), "{check}{explanation}");
+    let columns = "path,label,patient\n";
+    hospital.table = format!("path,label,patinet\x1b\n{}", &hospital.table[columns.len()..]);
+    let (check, explanation) = told(&hospital);
+    for text in [check, explanation] {
+        assert!(text.contains("that are not used: \"patinet\u{FFFD}\"."), "{text}");
+        assert!(text.contains("has no column \"patient\". 40 cases name no patient"), "{text}");
+        assert!(text.contains("their split is by file"), "{text}");
+    }
+    // Nobody says which site's rows are ours.
+    hospital.table = hospital.table.replacen("patinet\x1b", "site", 1);
+    let check = Check::of(&hospital.source(), &criteria(), &hospital.load(), "fl");
+    assert_eq!(check.table.unwrap().unused_columns, ["site"]);
+}
+
 #[test]
 fn the_order_of_rows_does_not_show() {
     let mut hospital = healthy();
@@ -188,7 +213,7 @@ fn unusable_files_are_named_counted_and_change_nothing_else() {
     assert_eq!(of(&cohort), of(&clean));
 
     // Every file has its line on the screen, and the report says where to look.
-    let explanation = Explanation::of(&criteria(), &cohort, "fl");
+    let explanation = Explanation::of(&hospital.source(), &criteria(), &cohort, "fl");
     let files: BTreeSet<&str> = explanation.files.iter().map(|file| file.place.file.as_str()).collect();
     assert_eq!(files.len(), explanation.files.len(), "each file once");
     assert_eq!(explanation.files.len() as u64, counts.found);

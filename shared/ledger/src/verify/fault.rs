@@ -9,6 +9,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName, StudyName};
 use consilium_study::sign::SignatureError;
 
+use crate::describe::counted;
 use crate::entry::Kind;
 use crate::files::Unreadable;
 use crate::parts::BadParts;
@@ -35,6 +36,30 @@ pub enum Failure {
     /// Nothing says who the coordinator is.
     #[error("the ledger has no roster, so nobody could have signed it")]
     Empty,
+}
+
+impl Failure {
+    /// The number of the entry at fault, where it is one.
+    pub fn entry(&self) -> Option<u64> {
+        match self {
+            Self::Entry { index, .. }
+            | Self::Log(
+                LogError::Entry { index, .. }
+                | LogError::Bundle { index, .. }
+                | LogError::NotAnEntry { index, .. },
+            ) => Some(*index),
+            Self::Log(_) | Self::Empty => None,
+        }
+    }
+
+    /// What that entry is said to be, where its bytes still tell.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Entry { kind, .. } => Some(*kind),
+            Self::Log(LogError::Entry { kind, .. }) => *kind,
+            Self::Log(_) | Self::Empty => None,
+        }
+    }
 }
 
 /// What is wrong with an entry.
@@ -172,7 +197,7 @@ pub enum Fault {
     #[error("the receipts of {0} and {1} commit to different pair seeds")]
     UnequalPair(SiteName, SiteName),
     /// Too few signed.
-    #[error("{got} survivors signed, and it takes {want}")]
+    #[error("{} signed, and it takes {want}", counted(*got as u64, "survivor", "survivors"))]
     TooFewSigned {
         /// How many did.
         got: usize,

@@ -15,6 +15,10 @@ use crate::report::{StudyReport, StudyState};
 
 impl Walk {
     pub(super) fn roster_entry(&mut self, signed: &Signed<Roster>) -> Result<(), Fault> {
+        if self.latest.is_none() {
+            // The key signed whose ledger this is. If the checkpoint says otherwise, that is its fault.
+            self.anchor.name = self.anchor.verify(signed)?.into_inner().consortium().clone();
+        }
         let next = roster::verify(&self.anchor, signed)?.into_inner();
         if let Ok(known) = self.roster() {
             known.follow(&next)?;

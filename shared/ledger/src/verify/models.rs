@@ -13,6 +13,7 @@ use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::Signed;
 
 use super::{End, Fault, Walk};
+use crate::card::Card;
 use crate::describe;
 use crate::report::{AlarmReport, ReleaseReport, RoundReport, StudyState};
 use crate::statement::{Act, Order};
@@ -87,6 +88,7 @@ impl Walk {
         }
         study.state = StudyState::Released;
         study.report.released = Some(ReleaseReport {
+            card: Card::of(&study.study, &said),
             round: said.round(),
             model: said.model,
             participants: said.participants.into_iter().collect(),

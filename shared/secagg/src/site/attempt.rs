@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_study::name::SiteName;
 use consilium_study::sign::{SignatureError, Signed};
+use zeroize::Zeroizing;
 
 use super::record::{AttemptRecord, Opening, Own};
 use super::{Missing, RepeatBook, SiteMachine, SiteRefusal, Unsent};
@@ -155,6 +156,7 @@ impl SiteMachine {
     /// Starts masking `vector`, with a fresh self-mask seed. A spool that was not sealed is thrown away first.
     #[expect(clippy::needless_pass_by_value, reason = "a permit serves once")]
     pub fn mask(&self, permit: MaskPermit, vector: Vec<u32>) -> Result<Masker, SiteRefusal> {
+        let mut vector = Zeroizing::new(vector);
         let MaskPermit(ctx) = permit;
         let attempt = self.attempt(&ctx)?;
         if matches!(attempt.own, Own::Sealed(..)) {
@@ -170,7 +172,7 @@ impl SiteMachine {
             .indices()
             .map(|index| self.pair_key(context, index).cloned())
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Masker::new(context.clone(), self.my_index(context)?, keys, vector))
+        Ok(Masker::new(context.clone(), self.my_index(context)?, keys, std::mem::take(&mut *vector)))
     }
 
     /// Signs for a masked vector. **The spool must be flushed before this is called**; once the state is

@@ -3,18 +3,22 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use consilium_identity::roster::SiteEntry;
 use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::record::Verdict;
 use consilium_rounds::status::Phase;
 use consilium_rounds::{Act, Event};
 use consilium_secagg::numbering::Attempt;
 use consilium_study::canonical::Canonical as _;
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+use consilium_study::sign::{Signed, SigningKey};
 
 use super::{Federation, SITES, pictures, study_text};
 use crate::journal;
 use crate::pipe::message::FromRelay;
 use crate::store::{Disk, Kind, Store as _};
-use crate::vault::record::{PersonalAct, PersonalAnswer, Question, Stage};
+use crate::vault::record::{Opened, PersonalAct, PersonalAnswer, Question, Stage};
 
 const WILLING: &str = "approval = \"automatic\"\noperators = [\"operator/o\"]\n";
 
@@ -110,6 +114,63 @@ fn a_kill_between_any_two_writes_changes_nothing() {
         let attempts: BTreeSet<_> = masked.iter().map(|(attempt, _)| attempt).collect();
         assert_eq!(receipts.len(), attempts.len(), "one receipt per attempt, whatever happens");
     }
+}
+
+/// A vault that is started every night does not keep the secret keys of an epoch for ever.
+#[test]
+fn the_age_of_setup_keys_is_known_after_a_restart() {
+    let mut federation = Federation::new(WILLING);
+    federation.tell(Event::Operator { by: "operator/o".parse().unwrap(), act: Act::Start });
+    let study = federation.machine.study_hash();
+    federation.pass();
+    let record = std::fs::read(federation.sites[0].folder.study(&study).record()).unwrap();
+    assert_eq!(record[0], 0xa5, "a map of the five fields that have always been there");
+    let since = |federation: &Federation| federation.sites[0].core.cases[&study].setup_keys_since;
+    while since(&federation).is_none() {
+        assert!(federation.pass(), "{:#?}", federation.machine.status());
+    }
+    let opened = since(&federation);
+    federation.sites[0].crash();
+    assert_eq!(since(&federation), opened);
+    let site = &mut federation.sites[0];
+    let case = site.core.cases.get_mut(&study).unwrap();
+    let epoch = case.machine.as_ref().unwrap().epoch().unwrap();
+    let at_ms = opened.unwrap() - 24 * 3_600_000;
+    case.record.set_opened(Opened { epoch, at_ms });
+    case.record.write(&Disk, &site.folder).unwrap();
+    site.crash();
+    assert_eq!(since(&federation), None);
+}
+
+/// Whoever signs rosters can add sites, and a person at this one can see which.
+#[test]
+fn sites_that_are_new_on_a_roster_are_written_down() {
+    let mut federation = Federation::new(WILLING);
+    let core = &mut federation.sites[0].core;
+    let known = core.identity.roster.claim().unwrap();
+    let b = &known.sites()[1];
+    let other_key = SiteEntry { signing_key: SigningKey::generate().verifying_key(), ..b.clone() };
+    let e = SiteEntry {
+        name: "e".parse().unwrap(),
+        signing_key: SigningKey::generate().verifying_key(),
+        tls_key: Hash::of_bytes(b"e"),
+        test: false,
+    };
+    let newer = known.with_site_replaced(other_key).unwrap().with_site(e).unwrap();
+    let signed = Signed::seal(&newer, "operator/o".parse().unwrap(), &federation.key);
+    core.remember_roster(signed.clone(), &newer).unwrap();
+    core.remember_roster(signed, &newer).unwrap();
+    let records = journal::read(&Disk, &federation.sites[0].folder.journal()).unwrap();
+    let grew: Vec<_> = records
+        .iter()
+        .filter_map(|record| match &record.event {
+            journal::Event::RosterGrew { new, .. } => {
+                Some(new.iter().map(SiteName::as_str).collect::<Vec<_>>())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(grew, [["b", "e"]]);
 }
 
 #[test]

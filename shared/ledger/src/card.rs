@@ -1,0 +1,77 @@
+//! The card of a released model: what people have to know about it, as it lies beside the model.
+//!
+//! Nobody signs a card. Every line of it follows from the study's document and from the release, which are
+//! signed, so that an auditor can write it again and compare.
+
+use std::collections::BTreeSet;
+
+use consilium_rounds::metrics::Figures;
+use consilium_rounds::record::{Release, ReleaseReason};
+use consilium_study::document::Study;
+use consilium_study::hash::Hash;
+use consilium_study::name::{SiteName, StudyName};
+use serde::Serialize;
+
+use crate::describe::counted;
+
+/// A card. As a file it is this value in indented JSON; its first lines say who took part and who did not.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Card {
+    /// Sites whose updates are in an adopted model.
+    pub participants: BTreeSet<SiteName>,
+    /// Sites of the study whose are not.
+    pub absent: BTreeSet<SiteName>,
+    /// Name of the study.
+    pub study: StudyName,
+    /// Its title.
+    pub title: String,
+    /// The hash that sites accepted.
+    pub study_hash: Hash,
+    /// The model.
+    pub model: Hash,
+    /// Why it is this one.
+    pub recommended_because: String,
+    /// Training rounds that were run.
+    pub rounds: u32,
+    /// Names of the classes, in the order of the model's outputs.
+    pub labels: Vec<String>,
+    /// What the federation measured, where it did.
+    pub figures: Option<Figures>,
+    /// What is promised about the patients behind it.
+    pub privacy: &'static str,
+}
+
+impl Card {
+    /// The card of a release.
+    pub fn of(study: &Study, release: &Release) -> Self {
+        let recommended_because = match &release.reason {
+            ReleaseReason::BestEvaluated { round, metric, among, .. } => {
+                format!(
+                    "best {} of {}, after round {}",
+                    metric.name(),
+                    counted((*among).into(), "evaluated model", "evaluated models"),
+                    round.get()
+                )
+            }
+            ReleaseReason::LastAdopted { round } => {
+                format!("the last adopted model, after round {}; none was evaluated", round.get())
+            }
+            ReleaseReason::NothingAdopted => {
+                "every candidate was refused; this is the initial model".to_owned()
+            }
+        };
+        Self {
+            participants: release.participants.clone(),
+            absent: release.absent.clone(),
+            study: study.name.clone(),
+            title: study.title.clone(),
+            study_hash: release.study,
+            model: release.model,
+            recommended_because,
+            rounds: release.rounds,
+            labels: study.data.labels.clone(),
+            figures: release.figures().cloned(),
+            privacy: "no formal guarantee",
+        }
+    }
+}
