@@ -241,7 +241,7 @@ mod tests {
         let guarantee =
             Guarantee { sites: 4, corrupt: 1, threshold: 3, honest: 2, needed: 3, smallest_selection: 3 };
         assert_eq!(checked.guarantee, guarantee);
-        assert!((checked.probe.loss - 2_f64.ln()).abs() < 0.5, "{:?}", checked.probe);
+        assert!((0.1..3.0).contains(&checked.probe.loss), "{:?}", checked.probe);
         let text = checked.people();
         assert!(text.contains("h = 2 honest sites") && text.contains("no formal guarantee"), "{text}");
         // The same again is harmless; a changed file is not overwritten.
