@@ -7,9 +7,12 @@
 pub mod arms;
 pub(crate) mod deal;
 mod federation;
+mod folder;
+mod interruption;
 pub mod process;
 pub(crate) mod progress;
 mod report;
+mod standing;
 pub mod synthetic;
 pub(crate) mod table;
 
@@ -24,7 +27,9 @@ use consilium_study::name::SiteName;
 
 use self::arms::{Arm, Job, Outcome};
 use self::deal::{Collection, Dealt, Places};
-use self::federation::Federation;
+use self::federation::{Federation, Place};
+use self::folder::Folder;
+use self::interruption::Interruption;
 use self::process::Part;
 use self::progress::{Round, Story};
 use self::report::{Comparison, Cost, Run};
@@ -44,7 +49,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// How --data is dealt out: iid, dirichlet:A or by:COLUMN
-    #[arg(long, default_value = "dirichlet:0.5")]
+    #[arg(long, default_value = "dirichlet:0.5", requires = "data")]
     pub partition: Partition,
     /// Model: logistic, small-cnn, cnn-bn or resnet18
     #[arg(long, default_value = "small-cnn")]
@@ -66,51 +71,43 @@ pub struct DemoArgs {
     pub no_compare: bool,
 }
 
-/// Runs the demo. Ctrl-C ends it and leaves nothing running.
+/// Runs the demo. Ctrl-C, SIGTERM and SIGHUP end it, as does a reader that leaves; nothing stays running, and no
+/// folder that was not asked for.
 pub fn run(args: &DemoArgs, output: Output) -> anyhow::Result<()> {
+    let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let mut interruption = {
+        let _inside = runtime.enter();
+        Interruption::listen()?
+    };
+    let folder = Folder::new(args.keep.as_deref())?;
+    let (story, mut unheard) = Story::with_an_end(output, started);
+    let demo = Demo { args, output, story, started, root: folder.root().to_owned() };
+    let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = Demo::new(args, output)?.play() => outcome,
-            _ = tokio::signal::ctrl_c() => bail!("stopped by Ctrl-C; nothing is left running"),
+            biased;
+            signal = interruption.arrives() => bail!("stopped by {signal}; nothing is left running"),
+            Some(error) = unheard.recv() => Err(error.into()),
+            outcome = demo.play() => outcome,
         }
-    })
+    });
+    // Waits for a thread that still deals data out: after that nobody writes into the folder.
+    drop(runtime);
+    folder.leave()?;
+    outcome
 }
 
 struct Demo<'a> {
     args: &'a DemoArgs,
     output: Output,
+    story: Story,
     started: Instant,
     root: PathBuf,
-    /// Removed at the end, unless the folder is kept.
-    _temporary: Option<tempfile::TempDir>,
 }
 
-impl<'a> Demo<'a> {
-    fn new(args: &'a DemoArgs, output: Output) -> anyhow::Result<Self> {
-        let started = Instant::now();
-        let (root, temporary) = match &args.keep {
-            Some(folder) => {
-                if folder.join("consortium").exists() {
-                    bail!("{} holds a consortium already; choose another folder", folder.display());
-                }
-                std::fs::create_dir_all(folder)?;
-                (folder.canonicalize()?, None)
-            }
-            None => {
-                let temporary = tempfile::Builder::new().prefix("consilium-demo-").tempdir()?;
-                (temporary.path().to_owned(), Some(temporary))
-            }
-        };
-        Ok(Self { args, output, started, root, _temporary: temporary })
-    }
-
-    fn story(&self) -> Story {
-        Story::new(self.output, self.started)
-    }
-
-    async fn play(self) -> anyhow::Result<()> {
-        let story = self.story();
+impl Demo<'_> {
+    async fn play(&self) -> anyhow::Result<()> {
+        let story = &self.story;
         let names = hospital_names(self.args.sites);
         story.tell(&format!(
             "{} hospitals train one model together on this machine; only the sum of their updates is ever visible.",
@@ -119,11 +116,19 @@ impl<'a> Demo<'a> {
         story.tell(&format!("Everything lies in {}.", self.root.display()));
         let dealt = self.deal(&names).await?;
         let draft = draft(self.args, &names, &dealt.collection)?;
+        if is_small(&dealt.collection) {
+            story.tell(&format!(
+                "The smallest hospital has {} case(s): this study asks for one at each and for half of them to be \
+                 usable; {USUAL_MINIMUM} and 90 % are usual.",
+                dealt.collection.smallest
+            ));
+        }
 
-        let mut federation = Federation::start(&self.root, &dealt.sites, &story).await?;
-        let study = federation.propose(&draft, &story).await?;
+        let place = Place { root: &self.root, is_kept: self.args.keep.is_some() };
+        let mut federation = Federation::start(place, &dealt.sites, story).await?;
+        let study = federation.propose(&draft, story).await?;
         let killing = !self.args.no_kill && names.len() >= 4 && self.args.rounds >= 3;
-        let rounds = federation.run(&study, killing.then_some(self.args.rounds), &story).await?;
+        let rounds = federation.run(&study, killing.then_some(self.args.rounds), story).await?;
         let models = self.root.join("models");
         std::fs::create_dir_all(&models)?;
         let released = models.join("released.safetensors");
@@ -143,7 +148,7 @@ impl<'a> Demo<'a> {
             rounds.iter().fold((0, 0), |(up, down), round| (up + round.bytes_up, down + round.bytes_down));
         story.tell(&format!("The hospitals exchanged {}.", report::traffic(traffic.0, traffic.1)));
         story.tell(&format!("{cost}."));
-        let comparison = self.compare(&study, &dealt, &rounds, &released, &initial, &story).await?;
+        let comparison = self.compare(&study, &dealt, &rounds, &released, &initial, story).await?;
         let kept = self.args.keep.is_some();
         let run = Run {
             sites: usize::from(self.args.sites),
@@ -176,7 +181,7 @@ impl<'a> Demo<'a> {
             .map(|name| (name.clone(), self.root.join("sites").join(name.as_str()).join("data")))
             .collect();
         let (args, test) = (self.args.clone(), self.root.join("test"));
-        let story = self.story();
+        let story = self.story.clone();
         tokio::task::spawn_blocking(move || {
             let places = Places { sites: &folders, test: &test };
             match &args.data {
@@ -258,13 +263,28 @@ async fn run_arms(
         let job = Job { study: jobs.join("study"), test: dealt.test.clone(), arm };
         let path = jobs.join(format!("{name}.json"));
         std::fs::write(&path, serde_json::to_vec(&job)?)?;
+        let title = match &job.arm {
+            // Scored within a moment.
+            Arm::File(_) => None,
+            Arm::Train { sites, .. } if sites.len() == 1 => Some(format!("{name} alone")),
+            Arm::Train { .. } => Some(name.clone()),
+        };
         let (places, story) = (std::sync::Arc::clone(&places), story.clone());
         running.spawn(async move {
             let _place = places.acquire_owned().await?;
+            let began = Instant::now();
+            if let Some(title) = &title {
+                story.tell(&format!("{title}: training"));
+            }
             let command = arms::command(&path)?;
             let text =
                 Part::output(&name, command, |line| story.progress(&format!("{name}: {line}"))).await?;
-            anyhow::Ok((name, serde_json::from_str::<Outcome>(text.trim())?))
+            let outcome: Outcome = serde_json::from_str(text.trim())?;
+            if let Some(title) = &title {
+                let seconds = began.elapsed().as_secs_f64();
+                story.tell(&format!("{title}: AUROC {:.3} after {seconds:.1} s", outcome.auroc));
+            }
+            anyhow::Ok((name, outcome))
         });
     }
     let mut outcomes = BTreeMap::new();
@@ -302,13 +322,14 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
     let text = format!(
         "format = 1\nname = \"demo\"\ntitle = \"{title}\"\nsites = [{sites}]\nseed = {seed}\n\n\
          [data]\nlabels = [{labels}]\nchannels = {channels}\nheight = {height}\nwidth = {width}\n\
-         mean = {mean:?}\nstd = {std:?}\n\n\
+         mean = {mean:?}\nstd = {std:?}\n{floors}\n\
          [model]\npreset = \"{model}\"\n\n\
          [training]\n{training}\n\n\
          [rounds]\ncount = {rounds}\nquorum = 3\ncollect_timeout = \"{patience}\"\nevaluate_timeout = \"{patience}\"\nsetup_timeout = \"1m\"\n\
          strategy = {{ kind = \"fedavg\", server_learning_rate = {server_rate:?} }}\n\n\
          [aggregation]\nweight = \"{weight}\"\nweight_cap = {cap}\n\n[evaluation]\n",
         title = collection.title,
+        floors = if is_small(collection) { "minimum_cases = 1\nsmallest_usable_share = 0.5\n" } else { "" },
         sites = quoted(&mut names.iter().map(SiteName::as_str)),
         seed = args.seed,
         labels = quoted(&mut collection.labels.iter().map(String::as_str)),
@@ -322,6 +343,15 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
         patience = if args.model.starts_with("resnet") { "60s" } else { "5s" },
     );
     Draft::from_toml(&text).context("the demo's study")
+}
+
+/// Cases that a study asks of each hospital where it says nothing else.
+const USUAL_MINIMUM: usize = 10;
+
+/// Whether a hospital was dealt so few cases that it would refuse a usual study, or sit out its rounds for a single
+/// image that cannot be read.
+fn is_small(collection: &Collection) -> bool {
+    collection.smallest < USUAL_MINIMUM
 }
 
 /// A killed hospital stays away until so many rounds have ended without it. It starts again while the next one is
@@ -343,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_demos_study_passes_every_check() {
-        for sites in [3, 4, 8, 20] {
+        for (sites, smallest, minimum) in [(3, 1, 1), (4, 9, 1), (8, 10, 10), (20, 200, 10)] {
             let args = Line::parse_from(["demo", "--sites", &sites.to_string()]).demo;
             let names = hospital_names(args.sites);
             let collection = Collection {
@@ -352,9 +382,18 @@ mod tests {
                 shape: [1, 28, 28],
                 statistics: (0.5, 0.25),
                 largest: 300,
+                smallest,
                 recipe: deal::ARCHIVE_RECIPE,
             };
-            draft(&args, &names, &collection).unwrap();
+            let study = draft(&args, &names, &collection).unwrap();
+            assert_eq!(study.data.minimum_cases, minimum, "{sites}");
         }
+    }
+
+    #[test]
+    fn a_partition_without_data_to_deal_is_refused() {
+        let read = |line: &str| Line::try_parse_from(line.split(' '));
+        assert!(read("demo").is_ok() && read("demo --partition iid --data cases.npz").is_ok());
+        assert!(read("demo --partition iid").is_err());
     }
 }

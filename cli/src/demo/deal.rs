@@ -76,6 +76,8 @@ pub(crate) struct Collection {
     pub statistics: (f64, f64),
     /// Training cases of the largest site.
     pub largest: usize,
+    /// Cases of the smallest site.
+    pub smallest: usize,
     /// What suits them.
     pub recipe: Recipe,
 }
@@ -92,11 +94,12 @@ pub(crate) struct Places<'a> {
 pub(crate) fn synthetic(places: &Places<'_>, seed: u64) -> anyhow::Result<Dealt> {
     let (patients, side) = SYNTHETIC;
     let hospitals = synthetic::hospitals(seed, places.sites.len());
-    let mut largest = 0;
+    let (mut largest, mut smallest) = (0, usize::MAX);
     let mut sites = BTreeMap::new();
     for ((name, folder), hospital) in places.sites.iter().zip(&hospitals) {
         let written = hospital.write(folder, patients, side)?;
-        largest = largest.max(usize::try_from(written.pictures)?);
+        let pictures = usize::try_from(written.pictures)?;
+        (largest, smallest) = (largest.max(pictures), smallest.min(pictures));
         sites.insert(name.clone(), dicom("data"));
     }
     synthetic::write_test(&hospitals, places.test, SYNTHETIC_TEST, side)?;
@@ -107,6 +110,7 @@ pub(crate) fn synthetic(places: &Places<'_>, seed: u64) -> anyhow::Result<Dealt>
         shape: [1, u32::from(side), u32::from(side)],
         statistics: (0.5, 0.25),
         largest,
+        smallest,
         recipe: SYNTHETIC_RECIPE,
     };
     Ok(Dealt { sites, test, collection })
@@ -204,15 +208,16 @@ pub(crate) fn archive(
     let of_train = deal(&classes(&train), count, alpha, LEAST, seed)?;
     // What a site is scored on is what its patients are like; so `val` is dealt in the proportions of `train`.
     let of_val = deal_alike(&classes(&train), &of_train, &classes(&val), count);
-    let mut largest = 0;
+    let (mut largest, mut smallest) = (0, usize::MAX);
     let mut sites = BTreeMap::new();
     for (number, (name, folder)) in places.sites.iter().enumerate() {
         std::fs::create_dir_all(folder)?;
         let own = train.select(|case| of_train[case] == number);
-        largest = largest.max(own.len());
+        let held_out = val.select(|case| of_val[case] == number);
+        (largest, smallest) = (largest.max(own.len()), smallest.min(own.len() + held_out.len()));
         let mut writer = NpzWriter::create(folder.join("cases.npz"))?;
         own.write(&mut writer, "train")?;
-        val.select(|case| of_val[case] == number).write(&mut writer, "val")?;
+        held_out.write(&mut writer, "val")?;
         sites.insert(name.clone(), Source::Npz { file: PathBuf::from("data/cases.npz") });
     }
     std::fs::create_dir_all(places.test)?;
@@ -224,6 +229,7 @@ pub(crate) fn archive(
         shape: shape_of(&train.shape),
         statistics: statistics(&train.images),
         largest,
+        smallest,
         recipe: ARCHIVE_RECIPE,
     };
     Ok(Dealt { sites, test: Source::Npz { file: path }, collection })
@@ -275,10 +281,10 @@ pub(crate) fn hand_out(
         rows.entry(site).or_default().extend(group);
     }
     let mut sites = BTreeMap::new();
-    let mut largest = 0;
+    let (mut largest, mut smallest) = (0, usize::MAX);
     for (name, to) in places.sites {
         let rows = rows.remove(name).unwrap_or_default();
-        largest = largest.max(rows.len());
+        (largest, smallest) = (largest.max(rows.len()), smallest.min(rows.len()));
         table.copy(folder, to, &rows)?;
         sites.insert(name.clone(), images("data"));
     }
@@ -290,6 +296,7 @@ pub(crate) fn hand_out(
         shape: [1, 64, 64],
         statistics: (0.5, 0.25),
         largest,
+        smallest,
         recipe: SYNTHETIC_RECIPE,
     };
     let test = images(places.test.to_str().context("the test folder's path is text")?);

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::process::{Part, part};
 use super::progress::{Round, Story};
+use super::standing::{DEAL_ANEW, Judgement, Stillness, describe, waits, withdrawals};
 use super::{AWAY, LOOK};
 use crate::consortium::{Consortium, init};
 use crate::remote::{Meter, Remote};
@@ -26,19 +27,30 @@ use crate::study;
 /// How the C library gives model-sized buffers back, as in `deploy/systemd/consilium-coordinator.service`.
 const COORDINATOR_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "2")];
-/// The coordinator and every agent have so long to get ready.
+/// The coordinator and every agent have so long to get ready, and an enrolment to be done.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Rungs of a site that has not judged a study yet.
-const UNDECIDED: [&str; 3] = ["enrolled", "connected", "deciding"];
 /// Every hospital has read its data and judged the study after so long.
 const JUDGING: Duration = Duration::from_mins(10);
+/// After so many attempts in a row that were given up while a hospital withdraws, nothing else will come of them.
+const MOST_GIVEN_UP: u32 = 3;
 /// Largest model that is fetched.
 const LONGEST_MODEL: u64 = 4 << 30;
+
+/// Where a consortium lies.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Its folder.
+    pub root: &'a Path,
+    /// Whether the folder outlives the demo.
+    pub is_kept: bool,
+}
 
 /// A running consortium.
 pub(super) struct Federation {
     root: PathBuf,
     logs: PathBuf,
+    /// What a person can read when something went wrong.
+    see: String,
     consortium: Consortium,
     coordinator: Part,
     agents: BTreeMap<SiteName, Part>,
@@ -48,11 +60,16 @@ pub(super) struct Federation {
 impl Federation {
     /// Makes the consortium, starts its coordinator, enrols every hospital and starts its agent.
     pub(super) async fn start(
-        root: &Path,
+        Place { root, is_kept }: Place<'_>,
         sources: &BTreeMap<SiteName, Source>,
         story: &Story,
     ) -> anyhow::Result<Self> {
         let logs = root.join("logs");
+        let see = if is_kept {
+            format!("see {}", logs.display())
+        } else {
+            "with --keep DIR everybody's log stays in DIR/logs".to_owned()
+        };
         std::fs::create_dir_all(&logs)?;
         // Bound for a moment to learn a free port.
         let port = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.local_addr()?.port();
@@ -70,16 +87,15 @@ impl Federation {
         let mut serve = part(&["coordinator", "serve", "--config", text(&config)?])?;
         serve.envs(COORDINATOR_MEMORY);
         let mut coordinator = Part::start("coordinator", serve, &logs)?;
-        coordinator.ready(PATIENCE, &logs).await?;
+        coordinator.ready(PATIENCE).await.with_context(|| format!("starting the coordinator ({see})"))?;
         story.tell(&format!("coordinator ready on 127.0.0.1:{port}, pid {}", coordinator.pid()));
         let root = root.to_owned();
         let mut federation =
-            Self { root, logs, consortium, coordinator, agents: BTreeMap::new(), killed: None };
+            Self { root, logs, see, consortium, coordinator, agents: BTreeMap::new(), killed: None };
         for (site, source) in sources {
             federation.enrol(site, source).await.with_context(|| format!("enrolling {site}"))?;
-            federation.start_agent(site)?;
-            let pid = federation.agents[site].pid();
-            story.tell(&format!("{site} enrolled with keys made on the spot; its agent runs, pid {pid}"));
+            let processes = federation.start_agent(site).await?;
+            story.tell(&format!("{site} enrolled with keys made on the spot; its agent runs: {processes}"));
         }
         Ok(federation)
     }
@@ -104,6 +120,7 @@ impl Federation {
         let enrol = part(&["site-agent", "enrol", &line, "--dir", text(&folder)?])?;
         let name = format!("{site}-enrol");
         let enrolling = tokio::spawn(async move { Part::output(&name, enrol, |_| {}).await });
+        let late = Instant::now() + PATIENCE;
         loop {
             let terms = Terms { test: false, replace: false };
             // Refused until the request has arrived; the enrolling process says so if it never will.
@@ -113,18 +130,26 @@ impl Federation {
                     enrolling.await??;
                     return Err(error);
                 }
+                Err(error) if Instant::now() > late => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        enrolling.await??;
+        tokio::time::timeout(PATIENCE, enrolling)
+            .await
+            .context("it was admitted and did not hear of it")???;
         Ok(())
     }
 
-    fn start_agent(&mut self, site: &SiteName) -> anyhow::Result<()> {
+    /// Starts a hospital's agent; its processes, as `name pid`.
+    async fn start_agent(&mut self, site: &SiteName) -> anyhow::Result<String> {
         let command = part(&["site-agent", "run", "--dir", text(&self.folder(site))?])?;
-        let agent = Part::start(site.as_str(), command, &self.logs)?;
+        let mut agent = Part::start(site.as_str(), command, &self.logs)?;
+        let line = agent.ready(PATIENCE).await;
+        let line = line.with_context(|| format!("starting the agent of {site} ({})", self.see))?;
         self.agents.insert(site.clone(), agent);
-        Ok(())
+        let processes =
+            ["supervisor", "vault", "relay"].map(|part| format!("{part} {}", line["ready"][part]));
+        Ok(processes.join(", "))
     }
 
     /// Proposes the study, waits until the hospitals have accepted, and starts it.
@@ -144,17 +169,31 @@ impl Federation {
     async fn decided(&self, study: &StudyName, story: &Story) -> anyhow::Result<()> {
         let mut remote = Remote::open(&self.consortium).await?;
         let late = Instant::now() + JUDGING;
-        while Instant::now() < late {
+        let mut stillness = Stillness::new(Instant::now());
+        loop {
             let status = self.status(&mut remote, study).await?;
-            let rungs = status["sites"].as_array().into_iter().flatten().map(|site| &site["rung"]);
-            let undecided = rungs.filter(|rung| UNDECIDED.iter().any(|undecided| rung == undecided)).count();
-            if undecided == 0 {
+            let Judgement { undecided, refusals, hopeless } = Judgement::read(&status)?;
+            if let Some(why) = hopeless {
+                bail!(why);
+            }
+            if undecided.is_empty() {
+                for refusal in refusals {
+                    story.tell(&format!("the study is refused at {refusal}; the others go on"));
+                }
                 return Ok(());
             }
-            story.progress(&format!("{undecided} hospitals are reading their data and judging the study"));
+            if Instant::now() > late {
+                bail!("{} did not judge the study within {JUDGING:?}; {}", undecided.join(", "), self.see);
+            }
+            story.progress(&format!(
+                "{} hospitals are reading their data and judging the study",
+                undecided.len()
+            ));
+            if stillness.is_worth_a_line(&status, Instant::now()) {
+                story.tell(&waits(&status)?);
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        bail!("a hospital has not judged the study after {JUDGING:?}; see {}", self.logs.display());
     }
 
     /// Follows the study to its release. With `kill_among`, one hospital is killed in the middle of that many
@@ -171,12 +210,13 @@ impl Federation {
         let mut looks = tokio::time::interval(LOOK);
         let mut rounds: Vec<Round> = Vec::new();
         let mut open: Option<Round> = None;
-        let mut waited = 0;
+        let (mut waited, mut given_up) = (0, 0);
+        let mut stillness = Stillness::new(Instant::now());
         let kill_after = kill_among.map(|rounds| (rounds / 2).max(1));
         loop {
             tokio::select! {
                 event = events.message() => {
-                    let Some(event) = event? else { bail!("the coordinator ended the story; see {}", self.logs.display()) };
+                    let Some(event) = event? else { bail!("the coordinator ended the story; {}", self.see) };
                     let event: Value = serde_json::from_str(&event.json)?;
                     if event["event"] == "state" {
                         if let Some(word) = event["state"].as_str() {
@@ -186,7 +226,7 @@ impl Federation {
                             return Ok(rounds);
                         }
                         if event["state"] == "stopped" {
-                            bail!("the study was stopped; see {}", self.logs.display());
+                            bail!("the study was stopped; {}", self.see);
                         }
                     } else if let Some(round) = Round::of_training(&event) {
                         open = Some(round);
@@ -196,11 +236,23 @@ impl Federation {
                         if kill_after == Some(round.round) {
                             self.kill_one(story).await?;
                         } else if kill_after.is_some_and(|after| round.round >= after + AWAY) {
-                            self.bring_back(story, "a round later")?;
+                            self.bring_back(story, "a round later").await?;
                         }
                         rounds.push(round);
+                        given_up = 0;
                     } else if event["state"] == "abandoned" {
-                        story.tell(&format!("an attempt was given up and is made again: {event}"));
+                        let cause = event["cause"].as_str().unwrap_or("no cause was said");
+                        story.tell(&format!("an attempt was given up and is made again: {cause}"));
+                        given_up += 1;
+                        let withdrawn = withdrawals(&self.status(&mut remote, &study.name).await?)?;
+                        if given_up >= MOST_GIVEN_UP && !withdrawn.is_empty() {
+                            bail!(
+                                "{given_up} attempts in a row were given up ({cause}), and it will not get better: \
+                                 {} withdrew. {DEAL_ANEW}; {}",
+                                withdrawn.join(", "),
+                                self.see
+                            );
+                        }
                     }
                 }
                 _ = looks.tick() => {
@@ -208,7 +260,10 @@ impl Federation {
                     waited = if self.killed_is_waited_for(&status) { waited + 1 } else { 0 };
                     // Once may be the moment between two rounds.
                     if waited == 2 {
-                        self.bring_back(story, "the study waits for it")?;
+                        self.bring_back(story, "the study waits for it").await?;
+                    }
+                    if stillness.is_worth_a_line(&status, Instant::now()) {
+                        story.tell(&waits(&status)?);
                     }
                     story.progress(&describe(&status));
                 }
@@ -234,14 +289,11 @@ impl Federation {
         Ok(())
     }
 
-    fn bring_back(&mut self, story: &Story, why: &str) -> anyhow::Result<()> {
+    async fn bring_back(&mut self, story: &Story, why: &str) -> anyhow::Result<()> {
         let Some(site) = self.killed.clone() else { return Ok(()) };
         if !self.agents.contains_key(&site) {
-            self.start_agent(&site)?;
-            story.tell(&format!(
-                "{site} is back, pid {} ({why}); it joins the next round",
-                self.agents[&site].pid()
-            ));
+            let processes = self.start_agent(&site).await?;
+            story.tell(&format!("{site} is back ({why}) and joins the next round: {processes}"));
         }
         Ok(())
     }
@@ -296,16 +348,4 @@ impl Federation {
 
 fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("the path {} is not text", path.display()))
-}
-
-/// One line about what is going on.
-fn describe(status: &Value) -> String {
-    let word = |value: &Value| value.as_str().unwrap_or_default().replace('_', " ");
-    let working = status["sites"].as_array().into_iter().flatten().filter_map(|site| {
-        let total = site["total"].as_u64().filter(|total| *total > 0)?;
-        let share = 100 * site["done"].as_u64()? / total;
-        Some(format!("{} {} {share} %", word(&site["site"]), word(&site["stage"])))
-    });
-    let working = working.collect::<Vec<_>>().join(", ");
-    format!("round {}/{} {}: {working}", status["round"], status["rounds"], word(&status["phase"]))
 }

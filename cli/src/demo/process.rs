@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// Hidden subcommand behind which this program is a coordinator, an agent or a worker of the demo.
@@ -21,10 +23,11 @@ pub struct Part {
     child: tokio::process::Child,
 }
 
-/// This program, as one of the demo's parts. The part dies when this process does.
+/// This program, as one of the demo's parts. The part dies when this process does, but not by what is typed at the
+/// demo's terminal: it has a process group of its own, so Ctrl-C reaches the demo alone, which knows what to say.
 pub fn part(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(PART).arg(std::process::id().to_string()).args(arguments);
+    command.arg(PART).arg(std::process::id().to_string()).args(arguments).process_group(0);
     Ok(command)
 }
 
@@ -109,21 +112,15 @@ impl Part {
         self.child.id().unwrap_or(0)
     }
 
-    /// Waits for the line that says it is ready, and lets it talk into the void afterwards.
-    pub async fn ready(&mut self, patience: Duration, logs: &Path) -> anyhow::Result<()> {
+    /// Waits for the line that says it is ready, returns it, and lets the part talk into the void afterwards.
+    pub async fn ready(&mut self, patience: Duration) -> anyhow::Result<Value> {
         let out = self.child.stdout.take().context("a part's output was taken already")?;
         let mut lines = BufReader::new(out).lines();
         let line = tokio::time::timeout(patience, lines.next_line()).await;
-        let ready = matches!(&line, Ok(Ok(Some(line))) if line.contains("\"ready\""));
-        if !ready {
-            bail!(
-                "{} did not get ready; its log is {}",
-                self.name,
-                logs.join(format!("{}.log", self.name)).display()
-            );
-        }
+        let line = line.with_context(|| format!("{} was not ready after {patience:?}", self.name))??;
+        let line = line.with_context(|| format!("{} ended before it was ready", self.name))?;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(())
+        serde_json::from_str(&line).with_context(|| format!("{} said: {line}", self.name))
     }
 
     /// SIGKILL: no handler, no flush.

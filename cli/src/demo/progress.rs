@@ -1,11 +1,12 @@
 //! What the demo tells while it runs: lines that stay, and one that is redrawn on a terminal.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Instant;
 
 use consilium_study::name::SiteName;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::output::{Output, bytes};
 
@@ -15,12 +16,24 @@ pub(crate) struct Story {
     output: Output,
     started: Instant,
     live: bool,
+    unheard: Option<mpsc::UnboundedSender<io::Error>>,
 }
 
 impl Story {
-    /// A story that counts seconds from `started`.
+    /// A story that counts seconds from `started`. When nobody can read it any more, the program ends as after a
+    /// `println!`.
     pub(crate) fn new(output: Output, started: Instant) -> Self {
-        Self { output, started, live: !output.json && std::io::stderr().is_terminal() }
+        let live = !output.json && io::stderr().is_terminal();
+        Self { output, started, live, unheard: None }
+    }
+
+    /// The same for whoever has to clean up before the program ends: they hear why nobody can read it any more.
+    pub(crate) fn with_an_end(
+        output: Output,
+        started: Instant,
+    ) -> (Self, mpsc::UnboundedReceiver<io::Error>) {
+        let (sender, unheard) = mpsc::unbounded_channel();
+        (Self { unheard: Some(sender), ..Self::new(output, started) }, unheard)
     }
 
     /// A line that stays.
@@ -28,9 +41,19 @@ impl Story {
         self.clear();
         let line = format!("{:6.1} s  {text}", self.started.elapsed().as_secs_f64());
         if self.output.json {
-            eprintln!("{line}");
+            // For people beside the program that reads; they may have gone.
+            let _ = writeln!(io::stderr(), "{line}");
         } else {
-            println!("{line}");
+            self.print(&line);
+        }
+    }
+
+    /// A line of standard output.
+    fn print(&self, line: &str) {
+        let Some(unheard) = &self.unheard else { return println!("{line}") };
+        if let Err(error) = writeln!(io::stdout(), "{line}") {
+            // Whoever has stopped listening is leaving already.
+            let _ = unheard.send(error);
         }
     }
 
@@ -38,23 +61,23 @@ impl Story {
     pub(crate) fn progress(&self, text: &str) {
         if self.live {
             let short: String = text.chars().take(100).collect();
-            eprint!("\r\x1b[2K{:6.1} s  {short}", self.started.elapsed().as_secs_f64());
-            let _ = std::io::stderr().flush();
+            let mut terminal = io::stderr().lock();
+            let _ = write!(terminal, "\r\x1b[2K{:6.1} s  {short}", self.started.elapsed().as_secs_f64());
+            let _ = terminal.flush();
         }
     }
 
     /// Takes the redrawn line away.
     pub(crate) fn clear(&self) {
         if self.live {
-            eprint!("\r\x1b[2K");
+            let _ = write!(io::stderr(), "\r\x1b[2K");
         }
     }
 
     /// A finished round.
     pub(crate) fn round(&self, round: &Round, rounds: u32) -> anyhow::Result<()> {
         if self.output.json {
-            println!("{}", serde_json::to_string(round)?);
-            std::io::stdout().flush()?;
+            self.print(&serde_json::to_string(round)?);
             return Ok(());
         }
         let figure =
