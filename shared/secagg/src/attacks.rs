@@ -283,6 +283,23 @@ fn the_terms_of_one_site_bind_all() {
 }
 
 #[test]
+fn whoever_asks_too_much_costs_itself_the_round_and_not_the_others() {
+    let floors = |site| Floors { min_selection: if site == 2 { 7 } else { 0 }, ..Floors::default() };
+    let mut federation = Federation::with(7, &layout(), floors, false);
+    let inputs = vectors(7, layout().words(), 2);
+    let context = federation.sign(federation.fields(1));
+    let Federation { pin, nodes, .. } = &mut federation;
+    let mut phase = CollectMasked::new(pin, &context, BTreeSet::new()).unwrap();
+    for (node, input) in nodes.iter_mut().zip(&inputs).take(6) {
+        let upload = node.upload(pin, &context, input).unwrap();
+        arrive(pin, &mut phase, node, upload);
+    }
+    let Ok(check) = phase.close(pin, 0) else { panic!("one site's terms stopped five others") };
+    let survivors: Vec<u8> = check.survivors().indices().map(|index| index.get()).collect();
+    assert_eq!(survivors, [1, 2, 4, 5, 6]);
+}
+
+#[test]
 fn survivors_that_differ_by_one_are_refused_where_a_site_asks_for_more() {
     let floors = |site| Floors { min_change: if site == 0 { 2 } else { 0 }, ..Floors::default() };
     let mut federation = Federation::with(4, &layout(), floors, false);
