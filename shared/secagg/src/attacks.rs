@@ -295,7 +295,7 @@ fn whoever_asks_too_much_costs_itself_the_round_and_not_the_others() {
         arrive(pin, &mut phase, node, upload);
     }
     let Ok(check) = phase.close(pin, 0) else { panic!("one site's terms stopped five others") };
-    let survivors: Vec<u8> = check.survivors().indices().map(|index| index.get()).collect();
+    let survivors: Vec<u8> = check.survivors().indices().map(SiteIndex::get).collect();
     assert_eq!(survivors, [1, 2, 4, 5, 6]);
 }
 
