@@ -9,7 +9,8 @@
 //! | `consortium/address` | where the coordinator listens | no |
 //! | `consortium/operator/` | the operator's certificate and keys | keys |
 //! | `consortium/invitations/` | one file for each open invitation | yes |
-//! | `coordinator/` | what is carried to the coordinator's machine | keys |
+//! | `coordinator/` | the coordinator's folder, where it runs on this machine | keys |
+//! | `coordinator.commission` | the answer to a coordinator on another machine | no |
 
 mod files;
 pub mod init;
@@ -20,8 +21,8 @@ use anyhow::{Context as _, bail};
 use consilium_identity::address::Address;
 use consilium_identity::{Anchor, ConsortiumKey, Roster, roster};
 use consilium_study::canonical::Canonical;
-use consilium_study::name::{ConsortiumName, PersonName, Principal};
-use consilium_study::sign::{Signed, SigningKey, Verified, VerifyingKey};
+use consilium_study::name::{PersonName, Principal};
+use consilium_study::sign::{Signed, SigningKey, Verified};
 
 pub use files::{read_seed, write_public, write_secret, write_seed};
 
@@ -144,15 +145,19 @@ impl Operator {
 /// Reads `consortium.pub`: the name and the key in hexadecimal digits, on one line.
 pub fn read_anchor(path: &Path) -> anyhow::Result<Anchor> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let parsed = text.split_once(' ').and_then(|(name, key)| {
-        let name: ConsortiumName = name.parse().ok()?;
-        let key: consilium_study::hash::Hash = key.trim().parse().ok()?;
-        Some(Anchor { name, key: VerifyingKey::from_bytes(*key.as_bytes()) })
-    });
-    parsed.with_context(|| format!("{} is not a line of name and public key", path.display()))
+    text.parse().with_context(|| format!("reading {}", path.display()))
 }
 
 /// Writes `consortium.pub`.
 pub fn write_anchor(path: &Path, anchor: &Anchor) -> anyhow::Result<()> {
-    write_public(path, format!("{} {}\n", anchor.name, anchor.key).as_bytes())
+    write_public(path, format!("{anchor}\n").as_bytes())
+}
+
+/// Whether two fingerprints are the same as people read them out: blanks, dashes and capitals do not matter.
+pub fn is_same_fingerprint(read_out: &str, fingerprint: &str) -> bool {
+    let digits = |text: &str| -> String {
+        let digits = text.chars().filter(|letter| !letter.is_whitespace() && *letter != '-');
+        digits.map(|letter| letter.to_ascii_lowercase()).collect()
+    };
+    digits(read_out) == digits(fingerprint)
 }

@@ -1,14 +1,16 @@
 //! The command line of the coordinator.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use consilium_identity::address::Address;
 use consilium_study::failure::in_words;
 use serde_json::json;
 
 use crate::config::Config;
 use crate::hub::{Checked, Hub};
+use crate::init;
 use crate::serve::serve;
 
 /// Runs rounds: selects sites, collects masked updates, opens their sum, and never sees a single update.
@@ -24,15 +26,33 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make this coordinator's keys, which never leave this machine, and a request for the operator
+    Init {
+        /// Folder to make
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Where sites will reach this coordinator, for example coordinator.example.org:443
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Address,
+    },
+    /// Take up the operator's answer to the request
+    Install {
+        /// The answer: `coordinator.commission` in the folder that `consilium init` made
+        #[arg(value_name = "FILE")]
+        commission: PathBuf,
+        /// Configuration that `coordinator init` made
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Serve sites and operators until told to stop; prints one line of JSON when ready
     Serve {
-        /// Configuration that `consilium init` made
+        /// Configuration that `coordinator init` or `consilium init` made
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
     /// Check a configuration, the identity folder and the ledger; changes nothing
     CheckConfig {
-        /// Configuration that `consilium init` made
+        /// Configuration that `coordinator init` or `consilium init` made
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
@@ -52,6 +72,8 @@ pub fn run(cli: Cli) -> ExitCode {
             match command {
                 Command::Serve { config } => Box::pin(serve(&config)).await,
                 Command::CheckConfig { config } => check(&config, json),
+                Command::Init { folder, address } => make(&folder, &address, json),
+                Command::Install { commission, config } => install(&commission, &config, json),
             }
         });
         // A job that sums when the coordinator is told to stop is done again at the next start.
@@ -71,7 +93,46 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-fn check(path: &std::path::Path, json: bool) -> anyhow::Result<()> {
+fn make(folder: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
+    let made = init::init(folder, address)?;
+    if json {
+        println!("{}", serde_json::to_string(&made)?);
+        return Ok(());
+    }
+    println!(
+        "Made this coordinator's keys in {folder}; they stay here.\n\
+         \n  fingerprint  {fingerprint}   (the operator compares this)\n\
+         \nSend {request} to the operator, who types:\n\
+         \n  consilium init DIR --name NAME --request {file}\n\
+         \nand sends the answer back. Then, here:\n\
+         \n  coordinator install coordinator.commission --config {config}\n  coordinator serve --config {config}",
+        folder = folder.display(),
+        fingerprint = made.fingerprint,
+        request = made.request.display(),
+        file = made.request.file_name().unwrap_or_default().display(),
+        config = made.config.display(),
+    );
+    Ok(())
+}
+
+fn install(commission: &Path, config: &Path, json: bool) -> anyhow::Result<()> {
+    let installed = init::install(commission, config)?;
+    if json {
+        println!("{}", serde_json::to_string(&installed)?);
+    } else {
+        println!(
+            "This coordinator serves the consortium {}.\n\
+             \n  fingerprint  {}   (compare it with the operator's)\n\
+             \nStart it: coordinator serve --config {}",
+            installed.consortium,
+            installed.fingerprint,
+            config.display()
+        );
+    }
+    Ok(())
+}
+
+fn check(path: &Path, json: bool) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let Checked { consortium, entries } = Hub::check(&config)?;
     if json {

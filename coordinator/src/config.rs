@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub struct Config {
     /// Address to listen on, for example `"0.0.0.0:443"`.
     pub listen: SocketAddr,
-    /// Folder with the certificates and keys that `consilium init` made for the coordinator.
+    /// Folder with the the coordinator's certificates and keys, from `coordinator init` or `consilium init`.
     pub identity: PathBuf,
     /// Folder for records, models, uploads: one directory, no database server.
     pub data: PathBuf,
@@ -52,7 +52,7 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}. `consilium init` writes one", path.display())]
+    #[error("cannot read {}: {source}. `coordinator init` and `consilium init` write one", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

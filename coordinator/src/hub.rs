@@ -2,29 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use consilium_identity::certificate::{Chain, InvalidChain};
-use consilium_identity::issuing::InvalidIssuing;
-use consilium_identity::key::InvalidKey;
 use consilium_identity::revocation::{Revocation, Revocations};
 use consilium_identity::roster::RosterError;
 use consilium_identity::tls::{ServerTls, TlsError};
-use consilium_identity::{Anchor, IssuingKey, Roster, TlsKey, Trust};
+use consilium_identity::{IssuingKey, Roster, Trust};
 use consilium_ledger::record::Record;
 use consilium_rounds::Effect;
 use consilium_rounds::{StudyMachine, Timing};
 use consilium_study::canonical::{Canonical, NotCanonical};
 use consilium_study::hash::Hash;
 use consilium_study::name::{ConsortiumName, SiteName, StudyName};
-use consilium_study::sign::{Signed, SigningKey, VerifyingKey};
+use consilium_study::sign::{Signed, VerifyingKey};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::blobs::Blobs;
 use crate::config::Config;
+use crate::identity::{Identity, IdentityError};
 use crate::ledger::{self, Ledger};
 use crate::listener::Connections;
 use crate::parts::Parts;
@@ -65,14 +61,9 @@ pub struct Hub {
 /// Why a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A file of the identity folder.
-    #[error("{path}: {cause}. `consilium init` makes the identity folder", path = path.display())]
-    Identity {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        cause: IdentityCause,
-    },
+    /// The identity folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The roster.
     #[error("the roster cannot be used: {0}")]
     Roster(#[from] RosterError),
@@ -91,32 +82,6 @@ pub enum OpenError {
     /// The collector's address.
     #[error("telemetry.otlp cannot be used: {0}")]
     Telemetry(#[from] opentelemetry_otlp::ExporterBuildError),
-}
-
-/// What can be wrong with a file of the identity folder.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityCause {
-    /// It cannot be read.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// No private key.
-    #[error(transparent)]
-    Key(#[from] InvalidKey),
-    /// No certificate chain.
-    #[error(transparent)]
-    Chain(#[from] InvalidChain),
-    /// No issuing certificate.
-    #[error(transparent)]
-    Issuing(#[from] InvalidIssuing),
-    /// No canonical value.
-    #[error(transparent)]
-    Canonical(#[from] NotCanonical),
-    /// Something else than a name and a key.
-    #[error("not a line of name and public key")]
-    Anchor,
-    /// Another length than a seed has.
-    #[error("not a signing key of 32 bytes")]
-    Seed,
 }
 
 impl From<StoreError> for OpenError {
@@ -296,59 +261,4 @@ fn revocations(store: &dyn Store) -> Result<Revocations, OpenError> {
         all.insert(Revocation::from_canonical(&bytes)?);
     }
     Ok(all)
-}
-
-/// The identity folder that `consilium init` made.
-struct Identity {
-    anchor: Anchor,
-    roster: Signed<Roster>,
-    chain: Chain,
-    tls: TlsKey,
-    signing: SigningKey,
-    issuing: IssuingKey,
-}
-
-impl Identity {
-    fn read(folder: &Path) -> Result<Self, OpenError> {
-        let file = |name: &'static str| File { path: folder.join(name) };
-        Ok(Self {
-            anchor: file("consortium.pub").read(|text| parse_anchor(text).ok_or(IdentityCause::Anchor))?,
-            roster: file("roster").read_bytes(|bytes| Ok(Signed::from_canonical(bytes)?))?,
-            chain: file("certificate.pem").read(|text| Ok(Chain::from_pem(text)?))?,
-            tls: file("tls.key").read(|text| Ok(TlsKey::from_pem(text)?))?,
-            signing: file("signing.key").read_bytes(|bytes| {
-                let seed = <[u8; 32]>::try_from(bytes).map_err(|_| IdentityCause::Seed)?;
-                Ok(SigningKey::from_seed(Zeroizing::new(seed)))
-            })?,
-            issuing: {
-                let key = file("issuing.key").read(|text| Ok(TlsKey::from_pem(text)?))?;
-                file("issuing.pem").read(|text| Ok(IssuingKey::from_pem(key, text)?))?
-            },
-        })
-    }
-}
-
-fn parse_anchor(text: &str) -> Option<Anchor> {
-    let (name, key) = text.split_once(' ')?;
-    let key: Hash = key.trim().parse().ok()?;
-    Some(Anchor { name: ConsortiumName::new(name).ok()?, key: VerifyingKey::from_bytes(*key.as_bytes()) })
-}
-
-struct File {
-    path: PathBuf,
-}
-
-impl File {
-    fn read_bytes<T>(self, parse: impl FnOnce(&[u8]) -> Result<T, IdentityCause>) -> Result<T, OpenError> {
-        let bytes = std::fs::read(&self.path).map(Zeroizing::new).map_err(IdentityCause::Io);
-        bytes.and_then(|bytes| parse(&bytes)).map_err(|cause| OpenError::Identity { path: self.path, cause })
-    }
-
-    fn read<T>(self, parse: impl FnOnce(&str) -> Result<T, IdentityCause>) -> Result<T, OpenError> {
-        self.read_bytes(|bytes| {
-            let text =
-                std::str::from_utf8(bytes).map_err(|error| IdentityCause::Io(io::Error::other(error)))?;
-            parse(text)
-        })
-    }
 }

@@ -10,6 +10,8 @@ pub mod command;
 pub mod config;
 pub mod durable;
 pub mod hub;
+pub mod identity;
+pub mod init;
 pub mod ledger;
 pub mod listener;
 pub mod parts;

@@ -9,6 +9,6 @@ mod process;
 mod rogue;
 
 pub use data::write_cases;
-pub use lab::{Lab, Programs, Study};
+pub use lab::{Lab, Programs, Study, free_port};
 pub use process::{Running, wait_until};
 pub use rogue::Rogue;

@@ -78,6 +78,8 @@ impl Federation {
             name: ConsortiumName::new("demo").expect("a valid name"),
             address: format!("127.0.0.1:{port}").parse()?,
             operator: PersonName::new("operator").expect("a valid name"),
+            request: None,
+            fingerprint: None,
         })?;
         let consortium = Consortium::at(root)?;
         let config = root.join("coordinator/coordinator.toml");

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::invitations;
-use crate::consortium::Consortium;
+use crate::consortium::{Consortium, is_same_fingerprint};
 use crate::output;
 use crate::remote::{Remote, refused};
 
@@ -129,7 +129,7 @@ fn explain(site: &SiteName, refusal: EnrolmentRefusal) -> anyhow::Error {
 fn agree(agreement: &Agreement, site: &SiteName, fingerprint: &str) -> anyhow::Result<()> {
     match agreement {
         Agreement::Unseen => Ok(()),
-        Agreement::Fingerprint(read_out) if is_same(read_out, fingerprint) => Ok(()),
+        Agreement::Fingerprint(read_out) if is_same_fingerprint(read_out, fingerprint) => Ok(()),
         Agreement::Fingerprint(read_out) => bail!(
             "the fingerprint does not match: the hospital's is {}, the request has {fingerprint}. \
              Somebody else may have asked in the name of {site}; it was not admitted",
@@ -150,15 +150,6 @@ fn ask(site: &SiteName, fingerprint: &str) -> anyhow::Result<()> {
     ))?;
     ensure!(same, "{site} was not admitted");
     Ok(())
-}
-
-/// Read out over the telephone, so blanks, dashes and capitals do not matter.
-fn is_same(read_out: &str, fingerprint: &str) -> bool {
-    let digits = |text: &str| -> String {
-        let digits = text.chars().filter(|letter| !letter.is_whitespace() && *letter != '-');
-        digits.map(|letter| letter.to_ascii_lowercase()).collect()
-    };
-    digits(read_out) == digits(fingerprint)
 }
 
 #[cfg(test)]

@@ -75,6 +75,8 @@ mod tests {
             name: "north".parse().unwrap(),
             address: "127.0.0.1:8443".parse().unwrap(),
             operator: "ann".parse().unwrap(),
+            request: None,
+            fingerprint: None,
         })
         .unwrap();
         let consortium = Consortium::at(&root).unwrap();

@@ -1,5 +1,9 @@
 //! What everybody pins: a consortium's name and the public half of its key.
 
+use std::fmt;
+use std::str::FromStr;
+
+use consilium_study::hash::Hash;
 use consilium_study::name::{ConsortiumName, Principal};
 use consilium_study::sign::{SignatureError, Signed, Statement, Verified, VerifyingKey};
 use minicbor::{Decode, Encode};
@@ -20,6 +24,31 @@ pub struct Anchor {
     /// The public half of its key.
     #[n(1)]
     pub key: VerifyingKey,
+}
+
+/// A text that is no anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a line of name and public key")]
+pub struct InvalidAnchor;
+
+/// The line of `consortium.pub`: the name and the key in hexadecimal digits.
+impl fmt::Display for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.key)
+    }
+}
+
+impl FromStr for Anchor {
+    type Err = InvalidAnchor;
+
+    fn from_str(line: &str) -> Result<Self, InvalidAnchor> {
+        let (name, key) = line.trim_end().split_once(' ').ok_or(InvalidAnchor)?;
+        let key: Hash = key.parse().map_err(|_| InvalidAnchor)?;
+        Ok(Self {
+            name: name.parse().map_err(|_| InvalidAnchor)?,
+            key: VerifyingKey::from_bytes(*key.as_bytes()),
+        })
+    }
 }
 
 impl Anchor {

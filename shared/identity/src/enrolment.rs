@@ -108,7 +108,12 @@ pub fn fingerprint(site: &SiteName, tls_key: &Hash, signing_key: &VerifyingKey) 
         signing_key: VerifyingKey,
     }
     let shown = Shown { site: site.clone(), tls_key: *tls_key, signing_key: *signing_key };
-    let hex = Hash::of_value("enrolment-fingerprint", &shown).to_string();
+    groups(&Hash::of_value("enrolment-fingerprint", &shown))
+}
+
+/// The beginning of a hash as people read it out: five groups of four digits.
+pub(crate) fn groups(hash: &Hash) -> String {
+    let hex = hash.to_string();
     (0..5).map(|group| &hex[group * 4..group * 4 + 4]).collect::<Vec<_>>().join("-")
 }
 

@@ -21,6 +21,7 @@ pub mod address;
 pub mod anchor;
 pub mod authority;
 pub mod certificate;
+pub mod commission;
 pub mod enrolment;
 #[cfg(test)]
 mod fixture;
@@ -37,6 +38,7 @@ pub mod trust;
 pub use anchor::Anchor;
 pub use authority::ConsortiumKey;
 pub use certificate::{Chain, Peer, Role, Serial};
+pub use commission::{Commission, CoordinatorKeys, CoordinatorRequest};
 pub use invitation::Invitation;
 pub use issuing::IssuingKey;
 pub use key::TlsKey;
