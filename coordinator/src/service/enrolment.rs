@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consilium_identity::enrolment::{Arrival, EnrolmentRefusal, EnrolmentRequest, accept_request};
+use consilium_identity::enrolment::{Admission, Arrival, EnrolmentRefusal, EnrolmentRequest, accept_request};
 use consilium_identity::invitation::{InvitationRecord, InvitationRefusal};
 use consilium_proto::v1::enrolment_server::Enrolment;
 use consilium_proto::v1::{
@@ -48,6 +48,16 @@ impl Application {
         let stored = hub.parts.store.get(Table::Enrolments, site.as_str().as_bytes())?;
         // Written by this program; a record that cannot be read counts as none, and the site asks again.
         Ok(stored.and_then(|bytes| Self::from_canonical(&bytes).ok()))
+    }
+
+    /// What the site was admitted with last.
+    pub fn granted(&self) -> Option<Admission> {
+        self.admission.as_ref().and_then(|bytes| Admission::from_canonical(bytes).ok())
+    }
+
+    /// Whether the certificate that it was admitted with last is revoked.
+    pub fn is_revoked(&self, hub: &Hub) -> bool {
+        self.granted().is_some_and(|admission| hub.trust.is_revoked(&admission.chain.leaf()))
     }
 }
 

@@ -130,7 +130,7 @@ fn site_status(hub: &Hub, site: &SiteName) -> SiteStatus {
     });
     let best = rungs.max_by_key(|(rung, _)| *rung);
     let application = Application::load(hub, site).ok().flatten();
-    let revoked = application.as_ref().is_some_and(|known| is_revoked(hub, known));
+    let revoked = application.as_ref().is_some_and(|known| known.is_revoked(hub));
     let request =
         application.and_then(|known| Signed::<EnrolmentRequest>::from_canonical(&known.request).ok());
     let fingerprint = request.and_then(|request| request.claim().ok()?.fingerprint().ok());
@@ -152,13 +152,6 @@ fn site_status(hub: &Hub, site: &SiteName) -> SiteStatus {
         agent: seen.agent,
         fingerprint: fingerprint.unwrap_or_default(),
     }
-}
-
-/// Whether the certificate that a site was admitted with last is revoked.
-fn is_revoked(hub: &Hub, application: &Application) -> bool {
-    let admission = application.admission.as_ref();
-    let admission = admission.and_then(|bytes| Admission::from_canonical(bytes).ok());
-    admission.is_some_and(|admission| hub.trust.is_revoked(&admission.chain.leaf()))
 }
 
 impl Services {
@@ -207,8 +200,7 @@ impl Services {
     fn revoke_site(&self, site: &SiteName, signed: Signed<Order>) -> Result<usize, Status> {
         let _changing = self.hub.membership();
         let known = Application::load(&self.hub, site).map_err(|error| failed(&self.hub, &error.into()))?;
-        let admission = known.and_then(|known| known.admission);
-        let admission = admission.and_then(|bytes| Admission::from_canonical(&bytes).ok());
+        let admission = known.and_then(|known| known.granted());
         let admission = admission.ok_or_else(|| Status::not_found(format!("{site} was never admitted")))?;
         let leaf: Leaf = admission.chain.leaf();
         let revocation = Revocation::of(&leaf, Timestamp::now());
@@ -243,7 +235,7 @@ impl Services {
         for site in &study.sites {
             let known =
                 Application::load(&self.hub, site).map_err(|error| failed(&self.hub, &error.into()))?;
-            if known.is_some_and(|known| is_revoked(&self.hub, &known)) {
+            if known.is_some_and(|known| known.is_revoked(&self.hub)) {
                 return Err(Status::failed_precondition(format!(
                     "{site} is revoked and can take part in nothing. Leave it out of the study, or admit its new \
                      machine first: consilium site invite {site}"

@@ -7,10 +7,14 @@ use consilium_rounds::message::{Binding, Directive, SiteMessage, StudyState};
 use consilium_rounds::reason::{Abandonment, CandidateRefusal, Unevaluated, Withdrawal};
 use consilium_rounds::record::{Record, ReleaseReason, Verdict};
 use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
-use consilium_rounds::{Act, Effect, Event, Shortage, Timestamp};
+use consilium_rounds::{Act, Effect, Event, Refused, Shortage, Timestamp};
 use consilium_secagg::context::Context;
+use consilium_secagg::message::{Receipt, ReceiptFields};
 use consilium_secagg::numbering::Attempt;
+use consilium_secagg::terms::Terms;
 use consilium_study::hash::Hash;
+use consilium_study::name::Principal;
+use consilium_study::sign::{Signed, SigningKey};
 
 use crate::parts::{OneHot, hash_of_model, name, study_text};
 use crate::sim::{Faults, Packet, Sim};
@@ -20,7 +24,7 @@ fn sim(sites: usize, rounds: u32, extra: &str, gate: &str) -> Sim {
 }
 
 /// Steps in peace until something holds; time passes only when nothing else can happen.
-fn until(sim: &mut Sim, what: impl Fn(&Sim) -> bool) {
+fn until(sim: &mut Sim, mut what: impl FnMut(&Sim) -> bool) {
     for _ in 0..20_000 {
         if what(sim) {
             return;
@@ -462,6 +466,33 @@ fn strangers_and_strange_messages_change_nothing() {
     let wrong = vec![7; expected.bytes as usize];
     assert!(sim.machine.check_chunk(&name(from), attempt, 0, &wrong).is_err());
     assert!(sim.refused.len() >= 2);
+    sim.settle(20_000);
+    sim.ends_released_once();
+}
+
+/// The others cannot be chosen by what a site first says in its receipt.
+#[test]
+fn a_receipt_asks_for_what_its_site_accepted_with() {
+    let mut sim = sim(4, 1, "", "");
+    sim.connect_all();
+    sim.act(Act::Start);
+    let mut changed = None;
+    until(&mut sim, |sim| {
+        changed = sim.network.iter().find_map(|(from, packet)| match packet {
+            Packet::Say(SiteMessage::Masked(masked)) => Some((*from, masked.clone())),
+            _ => None,
+        });
+        changed.is_some()
+    });
+    let (from, mut masked) = changed.unwrap();
+    let honest = masked.upload.receipt.claim().unwrap();
+    let terms = Terms { min_selection: honest.terms.min_selection + 1, ..honest.terms.clone() };
+    let receipt = Receipt::new(ReceiptFields { terms, ..(*honest).clone() }).unwrap();
+    masked.upload.receipt = Signed::seal(&receipt, Principal::Site(name(from)), &SigningKey::generate());
+    let before = sim.machine.clone();
+    sim.event(Event::Message { from: name(from), message: SiteMessage::Masked(masked) });
+    assert_eq!(sim.refused.last(), Some(&Refused::Mismatch("what the receipt asks of the round")));
+    assert!(sim.machine == before);
     sim.settle(20_000);
     sim.ends_released_once();
 }

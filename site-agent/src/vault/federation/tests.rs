@@ -12,6 +12,7 @@ use consilium_secagg::numbering::Attempt;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
+use consilium_study::policy::Policy;
 use consilium_study::sign::{Signed, SigningKey};
 
 use super::{Federation, SITES, pictures, study_text};
@@ -171,6 +172,24 @@ fn sites_that_are_new_on_a_roster_are_written_down() {
         })
         .collect();
     assert_eq!(grew, [["b", "e"]]);
+}
+
+/// The others chose their partners by what this site accepted with.
+#[test]
+fn a_policy_that_was_made_stricter_declines_the_rounds_and_says_by_which_key() {
+    let mut federation = Federation::new(WILLING);
+    while federation.pass() {}
+    let stricter = format!("{WILLING}min_selection = 4\n");
+    let site = &mut federation.sites[0];
+    site.policy = Policy::from_toml(&stricter).unwrap();
+    site.crash();
+    federation.run();
+    federation.released();
+    let site = &federation.sites[0];
+    assert!(site.trained.is_empty(), "{:?}", site.trained);
+    let study = federation.machine.study_hash();
+    let trouble = site.core.cases[&study].trouble.as_deref();
+    assert!(trouble.is_some_and(|why| why.contains("policy.min_selection")), "{trouble:?}");
 }
 
 #[test]
