@@ -7,24 +7,22 @@
 //! | `consortium/consortium.pem` | the consortium's certificate, for tools that want one | no |
 //! | `consortium/roster` | the roster signed last | no |
 //! | `consortium/address` | where the coordinator listens | no |
+//! | `consortium/coordinator.commission` | the answer to the coordinator, which `coordinator install` takes | no |
 //! | `consortium/operator/` | the operator's certificate and keys | keys |
 //! | `consortium/invitations/` | one file for each open invitation | yes |
 //! | `coordinator/` | the coordinator's folder, where it runs on this machine | keys |
-//! | `coordinator.commission` | the answer to a coordinator on another machine | no |
 
-mod files;
 pub mod init;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use consilium_files::{read_seed, write_public};
 use consilium_identity::address::Address;
 use consilium_identity::{Anchor, ConsortiumKey, Roster, roster};
 use consilium_study::canonical::Canonical;
 use consilium_study::name::{PersonName, Principal};
 use consilium_study::sign::{Signed, SigningKey, Verified};
-
-pub use files::{read_seed, write_public, write_secret, write_seed};
 
 /// Where a command finds its consortium.
 #[derive(Debug, Clone, clap::Args)]
@@ -146,18 +144,4 @@ impl Operator {
 pub fn read_anchor(path: &Path) -> anyhow::Result<Anchor> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     text.parse().with_context(|| format!("reading {}", path.display()))
-}
-
-/// Writes `consortium.pub`.
-pub fn write_anchor(path: &Path, anchor: &Anchor) -> anyhow::Result<()> {
-    write_public(path, format!("{anchor}\n").as_bytes())
-}
-
-/// Whether two fingerprints are the same as people read them out: blanks, dashes and capitals do not matter.
-pub fn is_same_fingerprint(read_out: &str, fingerprint: &str) -> bool {
-    let digits = |text: &str| -> String {
-        let digits = text.chars().filter(|letter| !letter.is_whitespace() && *letter != '-');
-        digits.map(|letter| letter.to_ascii_lowercase()).collect()
-    };
-    digits(read_out) == digits(fingerprint)
 }

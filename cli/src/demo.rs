@@ -45,7 +45,7 @@ pub struct DemoArgs {
     /// Rounds of training
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// A MedMNIST archive (.npz), or a folder of images with labels.csv; synthetic DICOM series without it
+    /// A MedMNIST archive (.npz), or a folder of images or DICOM files with labels.csv; synthetic DICOM series without it
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// How --data is dealt out: iid, dirichlet:A or by:COLUMN

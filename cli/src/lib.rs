@@ -21,6 +21,7 @@ pub mod study;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use consilium_study::failure::{leave_when_nobody_reads, report};
 
 use crate::output::Output;
 
@@ -82,30 +83,6 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if nobody_reads(&error) => ExitCode::from(NOBODY_READS),
-        Err(error) => {
-            output.fail(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => report(error.as_ref(), output.json),
     }
-}
-
-/// What a shell shows for a program that was ended because its reader had gone.
-const NOBODY_READS: u8 = 141;
-
-fn nobody_reads(error: &anyhow::Error) -> bool {
-    let output = error.downcast_ref::<std::io::Error>();
-    output.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// `consilium … | head`: whoever has read enough gets no complaint, and no success either.
-fn leave_when_nobody_reads() {
-    let complain = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or_default();
-        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
-            std::process::exit(NOBODY_READS.into());
-        }
-        complain(panic);
-    }));
 }

@@ -256,7 +256,7 @@ fn released(known: &Known) -> anyhow::Result<(Hash, u64)> {
     let Some(model) = known.released else {
         bail!(
             "{name} has released no model; it is {}. Follow it with: consilium study watch {name}",
-            known.status.state.word
+            known.status.state
         );
     };
     Ok((model, known.study.model.len() as u64 * 4 + HEADER))

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead as _, IsTerminal, Write};
 
-use consilium_study::failure::in_words;
 use serde::Serialize;
 
 /// Whether results are for people or for programs.
@@ -20,16 +19,6 @@ impl Output {
         let mut out = io::stdout().lock();
         writeln!(out, "{line}")?;
         out.flush()
-    }
-
-    /// Prints why a command failed, where errors belong.
-    pub fn fail(self, error: &anyhow::Error) {
-        let text = in_words(error.as_ref());
-        if self.json {
-            eprintln!("{}", serde_json::json!({ "error": text }));
-        } else {
-            eprintln!("error: {text}");
-        }
     }
 
     /// Prints a line of a story that programs do not need.

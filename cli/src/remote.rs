@@ -3,6 +3,8 @@
 //! What the coordinator says is believed where something proves it (a signature, a hash) and shown as text
 //! otherwise, without control characters: it may have been broken into.
 
+mod credential;
+
 use std::fmt;
 use std::future::Future;
 use std::io::Write;
@@ -12,7 +14,7 @@ use anyhow::{Context as _, bail};
 use consilium_client::{DialError, Target, dial};
 use consilium_identity::revocation::Revocations;
 use consilium_identity::tls::ClientTls;
-use consilium_identity::{Chain, Roster, TlsKey, Trust, roster};
+use consilium_identity::{Roster, Trust, roster};
 use consilium_proto::v1::operator_client::OperatorClient;
 use consilium_proto::v1::{BlobChunk, FetchBlobRequest, RosterRequest};
 use consilium_proto::{CHUNK, MAX_MESSAGE};
@@ -49,10 +51,13 @@ impl Remote {
         let operator = consortium.operator()?;
         let (signed, _) = consortium.roster()?;
         let trust = Trust::new(consortium.anchor().clone(), &signed, Revocations::new())?;
-        let chain: Chain = read(&operator, "certificate.pem", Chain::from_pem)?;
-        let key: TlsKey = read(&operator, "tls.key", TlsKey::from_pem)?;
+        let (chain, key) = credential::read(consortium, &operator)?;
         let tls = ClientTls::member(Arc::new(trust), &chain, &key)?;
         let channel = dial(&Target::direct(consortium.address()?), &tls).await?;
+        if let Err(error) = credential::renew_if_due(channel.clone(), &operator, &chain).await {
+            // It serves until its end, and the next command tries again.
+            eprintln!("warning: {error:#}");
+        }
         let client = OperatorClient::new(channel)
             .max_decoding_message_size(LONGEST_ANSWER)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -149,16 +154,6 @@ impl Remote {
         }
         Ok((received, hasher.finish()))
     }
-}
-
-fn read<T, E>(operator: &Operator, name: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> anyhow::Result<T>
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    let path = operator.path(name);
-    let about = || format!("reading {}", path.display());
-    let text = zeroize::Zeroizing::new(std::fs::read_to_string(&path).with_context(about)?);
-    parse(&text).with_context(about)
 }
 
 /// Whether the roster that the coordinator has comes after the folder's. Both are the consortium's own words.
@@ -297,8 +292,8 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consilium_identity::ConsortiumKey;
     use consilium_identity::roster::{CoordinatorEntry, PersonEntry, SiteEntry};
+    use consilium_identity::{ConsortiumKey, TlsKey};
     use consilium_study::sign::SigningKey;
 
     fn key() -> Hash {

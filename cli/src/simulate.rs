@@ -34,7 +34,7 @@ use crate::partition::Partition;
 pub struct SimulateArgs {
     /// The study: a study.toml. Its `sites` are replaced where the partition gives others
     pub study: PathBuf,
-    /// A MedMNIST archive (.npz), or a folder of images with labels.csv (path,label and, if wanted,
+    /// A MedMNIST archive (.npz), or a folder of images or DICOM files with labels.csv (path,label and, if wanted,
     /// patient,split) or metadata.csv (filename,finding,patientid)
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,

@@ -21,7 +21,7 @@ pub use new::new;
 pub use propose::{Proposed, propose};
 pub use status::{Known, StudyLine, fetch, list};
 pub(crate) use status::{NOTHING_ADOPTED, fetch_from};
-pub use view::{LineView, MissingView, SiteView, StateView, StatusView, WaitView, round_line};
+pub use view::{LineView, MissingView, SiteView, StatusView, WaitView, round_line};
 pub use watch::{Ending, Happening, Watched, watch};
 
 use crate::consortium::{Consortium, Location};

@@ -42,25 +42,36 @@ pub(crate) fn open(
     let hub = Arc::clone(hub);
     tokio::spawn(async move {
         let number = attendance.number;
+        let end = attendance.end.clone();
         tracing::info!(%site, "site connected");
-        for study in hub.studies() {
-            tell(&study, &site, Event::Connected).await;
+        // A site that does not read keeps nobody: wherever the stream waits, this ends it.
+        tokio::select! {
+            () = serve(&hub, &site, attendance, &sender) => {}
+            () = sender.closed() => {}
+            () = end.cancelled() => {}
+            () = hub.stop.cancelled() => {}
+            () = silence(&hub, &site) => tracing::warn!(%site, "nothing heard; the stream is given up"),
         }
-        serve(&hub, &site, attendance, sender).await;
         if hub.presence.leave(&site, number) {
             tracing::warn!(%site, "site disconnected");
             for study in hub.studies() {
-                tell(&study, &site, Event::Disconnected).await;
+                announce(&hub, &study, &site).await;
             }
         }
     });
     ReceiverStream::new(receiver)
 }
 
-async fn tell(study: &StudyHandle, site: &SiteName, event: impl FnOnce(SiteName) -> Event) {
-    if study.sites.contains(site) {
+/// Tells a study whether a site is here. Streams come and go while it is told; its last word is true.
+async fn announce(hub: &Hub, study: &StudyHandle, site: &SiteName) {
+    while study.sites.contains(site) {
+        let connected = hub.presence.sighting(site).connected;
+        let event = if connected { Event::Connected } else { Event::Disconnected };
         // A study that has stopped needs not know.
         let _ = study.tell(event(site.clone())).await;
+        if hub.presence.sighting(site).connected == connected {
+            return;
+        }
     }
 }
 
@@ -75,20 +86,19 @@ async fn serve(
     hub: &Hub,
     site: &SiteName,
     mut attendance: Attendance,
-    sender: mpsc::Sender<Result<WireDirective, Status>>,
+    sender: &mpsc::Sender<Result<WireDirective, Status>>,
 ) {
     let mut known = hub.new_studies();
     let mut studies: BTreeMap<Hash, StudyHandle> = BTreeMap::new();
     let mut changes = StreamMap::new();
     let mut sent: BTreeMap<DirectiveId, Sent> = BTreeMap::new();
     let mut repeat = tokio::time::interval(REPEAT);
-    let mut watchdog = tokio::time::interval(SILENCE / 2);
     loop {
         known.mark_unchanged();
         for study in hub.studies().into_iter().filter(|study| study.sites.contains(site)) {
             if !studies.contains_key(&study.hash) {
                 changes.insert(study.hash, WatchStream::from_changes(study.changes()));
-                tell(&study, site, Event::Connected).await;
+                announce(hub, &study, site).await;
                 studies.insert(study.hash, study);
             }
         }
@@ -108,7 +118,7 @@ async fn serve(
                     let traceparent =
                         hub.parts.telemetry.traceparent(&study.hash, u64::from(machine.status().round));
                     let directive = WireDirective { id: id.hash().as_bytes().to_vec(), body, traceparent };
-                    if !deliver(hub, site, &attendance, &sender, directive).await {
+                    if sender.send(Ok(directive)).await.is_err() {
                         return;
                     }
                 }
@@ -124,9 +134,6 @@ async fn serve(
         // Acknowledgements change nothing that has to be sent, so they do not end this wait.
         loop {
             tokio::select! {
-                () = attendance.end.cancelled() => return,
-                () = sender.closed() => return,
-                () = hub.stop.cancelled() => return,
                 Some(id) = attendance.acknowledgements.recv() => {
                     if let Some(state) = sent.get_mut(&id) {
                         *state = Sent::Acknowledged;
@@ -136,50 +143,20 @@ async fn serve(
                 Some(_) = changes.next() => {}
                 Ok(()) = known.changed() => {}
                 _ = repeat.tick() => {}
-                _ = watchdog.tick() => {
-                    if is_silent(hub, site) {
-                        return;
-                    }
-                    continue;
-                }
             }
             break;
         }
     }
 }
 
-/// Hands a directive to the stream. A site that does not read keeps nobody: whatever ends the stream ends this wait.
-async fn deliver(
-    hub: &Hub,
-    site: &SiteName,
-    attendance: &Attendance,
-    sender: &mpsc::Sender<Result<WireDirective, Status>>,
-    directive: WireDirective,
-) -> bool {
-    let sending = sender.send(Ok(directive));
-    tokio::pin!(sending);
+/// Until nothing was heard of a site for so long that its stream is given up.
+async fn silence(hub: &Hub, site: &SiteName) {
     let mut watchdog = tokio::time::interval(SILENCE / 2);
     loop {
-        tokio::select! {
-            sent = &mut sending => return sent.is_ok(),
-            () = attendance.end.cancelled() => return false,
-            () = hub.stop.cancelled() => return false,
-            _ = watchdog.tick() => {
-                if is_silent(hub, site) {
-                    return false;
-                }
-            }
+        watchdog.tick().await;
+        let heard = hub.presence.sighting(site).last_heard_ms;
+        if crate::study::now().as_millis().saturating_sub(heard) > SILENCE.as_millis() as u64 {
+            return;
         }
     }
-}
-
-/// Whether nothing was heard of a site for so long that its stream is given up.
-fn is_silent(hub: &Hub, site: &SiteName) -> bool {
-    let heard = hub.presence.sighting(site).last_heard_ms;
-    let silent = crate::study::now().as_millis().saturating_sub(heard);
-    let gone = silent > SILENCE.as_millis() as u64;
-    if gone {
-        tracing::warn!(%site, silent_ms = silent, "nothing heard; the stream is given up");
-    }
-    gone
 }

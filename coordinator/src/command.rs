@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use consilium_identity::address::Address;
-use consilium_study::failure::in_words;
+use consilium_study::failure::{leave_when_nobody_reads, report};
 use serde_json::json;
 
 use crate::config::Config;
 use crate::hub::{Checked, Hub};
 use crate::init;
+use crate::memory::give_large_buffers_back;
 use crate::serve::serve;
 
 /// Runs rounds: selects sites, collects masked updates, opens their sum, and never sees a single update.
@@ -37,12 +38,15 @@ enum Command {
     },
     /// Take up the operator's answer to the request
     Install {
-        /// The answer: `coordinator.commission` in the folder that `consilium init` made
+        /// The answer: `consortium/coordinator.commission` in the folder that `consilium init` made
         #[arg(value_name = "FILE")]
         commission: PathBuf,
         /// Configuration that `coordinator init` made
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Fingerprint of the consortium that `consilium init` has shown the operator; without it the terminal is asked
+        #[arg(long, value_name = "TEXT")]
+        fingerprint: Option<String>,
     },
     /// Serve sites and operators until told to stop; prints one line of JSON when ready
     Serve {
@@ -60,12 +64,14 @@ enum Command {
 
 /// Runs the command line and says how it went.
 pub fn main() -> ExitCode {
+    leave_when_nobody_reads();
     run(Cli::parse())
 }
 
 /// Runs a parsed command line.
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { json, command } = cli;
+    give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(async {
@@ -73,24 +79,16 @@ pub fn run(cli: Cli) -> ExitCode {
                 Command::Serve { config } => Box::pin(serve(&config)).await,
                 Command::CheckConfig { config } => check(&config, json),
                 Command::Init { folder, address } => make(&folder, &address, json),
-                Command::Install { commission, config } => install(&commission, &config, json),
+                Command::Install { commission, config, fingerprint } => {
+                    install(&commission, &config, fingerprint.as_deref(), json)
+                }
             }
         });
         // A job that sums when the coordinator is told to stop is done again at the next start.
         runtime.shutdown_background();
         outcome
     });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if json => {
-            eprintln!("{}", json!({ "error": in_words(error.as_ref()) }));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {}", in_words(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    outcome.map_or_else(|error| report(error.as_ref(), json), |()| ExitCode::SUCCESS)
 }
 
 fn make(folder: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
@@ -100,12 +98,17 @@ fn make(folder: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "Made this coordinator's keys in {folder}; they stay here.\n\
+        "{done} in {folder}; they stay here.\n\
          \n  fingerprint  {fingerprint}   (the operator compares this)\n\
          \nSend {request} to the operator, who types:\n\
          \n  consilium init DIR --name NAME --request {file}\n\
          \nand sends the answer back. Then, here:\n\
          \n  coordinator install coordinator.commission --config {config}\n  coordinator serve --config {config}",
+        done = if made.new {
+            "Made this coordinator's keys"
+        } else {
+            "This coordinator's keys were made before"
+        },
         folder = folder.display(),
         fingerprint = made.fingerprint,
         request = made.request.display(),
@@ -115,14 +118,14 @@ fn make(folder: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn install(commission: &Path, config: &Path, json: bool) -> anyhow::Result<()> {
-    let installed = init::install(commission, config)?;
+fn install(commission: &Path, config: &Path, fingerprint: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let installed = init::install(commission, config, fingerprint)?;
     if json {
         println!("{}", serde_json::to_string(&installed)?);
     } else {
         println!(
             "This coordinator serves the consortium {}.\n\
-             \n  fingerprint  {}   (compare it with the operator's)\n\
+             \n  fingerprint  {}   (every hospital compares this)\n\
              \nStart it: coordinator serve --config {}",
             installed.consortium,
             installed.fingerprint,

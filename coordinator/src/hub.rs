@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
+use crate::certificate::OwnCertificate;
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::ledger::{self, Ledger};
@@ -106,8 +107,8 @@ pub struct Checked {
 }
 
 impl Hub {
-    /// Opens everything. Studies are there, but do not run yet: see [`Hub::resume`].
-    pub fn open(config: &Config) -> Result<(Self, Arc<ServerTls>), OpenError> {
+    /// Opens everything. Returns the certificate to show beside it. Studies are there, but do not run yet: see [`Hub::resume`].
+    pub fn open(config: &Config) -> Result<(Self, OwnCertificate), OpenError> {
         let identity = Identity::read(&config.identity)?;
         let store = SledStore::open(&config.data.join("records"))?;
         let blobs = Blobs::open(&config.data.join("blobs"))?;
@@ -121,6 +122,7 @@ impl Hub {
         };
         let trust = Arc::new(Trust::new(identity.anchor, &roster, revocations(&store)?)?);
         let tls = Arc::new(ServerTls::new(Arc::clone(&trust), &identity.chain, &identity.tls)?);
+        let certificate = OwnCertificate::new(&config.identity, identity.chain, tls);
         let waiting = store.scan(Table::Ledger, &[])?;
         let sequence =
             waiting.last().and_then(|(key, _)| key.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
@@ -152,7 +154,7 @@ impl Hub {
             Transaction::new().put(Table::Meta, ROSTER, roster.to_canonical()),
             &[Record::Roster(roster)],
         )?;
-        Ok((hub, tls))
+        Ok((hub, certificate))
     }
 
     /// Checks identity and ledger, and changes nothing: it may be another user's command, beside a coordinator that

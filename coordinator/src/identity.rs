@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+use consilium_files::{seed, write_secret};
 use consilium_identity::anchor::InvalidAnchor;
 use consilium_identity::certificate::{Chain, InvalidChain};
 use consilium_identity::issuing::InvalidIssuing;
@@ -11,6 +13,8 @@ use consilium_identity::{Anchor, CoordinatorKeys, IssuingKey, Roster, TlsKey};
 use consilium_study::canonical::{Canonical, NotCanonical};
 use consilium_study::sign::{Signed, SigningKey};
 use zeroize::Zeroizing;
+
+use crate::durable::durable;
 
 /// Why the identity folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +33,9 @@ pub enum IdentityError {
     /// Keys, and no certificates yet.
     #[error(
         "this coordinator has keys and no commission yet. Its request goes to the operator (consilium init DIR \
-         --name NAME --request FILE); take up the answer with: coordinator install FILE --config {config}",
-        config = folder.with_file_name("coordinator.toml").display()
+         --name NAME --request FILE); take up the answer with: coordinator install FILE --config CONFIG"
     )]
-    NotCommissioned {
-        /// The identity folder.
-        folder: PathBuf,
-    },
+    NotCommissioned,
 }
 
 /// What can be wrong with a file of the identity folder.
@@ -84,12 +84,10 @@ impl Identity {
     /// Reads a complete folder.
     pub fn read(folder: &Path) -> Result<Self, IdentityError> {
         let CoordinatorKeys { tls, signing, issuing } = read_keys(folder)?;
-        if !folder.join("consortium.pub").exists() {
-            return Err(IdentityError::NotCommissioned { folder: folder.to_owned() });
-        }
+        let anchor = read_anchor(folder)?.ok_or(IdentityError::NotCommissioned)?;
         let file = |name| File::of(folder, name);
         Ok(Self {
-            anchor: file("consortium.pub").read(|text| Ok(text.parse()?))?,
+            anchor,
             roster: file("roster").read_bytes(|bytes| Ok(Signed::from_canonical(bytes)?))?,
             chain: file("certificate.pem").read(|text| Ok(Chain::from_pem(text)?))?,
             issuing: file("issuing.pem").read(|text| Ok(IssuingKey::from_pem(issuing, text)?))?,
@@ -99,15 +97,44 @@ impl Identity {
     }
 }
 
+/// Whom the coordinator of a folder serves, if it serves anybody yet.
+pub fn read_anchor(folder: &Path) -> Result<Option<Anchor>, IdentityError> {
+    if_there(File::of(folder, "consortium.pub").read(|text| Ok(text.parse()?)))
+}
+
+/// A file's content, or none where there is no such file. One that cannot be read is another matter.
+fn if_there<T>(read: Result<T, IdentityError>) -> Result<Option<T>, IdentityError> {
+    match read {
+        Err(IdentityError::File { cause: IdentityCause::Io(error), .. })
+            if error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
+/// Reads the keys of a folder, and makes those that were never made. Returns whether any was made.
+pub fn read_or_make_keys(folder: &Path) -> anyhow::Result<(CoordinatorKeys, bool)> {
+    let new = CoordinatorKeys::generate();
+    let mut made = false;
+    for (name, bytes) in new.files() {
+        let path = folder.join(name);
+        if !path.try_exists().with_context(|| format!("reading {}", path.display()))? {
+            durable("identity-key", || write_secret(&path, &bytes))?;
+            made = true;
+        }
+    }
+    Ok((read_keys(folder)?, made))
+}
+
 /// Reads the keys of a folder.
 pub fn read_keys(folder: &Path) -> Result<CoordinatorKeys, IdentityError> {
     let file = |name| File::of(folder, name);
     Ok(CoordinatorKeys {
         tls: file("tls.key").read(|text| Ok(TlsKey::from_pem(text)?))?,
-        signing: file("signing.key").read_bytes(|bytes| {
-            let seed = <[u8; 32]>::try_from(bytes).map_err(|_| IdentityCause::Seed)?;
-            Ok(SigningKey::from_seed(Zeroizing::new(seed)))
-        })?,
+        signing: file("signing.key")
+            .read_bytes(|bytes| Ok(SigningKey::from_seed(seed(bytes).ok_or(IdentityCause::Seed)?)))?,
         issuing: file("issuing.key").read(|text| Ok(TlsKey::from_pem(text)?))?,
     })
 }

@@ -6,6 +6,7 @@
 
 mod attend;
 pub mod blobs;
+pub mod certificate;
 pub mod command;
 pub mod config;
 pub mod durable;
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod init;
 pub mod ledger;
 pub mod listener;
+mod memory;
 pub mod parts;
 pub mod presence;
 pub mod release;

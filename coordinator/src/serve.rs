@@ -1,5 +1,6 @@
 //! `coordinator serve`: from a configuration to a running coordinator, and its orderly end.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,10 +33,11 @@ pub async fn serve(config: &Path) -> anyhow::Result<()> {
         )
     })?;
     let address = tcp.local_addr()?;
-    let (hub, tls) = Hub::open(&config)?;
+    let (hub, certificate) = Hub::open(&config)?;
     let hub = Arc::new(hub);
     hub.resume()?;
-    let doors = listener::listen(tcp, tls, Limits::default());
+    let doors = listener::listen(tcp, certificate.tls(), Limits::default());
+    tokio::spawn(certificate.keep(Arc::clone(&hub)));
     let _ = hub.connections.set(doors.connections);
     let services = Services::new(Arc::clone(&hub));
     let limit = consilium_proto::MAX_MESSAGE;
@@ -55,10 +57,10 @@ pub async fn serve(config: &Path) -> anyhow::Result<()> {
     let newcomers = listener::http2()
         .add_service(EnrolmentServer::new(services).max_decoding_message_size(limit))
         .serve_with_incoming_shutdown(doors.newcomers, stopped());
-    println!(
-        "{}",
-        serde_json::json!({"event": "ready", "address": address.to_string(), "pid": std::process::id()})
-    );
+    let ready =
+        serde_json::json!({"event": "ready", "address": address.to_string(), "pid": std::process::id()});
+    // Whether anybody reads this line or not, sites are served.
+    let _ = writeln!(std::io::stdout(), "{ready}");
     tracing::info!(%address, "coordinator ready");
     tokio::spawn(stop_on_signal(Arc::clone(&hub)));
     let serving = async { tokio::try_join!(members, newcomers) };

@@ -305,7 +305,8 @@ impl StudyTask {
             transaction = transaction.and(ledger::pending(&records, now().as_millis(), &mut sequence));
         }
         if !transaction.is_empty() {
-            self.parts.store.commit("study", transaction)?;
+            let phase = phase_name(machine.status().phase);
+            self.parts.store.commit(&format!("study-{phase}"), transaction)?;
         }
         if !records.is_empty() {
             self.parts.ledger.append_pending(&*self.parts.store)?;
@@ -388,7 +389,7 @@ impl StudyTask {
                 self.parts.telemetry.counters.round("abandoned");
                 tracing::warn!(%study, attempt = attempt.get(), %cause, "attempt given up");
             }
-            Notice::State(state) => tracing::info!(%study, ?state, "study"),
+            Notice::State(state) => tracing::info!(%study, state = state.name(), "study"),
             Notice::ReleaseLate => tracing::error!(%study, "writing the release takes longer than it should"),
             Notice::Alarm(site) => tracing::error!(%study, %site, "a site noticed what no honest party does"),
         }
@@ -415,7 +416,9 @@ fn describe(notice: &Notice) -> serde_json::Value {
         Notice::Abandoned { attempt, cause } => {
             json!({"event": "abandoned", "attempt": attempt.get(), "cause": cause})
         }
-        Notice::State(state) => json!({"event": "state", "state": state}),
+        Notice::State(state) => {
+            json!({"event": "state", "state": state, "released": state.released()})
+        }
         Notice::ReleaseLate => json!({"event": "release_late"}),
         Notice::Alarm(site) => json!({"event": "alarm", "site": site}),
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use consilium_study::failure::in_words;
+use consilium_study::failure::{in_words, leave_when_nobody_reads, report};
 
 use crate::folder::SiteFolder;
 use crate::program::Program;
@@ -64,7 +64,7 @@ enum Act {
         #[command(flatten)]
         answer: Answer,
     },
-    /// Decline a study.
+    /// Decline a study, or leave one that was accepted; either is for good.
     Decline {
         #[command(flatten)]
         answer: Answer,
@@ -176,20 +176,6 @@ pub fn main() -> ExitCode {
     run(Cli::parse(), &[])
 }
 
-/// `site-agent journal | head`, or `site-agent run 2>&1 | head`: whoever has read enough gets no complaint, and no
-/// success either.
-fn leave_when_nobody_reads() {
-    let complain = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or_default();
-        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
-            // What a shell shows for a program that was ended because its reader had gone.
-            std::process::exit(141);
-        }
-        complain(panic);
-    }));
-}
-
 /// Runs a parsed command line. `prefix` are the arguments behind which this program reads the
 /// agent's own, so that it can start its parts.
 pub fn run(cli: Cli, prefix: &[&str]) -> ExitCode {
@@ -199,17 +185,7 @@ pub fn run(cli: Cli, prefix: &[&str]) -> ExitCode {
         Act::Decode => return data::decode_child_main(),
         act => act,
     };
-    match perform(act, json, prefix) {
-        Ok(code) => code,
-        Err(error) if json => {
-            eprintln!("{}", serde_json::json!({ "error": in_words(error.as_ref()) }));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {}", in_words(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    perform(act, json, prefix).unwrap_or_else(|error| report(error.as_ref(), json))
 }
 
 fn perform(act: Act, json: bool, prefix: &[&str]) -> anyhow::Result<ExitCode> {

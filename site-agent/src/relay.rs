@@ -125,11 +125,12 @@ async fn keep_connected(mut dialler: Dialler, folder: &SiteFolder, traces: &Trac
                 let client = SiteClient::new(channel)
                     .max_decoding_message_size(limit)
                     .max_encoding_message_size(limit);
-                if let Some(chain) = renew::if_due(client.clone(), &dialler, folder).await {
-                    dialler.credential.chain = chain;
-                }
                 tracing::info!(coordinator = %dialler.address(), "connected");
-                match session::serve(client, &mut pipe, &board, traces).await {
+                let ended = tokio::select! {
+                    ended = session::serve(client.clone(), &mut pipe, &board, traces) => ended,
+                    never = renew::keep(client, &mut dialler.credential.chain, folder, &board) => match never {},
+                };
+                match ended {
                     Ended::Stopped => return Ok(()),
                     Ended::Cut(status) => reason(&status),
                 }

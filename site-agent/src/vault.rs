@@ -15,6 +15,7 @@ mod case;
 mod chainfile;
 pub(crate) mod consent;
 mod core;
+mod fetching;
 mod keeping;
 mod life;
 mod models;
@@ -32,7 +33,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use consilium_learning::fix_threads;
@@ -121,6 +122,7 @@ fn serve(
     out: &Sender<FromVault>,
     queued: &AtomicUsize,
 ) -> anyhow::Result<()> {
+    let mut tick = Instant::now() + TICK;
     loop {
         for message in core.speak() {
             if matches!(message, FromVault::Chunk { .. }) {
@@ -130,12 +132,19 @@ fn serve(
                 return Ok(());
             }
         }
-        match inputs.recv_timeout(TICK) {
+        // However much the coordinator says, time passes and persons are heard.
+        let left = tick.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            core.tick()?;
+            tick = Instant::now() + TICK;
+            continue;
+        }
+        match inputs.recv_timeout(left) {
             Ok(Input::Frame(FromRelay::ReadChunk { .. }))
                 if queued.load(Ordering::Relaxed) >= WAITING_CHUNKS => {}
             Ok(Input::Frame(frame)) => core.frame(frame)?,
             Ok(Input::Outcome(outcome)) => core.outcome(outcome)?,
-            Err(RecvTimeoutError::Timeout) => core.tick()?,
+            Err(RecvTimeoutError::Timeout) => {}
             Ok(Input::PipeEnded) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }

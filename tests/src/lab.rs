@@ -210,6 +210,34 @@ impl Lab {
         Ok(())
     }
 
+    /// Writes another patience with lines that break into the coordinator's configuration, and starts it anew.
+    pub fn set_link_grace(&mut self, grace: &str) -> anyhow::Result<()> {
+        let config = self.path().join("coordinator/coordinator.toml");
+        let text = std::fs::read_to_string(&config)?;
+        std::fs::write(&config, text.replace("link_grace = \"1s\"", &format!("link_grace = \"{grace}\"")))?;
+        self.kill_coordinator()?;
+        self.start_coordinator(&[])
+    }
+
+    /// The masked vector that a hospital's vault keeps, once it is whole.
+    pub fn spooled(&self, site: &str) -> Option<PathBuf> {
+        let mut open = vec![self.site_folder(site).join("vault")];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).ok()?.flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    open.push(path.clone());
+                }
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // While it is written it has another name.
+                if name.strip_prefix("spool-").is_some_and(|attempt| attempt.parse::<u32>().is_ok()) {
+                    return Some(path);
+                }
+            }
+        }
+        None
+    }
+
     /// SIGKILL to a hospital's agent; its parts die with it.
     pub fn kill_agent(&mut self, site: &str) -> anyhow::Result<()> {
         self.agents.remove(site).context("the agent runs")?.kill()
@@ -275,8 +303,8 @@ impl Lab {
 
     /// Waits until a study has released its model, and returns the model's hash.
     pub fn released(&self, study: &str, patience: Duration) -> anyhow::Result<String> {
-        let status = self.wait_for(study, patience, |status| status["state"].get("released").is_some())?;
-        status["state"]["released"]["model"].as_str().map(str::to_owned).context("a release names its model")
+        let status = self.wait_for(study, patience, |status| status["state"] == "released")?;
+        status["released"].as_str().map(str::to_owned).context("a release names its model")
     }
 
     /// The ends of all logs.

@@ -5,10 +5,12 @@
 
 mod data;
 mod lab;
+mod line;
 mod process;
 mod rogue;
 
 pub use data::write_cases;
 pub use lab::{Lab, Programs, Study, free_port};
+pub use line::{Fault, Line};
 pub use process::{Running, wait_until};
 pub use rogue::Rogue;

@@ -8,12 +8,12 @@ use consilium_client::{Target, dial};
 use consilium_identity::enrolment::{Admission, EnrolmentRequest};
 use consilium_identity::revocation::Revocations;
 use consilium_identity::tls::ClientTls;
-use consilium_identity::{Invitation, TlsKey, Trust};
+use consilium_identity::{Chain, Invitation, TlsKey, Trust};
 use consilium_proto::v1::enrolment_client::EnrolmentClient;
 use consilium_proto::v1::site_client::SiteClient;
 use consilium_proto::v1::{CollectRequest, EnrolRequest, collect_reply};
 use consilium_study::canonical::Canonical as _;
-use consilium_study::sign::SigningKey;
+use consilium_study::sign::{Signed, SigningKey};
 use jiff::Timestamp;
 use tonic::transport::Channel;
 
@@ -52,8 +52,25 @@ impl Rogue {
         Ok(Self { tls: ClientTls::member(Arc::new(trust), &admission.chain, &key)?, target })
     }
 
+    /// Takes the place of a site of the laboratory, with its keys.
+    pub fn in_place_of(lab: &Lab, site: &str) -> anyhow::Result<Self> {
+        let read = |name: &str| std::fs::read_to_string(lab.site_folder(site).join("relay").join(name));
+        let (key, chain) =
+            (TlsKey::from_pem(&read("tls.key")?)?, Chain::from_pem(&read("certificate.pem")?)?);
+        let text = std::fs::read_to_string(lab.path().join("consortium/consortium.pub"))?;
+        let roster = Signed::from_canonical(&std::fs::read(lab.path().join("consortium/roster"))?)?;
+        let trust = Trust::new(text.trim_end().parse()?, &roster, Revocations::new())?;
+        let target = Target::direct(format!("127.0.0.1:{}", lab.port()).parse()?);
+        Ok(Self { tls: ClientTls::member(Arc::new(trust), &chain, &key)?, target })
+    }
+
     /// A connection with this site's certificate.
+    pub async fn dial(&self) -> anyhow::Result<Channel> {
+        Ok(dial(&self.target, &self.tls).await?)
+    }
+
+    /// The same, for the calls of a site.
     pub async fn connect(&self) -> anyhow::Result<SiteClient<Channel>> {
-        Ok(SiteClient::new(dial(&self.target, &self.tls).await?))
+        Ok(SiteClient::new(self.dial().await?))
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use consilium_proto::v1::{
@@ -103,25 +103,6 @@ async fn a_member_that_lies_is_refused_and_the_others_finish() {
     drop(streams);
 }
 
-/// The masked vector that a vault keeps, once it is whole.
-fn spooled(root: &Path) -> Option<PathBuf> {
-    let mut open = vec![root.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).ok()?.flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path.clone());
-            }
-            let name = entry.file_name().to_string_lossy().into_owned();
-            // While it is written it has another name.
-            if name.strip_prefix("spool-").is_some_and(|attempt| attempt.parse::<u32>().is_ok()) {
-                return Some(path);
-            }
-        }
-    }
-    None
-}
-
 #[test]
 fn a_masked_vector_that_rotted_on_disk_is_refused_and_the_round_goes_on_without_it() {
     for (study, rot) in [("flipped", flip as fn(&Path)), ("truncated", truncate)] {
@@ -134,9 +115,8 @@ fn a_masked_vector_that_rotted_on_disk_is_refused_and_the_round_goes_on_without_
         lab.start_agents().unwrap();
         lab.launch(&Study { name: study, rounds: 2, collect_timeout: "5s", ..Study::default() }).unwrap();
         assert!(wait_until(PATIENCE, || !doomed.runs()));
-        let vector = |site: &String| spooled(&lab.site_folder(site).join("vault"));
         let (victim, spool) =
-            lab.sites().iter().find_map(|site| Some((site.clone(), vector(site)?))).unwrap();
+            lab.sites().iter().find_map(|site| Some((site.clone(), lab.spooled(site)?))).unwrap();
         rot(&spool);
         lab.start_coordinator(&[]).unwrap();
         lab.released(study, PATIENCE).unwrap();

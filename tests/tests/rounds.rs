@@ -62,6 +62,18 @@ fn four_hospitals_train_and_the_ledger_verifies_until_a_byte_is_flipped() {
         assert!(verdict.is_err(), "a flipped byte in {} was not noticed", file.display());
     }
     lab.consilium(&["audit", "verify", folder]).unwrap();
+
+    // What the consortium hands over, as the auditor's page says, and nothing beside it.
+    let bundle = lab.path().join("bundle");
+    let copy = |from: &str, to: &str| {
+        let mut copy = std::process::Command::new("cp");
+        assert!(copy.arg("-r").arg(lab.path().join(from)).arg(bundle.join(to)).status().unwrap().success());
+    };
+    std::fs::create_dir(&bundle).unwrap();
+    copy("ledger", "ledger");
+    copy("consortium/consortium.pub", "consortium.pub");
+    copy("coordinator/data/blobs", "blobs");
+    assert_eq!(lab.consilium(&["audit", "verify", bundle.to_str().unwrap()]).unwrap(), told);
 }
 
 #[test]
@@ -208,12 +220,38 @@ fn a_revoked_hospital_is_cut_off_and_the_others_go_on() {
     let sites = lab.consilium(&["site", "list"]).unwrap();
     let line = sites.lines().find(|line| line.starts_with("d ")).unwrap();
     assert!(line.contains("revoked"), "{sites}");
+    // No further study can be proposed to it.
+    let refusal = lab.launch(&Study { name: "hearts", ..Study::default() }).unwrap_err().to_string();
+    assert!(refusal.contains("d is revoked") && refusal.contains("consilium site invite d"), "{refusal}");
     // A fresh start of its agent does not get in, and its own log says why.
     lab.kill_agent("d").unwrap();
     lab.start_agent("d", &[]).unwrap();
     let own_log = || std::fs::read_to_string(lab.path().join("logs/d.log")).unwrap_or_default();
     assert!(wait_until(PATIENCE, || own_log().contains("revoked")), "{}", own_log());
     lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+}
+
+/// A person may change their mind: the site stops at once and for good, and the others go on.
+#[test]
+fn a_hospital_leaves_a_study_that_it_had_accepted() {
+    let lab = lab();
+    // So many rounds that they are not over before the answer is heard.
+    lab.launch(&Study { rounds: 40, ..Study::default() }).unwrap();
+    lab.wait_for(STUDY, PATIENCE, |status| !trained_lines(status).is_empty()).unwrap();
+    let told = lab.site_agent("d", &["decline", STUDY, "--person", "Dr. Dorn"]).unwrap();
+    assert!(told.contains("for good"), "{told}");
+    lab.released(STUDY, PATIENCE).unwrap();
+    let status = lab.status(STUDY).unwrap();
+    assert_eq!(trained_lines(&status).last().unwrap()["counted"], 3, "{status}");
+    assert_eq!(status["sites"][3]["rung"], "refused", "{status}");
+    let studies = lab.site_agent("d", &["studies"]).unwrap();
+    assert!(studies.contains("refused"), "{studies}");
+    let verdict = lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+    assert!(verdict.contains("Dr. Dorn"), "{verdict}");
+    let again = lab.site_agent("d", &["decline", STUDY, "--person", "Dr. Dorn"]).unwrap();
+    assert!(again.contains("declined already"), "{again}");
+    let too_late = lab.site_agent("c", &["decline", STUDY, "--person", "Dr. Cohn"]).unwrap_err().to_string();
+    assert!(too_late.contains("is over"), "{too_late}");
 }
 
 /// Children of a process, with their command lines.

@@ -23,6 +23,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
 use tonic::{Request, Response, Status};
 
 const PROGRAMS: Programs = Programs {
@@ -37,7 +38,11 @@ type Traces = BTreeMap<Vec<u8>, BTreeSet<(String, String)>>;
 
 /// A collector that keeps what it receives.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Traces>>);
+struct Collector {
+    traces: Arc<Mutex<Traces>>,
+    /// Counters, with the outcome that one may be of.
+    counters: Arc<Mutex<BTreeMap<(String, String), i64>>>,
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -45,7 +50,7 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut traces = self.0.lock().unwrap();
+        let mut traces = self.traces.lock().unwrap();
         for resource in request.into_inner().resource_spans {
             let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = attributes.into_iter().find(|pair| pair.key == "service.name");
@@ -64,8 +69,23 @@ impl TraceService for Collector {
 impl MetricsService for Collector {
     async fn export(
         &self,
-        _: Request<ExportMetricsServiceRequest>,
+        request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let mut counters = self.counters.lock().unwrap();
+        let scopes =
+            request.into_inner().resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
+        for metric in scopes.flat_map(|scope| scope.metrics) {
+            let Some(metric::Data::Sum(sum)) = metric.data else { continue };
+            for point in sum.data_points {
+                let outcome = point.attributes.into_iter().find(|pair| pair.key == "outcome");
+                let outcome = match outcome.and_then(|pair| pair.value?.value) {
+                    Some(Value::StringValue(outcome)) => outcome,
+                    _ => String::new(),
+                };
+                let Some(number_data_point::Value::AsInt(value)) = point.value else { continue };
+                counters.insert((metric.name.clone(), outcome), value);
+            }
+        }
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
@@ -111,7 +131,7 @@ fn one_trace_of_a_round_joins_coordinator_relay_and_vault() {
     lab.released("lungs", PATIENCE).unwrap();
 
     let joined = wait_until(Duration::from_secs(20), || {
-        let traces = collector.0.lock().unwrap();
+        let traces = collector.traces.lock().unwrap();
         let whole = traces.values().filter(|spans| {
             let services: BTreeSet<&str> = spans.iter().map(|(service, _)| service.as_str()).collect();
             ["consilium-coordinator", "consilium-relay", "consilium-vault"]
@@ -121,7 +141,19 @@ fn one_trace_of_a_round_joins_coordinator_relay_and_vault() {
         });
         whole.count() == 2
     });
-    assert!(joined, "each round has one trace of all parts: {:?}", collector.0.lock().unwrap());
+    assert!(joined, "each round has one trace of all parts: {:?}", collector.traces.lock().unwrap());
+
+    // What has not happened is counted too: a dashboard cannot tell a counter that is missing from a broken one.
+    lab.coordinator.as_mut().unwrap().stop().unwrap();
+    let counters = collector.counters.lock().unwrap();
+    let count = |name: &str, outcome: &str| counters.get(&(name.to_owned(), outcome.to_owned())).copied();
+    let rounds =
+        ["adopted", "refused", "unevaluated", "abandoned"].map(|outcome| count("fl.rounds", outcome));
+    assert_eq!(rounds, [Some(2), Some(0), Some(0), Some(0)], "{counters:?}");
+    assert!(
+        count("fl.messages.refused", "").is_some() && count("fl.upload.bytes", "") > Some(0),
+        "{counters:?}"
+    );
 }
 
 #[test]

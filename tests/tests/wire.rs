@@ -7,7 +7,14 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use consilium_tests::{Lab, Programs, Study};
+use consilium_tests::{Lab, Programs, Rogue, Study};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 const PROGRAMS: Programs = Programs {
     consilium: env!("CARGO_BIN_EXE_consilium-under-test"),
@@ -107,4 +114,32 @@ fn a_recording_proxy_sees_tls_1_3_only() {
         }
     }
     assert!(handshakes >= 6, "three enrolments and three agents at least, not {handshakes}");
+}
+
+/// Tools find out by themselves what runs here and how it is, over a member's connection like everything else.
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    let lab = Lab::new(PROGRAMS, 1).unwrap();
+    let channel = Rogue::in_place_of(&lab, "a").unwrap().dial().await.unwrap();
+    let check = HealthCheckRequest { service: String::new() };
+    let health = HealthClient::new(channel.clone()).check(check).await.unwrap().into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut replies = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::iter([list]))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(MessageResponse::ListServicesResponse(listed)) =
+        replies.message().await.unwrap().unwrap().message_response
+    else {
+        panic!("no list");
+    };
+    let names: Vec<_> = listed.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["consilium.v1.Site", "consilium.v1.Operator", "consilium.v1.Enrolment"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
 }

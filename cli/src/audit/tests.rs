@@ -1,8 +1,10 @@
 use std::fs;
 use std::path::Path;
 
-use consilium_identity::roster::{CoordinatorEntry, PersonEntry};
-use consilium_identity::{ConsortiumKey, Roster};
+use consilium_files::write_public;
+use consilium_identity::enrolment::EnrolmentRequest;
+use consilium_identity::roster::{CoordinatorEntry, PersonEntry, SiteEntry};
+use consilium_identity::{ConsortiumKey, Invitation, Roster, TlsKey};
 use consilium_ledger::{Log, Record, Sealed, Step};
 use consilium_rounds::record::{Record as Happened, Release, ReleaseReason};
 use consilium_study::document::Draft;
@@ -13,7 +15,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::consortium::write_anchor;
 
 const QUIET: Output = Output { json: true };
 
@@ -52,14 +53,18 @@ impl Bundle {
         let mut records = vec![Record::Roster(consortium.sign(&roster))];
         let sites: Vec<SiteName> = ["ada", "bonn", "chur"].map(|name| name.parse().unwrap()).to_vec();
         for site in &sites {
-            let signing_key = SigningKey::generate().verifying_key();
-            let entry = consilium_identity::roster::SiteEntry {
+            let (tls, signing) = (TlsKey::generate(), SigningKey::generate());
+            let entry = SiteEntry {
                 name: site.clone(),
-                signing_key,
-                tls_key: hash(site.as_str()),
+                signing_key: signing.verifying_key(),
+                tls_key: tls.public_key().hash(),
                 test: false,
             };
             roster = roster.with_site(entry).unwrap();
+            let address = "127.0.0.1:1".parse().unwrap();
+            let invitation =
+                Invitation::new(consortium.anchor(), address, site.clone(), jiff::Timestamp::MAX);
+            records.push(Record::Enrolment(EnrolmentRequest::new(&invitation, &tls.request(), &signing)));
             records.push(Record::Roster(consortium.sign(&roster)));
         }
         let toml = consilium_study::template::study_toml(&"lungs".parse().unwrap(), &sites);
@@ -89,7 +94,8 @@ impl Bundle {
             };
             put(&folder.path().join(path), &bytes);
         }
-        write_anchor(&folder.path().join("consortium/consortium.pub"), &consortium.anchor()).unwrap();
+        let anchor = format!("{}\n", consortium.anchor());
+        write_public(&folder.path().join("consortium/consortium.pub"), anchor.as_bytes()).unwrap();
         Self { folder, study: study.hash() }
     }
 
@@ -118,11 +124,11 @@ fn a_bundle_verifies_and_lists() {
     let bundle = Bundle::new();
     assert_eq!(bundle.verify(None), Ok(()));
     assert!(listing::log(bundle.path(), QUIET).is_ok());
-    for entry in 0..5 {
+    for entry in 0..8 {
         assert!(listing::show(bundle.path(), entry, QUIET).is_ok(), "{entry}");
     }
-    let beyond = listing::show(bundle.path(), 5, QUIET).unwrap_err().to_string();
-    assert_eq!(beyond, "there is no entry 5; the log has 5 entries");
+    let beyond = listing::show(bundle.path(), 8, QUIET).unwrap_err().to_string();
+    assert_eq!(beyond, "there is no entry 8; the log has 8 entries");
     // The log's folder alone is enough for listings.
     assert!(listing::log(&bundle.path().join("ledger"), QUIET).is_ok());
 }
@@ -131,7 +137,7 @@ fn a_bundle_verifies_and_lists() {
 fn every_flipped_byte_fails_and_says_where() {
     let bundle = Bundle::new();
     let log = bundle.path().join("ledger");
-    for name in ["checkpoint", "tile/0/000.p/5", "tile/entries/000.p/5"] {
+    for name in ["checkpoint", "tile/0/000.p/8", "tile/entries/000.p/8"] {
         let path = log.join(name);
         let good = fs::read(&path).unwrap();
         for at in (0..good.len()).step_by(1 + good.len() / 40) {
@@ -283,17 +289,17 @@ fn programs_are_told_why_nothing_is_proved() {
     );
     assert_eq!(bundle.refused(), json!({"verified": false, "entry": null, "kind": null, "reason": reason}));
     // A byte of the last entry, and bytes that no entry is left of.
-    let entries = bundle.path().join("ledger/tile/entries/000.p/6");
+    let entries = bundle.path().join("ledger/tile/entries/000.p/9");
     let mut bytes = fs::read(&entries).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     put(&entries, &bytes);
     let refused = bundle.refused();
-    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(5), &json!("release")), "{refused}");
-    assert!(refused["reason"].as_str().unwrap().contains("entry 5 (release) was changed"), "{refused}");
+    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(8), &json!("release")), "{refused}");
+    assert!(refused["reason"].as_str().unwrap().contains("entry 8 (release) was changed"), "{refused}");
     put(&entries, &bytes[..last]);
     let refused = bundle.refused();
-    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(5), &Value::Null), "{refused}");
+    assert_eq!((&refused["entry"], &refused["kind"]), (&json!(8), &Value::Null), "{refused}");
     fs::remove_file(bundle.path().join("consortium/consortium.pub")).unwrap();
     assert_eq!(bundle.refused()["entry"], Value::Null);
 }

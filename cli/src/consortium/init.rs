@@ -1,24 +1,27 @@
-//! `consilium init`: a new consortium, with everything its coordinator needs.
+//! `consilium init`: a new consortium, and its answer to a coordinator.
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use consilium_files::{publish_folder, read_at_most, write_public, write_secret};
 use consilium_identity::address::Address;
 use consilium_identity::authority::lifetime;
-use consilium_identity::commission::{CheckedRequest, commission, configuration};
+use consilium_identity::commission::{CheckedRequest, LONGEST_FILE, commission, configuration};
 use consilium_identity::roster::PersonEntry;
-use consilium_identity::{ConsortiumKey, CoordinatorKeys, CoordinatorRequest, TlsKey, certificate};
+use consilium_identity::{
+    Anchor, Commission, ConsortiumKey, CoordinatorKeys, CoordinatorRequest, TlsKey, certificate,
+};
 use consilium_study::canonical::Canonical;
+use consilium_study::fingerprint;
 use consilium_study::name::{ConsortiumName, PersonName, Principal};
 use consilium_study::sign::{Signed, SigningKey};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{is_same_fingerprint, write_anchor, write_public, write_secret, write_seed};
 use crate::output::{self, Output};
 
-/// Make a new consortium: its offline key, the coordinator's configuration, an operator's credential
+/// Make a new consortium: its offline key, an operator's credential, and what its coordinator needs
 #[derive(Debug, clap::Args)]
 pub struct InitArgs {
     /// Folder to make
@@ -52,6 +55,18 @@ pub struct Made {
     commission: Option<PathBuf>,
 }
 
+impl Made {
+    fn of(args: &InitArgs, anchor: &Anchor, address: &Address, elsewhere: bool) -> Self {
+        Self {
+            consortium: anchor.name.to_string(),
+            folder: args.folder.clone(),
+            fingerprint: anchor.fingerprint(),
+            address: address.to_string(),
+            commission: elsewhere.then(|| args.folder.join("consortium").join(ANSWER)),
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &InitArgs, output: Output) -> anyhow::Result<()> {
     let made = make(args)?;
@@ -65,13 +80,13 @@ pub fn run(args: &InitArgs, output: Output) -> anyhow::Result<()> {
             ),
             Some(file) => format!(
                 "Send {} to the coordinator's machine, where somebody types:\n\
-                 \n  coordinator install coordinator.commission --config DIR/coordinator.toml",
+                 \n  coordinator install coordinator.commission --config SERVER/coordinator.toml",
                 file.display()
             ),
         };
         format!(
             "Made the consortium {name} in {folder}\n\
-             \n  fingerprint  {fingerprint}   (every hospital compares this)\n\
+             \n  fingerprint  {fingerprint}   (the coordinator's machine and every hospital compare this)\n\
              \nKeep {folder}/consortium/consortium.key offline: it alone can admit a hospital.\n\
              {next}\n\
              \nThen invite the first hospital; with the first line every other command finds the folder as it is typed:\n\
@@ -85,60 +100,93 @@ pub fn run(args: &InitArgs, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the folder. An existing consortium is never touched.
+/// Makes the folder. An existing consortium is never touched; the answer to a request that it has answered is shown
+/// again.
 pub fn make(args: &InitArgs) -> anyhow::Result<Made> {
-    let consortium = args.folder.join("consortium");
-    if consortium.join("consortium.pub").exists() {
-        bail!("{} holds a consortium already; choose another folder", args.folder.display());
+    let (consortium, coordinator) = (args.folder.join("consortium"), args.folder.join("coordinator"));
+    if is_there(&consortium)? {
+        return again(args, &consortium);
+    }
+    if args.request.is_none() && is_there(&coordinator)? {
+        bail!(
+            "{} is there, and the consortium that it serves is not. If it was moved away, bring it back; if this \
+             command was interrupted, remove {0} and type it again; else choose another folder",
+            coordinator.display()
+        );
     }
     let office = Office::open(args)?;
     let now = Timestamp::now();
     let key = ConsortiumKey::generate(args.name.clone());
-    let anchor = key.anchor();
+    std::fs::create_dir_all(&args.folder).with_context(|| format!("making {}", args.folder.display()))?;
+    // Each folder appears whole: whoever stops this command leaves no office without its key.
+    let stage = tempfile::Builder::new()
+        .prefix(".consilium-init-")
+        .tempdir_in(&args.folder)
+        .with_context(|| format!("making a folder in {}", args.folder.display()))?;
+    let entry = write_operator(&stage.path().join("consortium/operator"), &key, args, now)?;
+    let given = commission(&key, &office.request, entry, now)?;
+    let staged = stage.path().join("consortium");
+    let address = office.request.address();
+    let anchor = format!("{}\n", key.anchor());
+    write_public(&staged.join("consortium.pem"), certificate::to_pem(&key.certificate(now)).as_bytes())?;
+    write_public(&staged.join("roster"), &given.roster.to_canonical())?;
+    write_public(&staged.join("address"), format!("{address}\n").as_bytes())?;
+    write_public(&staged.join(ANSWER), &given.to_canonical())?;
+    write_secret(&staged.join("consortium.key"), key.to_pem().as_bytes())?;
+    write_public(&staged.join("consortium.pub"), anchor.as_bytes())?;
+    if let Some(keys) = &office.keys {
+        let staged = stage.path().join("coordinator");
+        for (name, bytes) in keys.files() {
+            write_secret(&staged.join("identity").join(name), &bytes)?;
+        }
+        for (name, bytes) in given.files() {
+            write_public(&staged.join("identity").join(name), &bytes)?;
+        }
+        write_public(&staged.join("coordinator.toml"), configuration(address, "../ledger").as_bytes())?;
+        publish_folder(&staged, &coordinator)?;
+    }
+    publish_folder(&staged, &consortium)?;
+    Ok(Made::of(args, &key.anchor(), address, office.keys.is_none()))
+}
 
-    let operator = Credential::generate();
-    let operator_name = Principal::Operator(args.operator.clone());
-    let chain = key.certify(&operator.tls.public_key(), &operator_name, lifetime::PERSON, now)?;
-    let folder = consortium.join("operator");
-    operator.write(&folder)?;
+/// Where the answer to the coordinator's request lies in the consortium's folder.
+const ANSWER: &str = "coordinator.commission";
+
+/// The consortium is there. If it was made for this very request, its answer may have been lost on the way.
+fn again(args: &InitArgs, consortium: &Path) -> anyhow::Result<Made> {
+    let taken = || anyhow!("{} holds a consortium already; choose another folder", args.folder.display());
+    let Some(request) = &args.request else { return Err(taken()) };
+    let request = read_request(request)?;
+    let answer = read_at_most(&consortium.join(ANSWER), LONGEST_FILE)?;
+    let given = Commission::from_canonical(&answer).context("reading the answer that was given")?;
+    if given.anchor.name != args.name || !given.is_for(&request.entry()) {
+        return Err(taken());
+    }
+    Ok(Made::of(args, &given.anchor, request.address(), true))
+}
+
+fn is_there(path: &Path) -> anyhow::Result<bool> {
+    path.try_exists().with_context(|| format!("reading {}", path.display()))
+}
+
+/// Writes the operator's credential, and returns how the operator stands on the roster.
+fn write_operator(
+    folder: &Path,
+    key: &ConsortiumKey,
+    args: &InitArgs,
+    now: Timestamp,
+) -> anyhow::Result<PersonEntry> {
+    let (tls, signing) = (TlsKey::generate(), SigningKey::generate());
+    let principal = Principal::Operator(args.operator.clone());
+    let chain = key.certify(&tls.public_key(), &principal, lifetime::PERSON, now)?;
+    write_secret(&folder.join("tls.key"), tls.to_pem().as_bytes())?;
+    write_secret(&folder.join("signing.key"), signing.to_seed().as_slice())?;
     write_public(&folder.join("name"), format!("{}\n", args.operator).as_bytes())?;
     write_public(&folder.join("certificate.pem"), chain.to_pem().as_bytes())?;
-
-    let entry = PersonEntry {
+    Ok(PersonEntry {
         name: args.operator.clone(),
-        signing_key: operator.signing.verifying_key(),
-        tls_key: operator.tls.public_key().hash(),
-    };
-    let given = commission(&key, &office.request, entry, now)?;
-    let answer = args.folder.join("coordinator.commission");
-    match &office.keys {
-        None => write_public(&answer, &given.to_canonical())?,
-        Some(keys) => {
-            let folder = args.folder.join("coordinator");
-            for (name, bytes) in keys.files() {
-                write_secret(&folder.join("identity").join(name), &bytes)?;
-            }
-            for (name, bytes) in given.files() {
-                write_public(&folder.join("identity").join(name), &bytes)?;
-            }
-            let text = configuration(office.request.address(), "../ledger");
-            write_public(&folder.join("coordinator.toml"), text.as_bytes())?;
-        }
-    }
-
-    let address = office.request.address();
-    write_public(&consortium.join("consortium.pem"), certificate::to_pem(&key.certificate(now)).as_bytes())?;
-    write_public(&consortium.join("roster"), &given.roster.to_canonical())?;
-    write_public(&consortium.join("address"), format!("{address}\n").as_bytes())?;
-    write_secret(&consortium.join("consortium.key"), key.to_pem().as_bytes())?;
-    // Last: from now on the folder holds a consortium.
-    write_anchor(&consortium.join("consortium.pub"), &anchor)?;
-    Ok(Made {
-        consortium: args.name.to_string(),
-        folder: args.folder.clone(),
-        fingerprint: anchor.fingerprint(),
-        address: address.to_string(),
-        commission: office.keys.is_none().then_some(answer),
+        signing_key: signing.verifying_key(),
+        tls_key: tls.public_key().hash(),
     })
 }
 
@@ -155,20 +203,23 @@ impl Office {
             let request = CoordinatorRequest::new(&keys, args.address.clone());
             return Ok(Self { request: CheckedRequest::new(&request)?, keys: Some(keys) });
         };
-        let about = || format!("reading {}", path.display());
-        let bytes = std::fs::read(path).with_context(about)?;
-        let request = Signed::from_canonical(&bytes).with_context(about)?;
-        let request = CheckedRequest::new(&request).with_context(about)?;
+        let request = read_request(path)?;
         agree(&request, args)?;
         Ok(Self { request, keys: None })
     }
+}
+
+fn read_request(path: &Path) -> anyhow::Result<CheckedRequest> {
+    let about = || format!("reading {}", path.display());
+    let request = Signed::from_canonical(&read_at_most(path, LONGEST_FILE)?).with_context(about)?;
+    CheckedRequest::new(&request).with_context(about)
 }
 
 /// A request that was exchanged on its way would put somebody else in the coordinator's place.
 fn agree(request: &CheckedRequest, args: &InitArgs) -> anyhow::Result<()> {
     let (fingerprint, address) = (request.fingerprint(), request.address());
     match &args.fingerprint {
-        Some(read_out) if is_same_fingerprint(read_out, &fingerprint) => Ok(()),
+        Some(read_out) if fingerprint::is_same(read_out, &fingerprint) => Ok(()),
         Some(read_out) => bail!(
             "the fingerprint does not match: the coordinator's is {}, the request has {fingerprint}. \
              It may have been exchanged on its way; nothing was made",
@@ -176,7 +227,7 @@ fn agree(request: &CheckedRequest, args: &InitArgs) -> anyhow::Result<()> {
         ),
         None if !io::stdin().is_terminal() => bail!(
             "the coordinator at {address} has the fingerprint {fingerprint}. There is no terminal to ask on: compare \
-             it with the one that its machine shows, then add: --fingerprint {fingerprint}"
+             it with the one that its machine shows, then add: --fingerprint TEXT"
         ),
         None => {
             let same = output::ask(&format!(
@@ -186,22 +237,5 @@ fn agree(request: &CheckedRequest, args: &InitArgs) -> anyhow::Result<()> {
             anyhow::ensure!(same, "the answer was not yes; nothing was made");
             Ok(())
         }
-    }
-}
-
-/// The two keys of a party: one opens connections, one signs statements.
-struct Credential {
-    tls: TlsKey,
-    signing: SigningKey,
-}
-
-impl Credential {
-    fn generate() -> Self {
-        Self { tls: TlsKey::generate(), signing: SigningKey::generate() }
-    }
-
-    fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        write_secret(&folder.join("tls.key"), self.tls.to_pem().as_bytes())?;
-        write_seed(&folder.join("signing.key"), &self.signing.to_seed())
     }
 }

@@ -110,7 +110,9 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
         }
         Arm::Train { sites, initial, counted } => {
             let start = ModelFile::from_bytes(&std::fs::read(initial)?)?.expect(&identity)?;
-            train_together(study, sites, start, counted)?
+            let cases = |(site, source): (&SiteName, &Source)| Ok((site.clone(), cases(study, source)?.0));
+            let cohorts = sites.iter().map(cases).collect::<anyhow::Result<_>>()?;
+            train_together(study, &cohorts, start, counted)?
         }
     };
     let test = all_cases(study, std::slice::from_ref(&job.test))?;
@@ -127,16 +129,12 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
 /// round the optimiser begins anew and passes through as many cases as those sites did together that were counted.
 fn train_together(
     study: &Study,
-    sites: &BTreeMap<SiteName, Source>,
+    cohorts: &BTreeMap<SiteName, Dataset>,
     model: Vec<f32>,
     counted: &[Vec<SiteName>],
 ) -> anyhow::Result<Trained> {
-    let cohorts = sites
-        .iter()
-        .map(|(site, source)| Ok((site.clone(), cases(study, source)?.0)))
-        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let union = join(cohorts.values())?;
-    let seed_site = sites.keys().next().context("an arm trains on at least one site")?.clone();
+    let seed_site = cohorts.keys().next().context("an arm trains on at least one site")?.clone();
     let batch = study.training.batch();
     let mut done = Trained { model, steps: 0, passes: 0, diverged: 0 };
     for (round, counted) in counted.iter().enumerate() {
@@ -212,4 +210,39 @@ fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Result<Dataset>
     }
     let Some(shape) = shape else { bail!("there are no cases") };
     Ok(Dataset::new(shape, Pixels::Floats(pixels), labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use consilium_learning::initial;
+    use consilium_study::document::Draft;
+    use consilium_study::hash::Hash;
+
+    use super::*;
+
+    const STUDY: &str = "format = 1\nname = \"s\"\ntitle = \"t\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
+        [data]\nlabels = [\"no\", \"yes\"]\nchannels = 1\nheight = 4\nwidth = 4\nmean = 0.5\nstd = 0.5\n\
+        [model]\npreset = \"logistic\"\n\
+        [training]\noptimiser = \"sgd\"\nlearning_rate = RATE\nbatch = 2\nepochs = 2\n\
+        [rounds]\ncount = 3\nquorum = 3\n";
+
+    /// As in the federation, a round that diverges gives nothing, and the comparison goes on.
+    #[test]
+    fn a_round_that_diverges_gives_nothing_and_is_counted() {
+        let pixels = (0..12 * 16).map(|pixel| (pixel % 7) as f32 / 7.0).collect();
+        let labels = (0..12).map(|case| case % 2).collect();
+        let cases = Dataset::new([1, 4, 4], Pixels::Floats(pixels), labels).unwrap();
+        let site: SiteName = "a".parse().unwrap();
+        let counted = [vec![site.clone()], Vec::new(), vec![site.clone()]];
+        let cohorts = BTreeMap::from([(site, cases)]);
+        for (rate, diverged) in [("0.01", 0), ("1e300", 2)] {
+            let draft = Draft::from_toml(&STUDY.replace("RATE", rate)).unwrap();
+            let start = initial(&draft.model, 1);
+            let study = draft.with_initial_model(Hash::of_bytes(b"initial"));
+            let done = train_together(&study, &cohorts, start.clone(), &counted).unwrap();
+            assert_eq!((done.diverged, done.model == start), (diverged, diverged > 0), "rate {rate}");
+            // The round without sites trains on nothing.
+            assert_eq!((done.steps, done.passes), if diverged > 0 { (0, 0) } else { (24, 48) });
+        }
+    }
 }

@@ -235,7 +235,7 @@ pub(crate) fn archive(
     Ok(Dealt { sites, test: Source::Npz { file: path }, collection })
 }
 
-/// Deals a folder of images with a `labels.csv` out: patients stay together.
+/// Deals a folder of images or DICOM files with a `labels.csv` out: patients stay together.
 pub(crate) fn folder(
     folder: &Path,
     partition: &Partition,
@@ -276,6 +276,7 @@ pub(crate) fn hand_out(
     for_test: Vec<Vec<usize>>,
     places: &Places<'_>,
 ) -> anyhow::Result<Dealt> {
+    let source = if table.is_dicom(folder)? { dicom } else { images };
     let mut rows: BTreeMap<SiteName, Vec<usize>> = BTreeMap::new();
     for (site, group) in hands {
         rows.entry(site).or_default().extend(group);
@@ -286,7 +287,7 @@ pub(crate) fn hand_out(
         let rows = rows.remove(name).unwrap_or_default();
         (largest, smallest) = (largest.max(rows.len()), smallest.min(rows.len()));
         table.copy(folder, to, &rows)?;
-        sites.insert(name.clone(), images("data"));
+        sites.insert(name.clone(), source("data"));
     }
     let test_rows: Vec<usize> = for_test.into_iter().flatten().collect();
     table.copy(folder, places.test, &test_rows)?;
@@ -299,7 +300,7 @@ pub(crate) fn hand_out(
         smallest,
         recipe: SYNTHETIC_RECIPE,
     };
-    let test = images(places.test.to_str().context("the test folder's path is text")?);
+    let test = source(places.test.to_str().context("the test folder's path is text")?);
     Ok(Dealt { sites, test, collection })
 }
 

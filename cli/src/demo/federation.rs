@@ -24,9 +24,6 @@ use crate::remote::{Meter, Remote};
 use crate::site::{Agreement, admit, invite};
 use crate::study;
 
-/// How the C library gives model-sized buffers back, as in `deploy/systemd/consilium-coordinator.service`.
-const COORDINATOR_MEMORY: [(&str, &str); 3] =
-    [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_ARENA_MAX", "2")];
 /// The coordinator and every agent have so long to get ready, and an enrolment to be done.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Every hospital has read its data and judged the study after so long.
@@ -86,8 +83,7 @@ impl Federation {
         // On one machine a connection that broke does not come back by itself.
         let text_of_config = std::fs::read_to_string(&config)? + "\n[timing]\nlink_grace = \"2s\"\n";
         std::fs::write(&config, text_of_config)?;
-        let mut serve = part(&["coordinator", "serve", "--config", text(&config)?])?;
-        serve.envs(COORDINATOR_MEMORY);
+        let serve = part(&["coordinator", "serve", "--config", text(&config)?])?;
         let mut coordinator = Part::start("coordinator", serve, &logs)?;
         coordinator.ready(PATIENCE).await.with_context(|| format!("starting the coordinator ({see})"))?;
         story.tell(&format!("coordinator ready on 127.0.0.1:{port}, pid {}", coordinator.pid()));
@@ -221,11 +217,11 @@ impl Federation {
                     let Some(event) = event? else { bail!("the coordinator ended the story; {}", self.see) };
                     let event: Value = serde_json::from_str(&event.json)?;
                     if event["event"] == "state" {
+                        if event["state"] == "released" {
+                            return Ok(rounds);
+                        }
                         if let Some(word) = event["state"].as_str() {
                             story.tell(&format!("study {word}"));
-                        }
-                        if event["state"].get("released").is_some() {
-                            return Ok(rounds);
                         }
                         if event["state"] == "stopped" {
                             bail!("the study was stopped; {}", self.see);
@@ -320,8 +316,7 @@ impl Federation {
     pub(super) async fn fetch_release(&self, study: &Study, to: &Path) -> anyhow::Result<()> {
         let mut remote = Remote::open(&self.consortium).await?;
         let status = self.status(&mut remote, &study.name).await?;
-        let model =
-            status["state"]["released"]["model"].as_str().context("the study has released no model")?;
+        let model = status["released"].as_str().context("the study has released no model")?;
         self.fetch(&model.parse()?, to).await
     }
 

@@ -2,6 +2,7 @@
 //! have it.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -137,6 +138,24 @@ impl Table {
         column.with_context(|| format!("the table has no column {name} to deal by"))
     }
 
+    /// Whether the files in a folder are DICOM. A folder of both kinds is refused.
+    pub(crate) fn is_dicom(&self, folder: &Path) -> anyhow::Result<bool> {
+        let mut found = [None, None];
+        for row in &self.rows {
+            let path = folder.join(&row[self.path]);
+            let of = usize::from(is_dicom(&path).with_context(|| format!("reading {}", path.display()))?);
+            found[of].get_or_insert(path);
+        }
+        match found {
+            [Some(picture), Some(dicom)] => bail!(
+                "{} is DICOM and {} is not; a folder that is dealt out holds one kind",
+                dicom.display(),
+                picture.display()
+            ),
+            [_, dicom] => Ok(dicom.is_some()),
+        }
+    }
+
     /// Copies rows and their images into a folder of their own.
     pub(crate) fn copy(&self, from: &Path, to: &Path, rows: &[usize]) -> anyhow::Result<()> {
         std::fs::create_dir_all(to)?;
@@ -154,6 +173,17 @@ impl Table {
         writer.flush()?;
         Ok(())
     }
+}
+
+/// Whether a file has the mark of DICOM (PS3.10, section 7.1), or its name says so.
+fn is_dicom(path: &Path) -> std::io::Result<bool> {
+    let mut start = [0; 132];
+    let marked = match std::fs::File::open(path)?.read_exact(&mut start) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
+        read => read.map(|()| start.ends_with(b"DICM"))?,
+    };
+    let extension = path.extension().unwrap_or_default();
+    Ok(marked || extension.eq_ignore_ascii_case("dcm") || extension.eq_ignore_ascii_case("dicom"))
 }
 
 /// Gives columns with other common names ours, and puts a column of folders before file names.
@@ -198,6 +228,24 @@ mod tests {
         assert_eq!(table.by_column("country", &groups, 2).unwrap(), [1, 0, 1]);
         assert!(table.by_column("country", &groups, 4).is_err());
     }
+
+    #[test]
+    fn dicom_is_known_by_its_mark_or_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        let table = |rows: &str| {
+            put("labels.csv", format!("path,label\n{rows}").as_bytes());
+            Table::of_folder(folder.path()).unwrap().is_dicom(folder.path())
+        };
+        put("marked", &[&[0; 128][..], b"DICM\x02\x00"].concat());
+        put("old.DCM", b"\x08\x00");
+        put("a.png", b"\x89PNG");
+        assert!(table("marked,x\nold.DCM,y\n").unwrap());
+        assert!(!table("a.png,x\na.png,y\n").unwrap());
+        let both = table("a.png,x\nmarked,y\n").unwrap_err().to_string();
+        assert!(both.contains("one kind"), "{both}");
+    }
+
     #[test]
     fn other_names_and_labels_are_brought_to_ours() {
         let folder = tempfile::tempdir().unwrap();

@@ -7,13 +7,14 @@ use consilium_identity::enrolment::{self, EnrolmentRefusal, EnrolmentRequest, Te
 use consilium_identity::roster::{self, RosterError};
 use consilium_proto::v1::{AdmitRequest, ListEnrolmentsRequest};
 use consilium_study::canonical::Canonical;
+use consilium_study::fingerprint;
 use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::invitations;
-use crate::consortium::{Consortium, is_same_fingerprint};
+use crate::consortium::Consortium;
 use crate::output;
 use crate::remote::{Remote, refused};
 
@@ -129,7 +130,7 @@ fn explain(site: &SiteName, refusal: EnrolmentRefusal) -> anyhow::Error {
 fn agree(agreement: &Agreement, site: &SiteName, fingerprint: &str) -> anyhow::Result<()> {
     match agreement {
         Agreement::Unseen => Ok(()),
-        Agreement::Fingerprint(read_out) if is_same_fingerprint(read_out, fingerprint) => Ok(()),
+        Agreement::Fingerprint(read_out) if fingerprint::is_same(read_out, fingerprint) => Ok(()),
         Agreement::Fingerprint(read_out) => bail!(
             "the fingerprint does not match: the hospital's is {}, the request has {fingerprint}. \
              Somebody else may have asked in the name of {site}; it was not admitted",
@@ -137,7 +138,7 @@ fn agree(agreement: &Agreement, site: &SiteName, fingerprint: &str) -> anyhow::R
         ),
         Agreement::Ask if !io::stdin().is_terminal() => bail!(
             "{site} asks to join with fingerprint {fingerprint}. There is no terminal to ask on: compare it with \
-             the one that the hospital sees, then type: consilium site admit {site} --fingerprint {fingerprint}"
+             the one that the hospital sees, then type: consilium site admit {site} --fingerprint TEXT"
         ),
         Agreement::Ask => ask(site, fingerprint),
     }

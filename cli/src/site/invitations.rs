@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 
 use anyhow::Context as _;
+use consilium_files::write_secret;
 use consilium_identity::Invitation;
 use consilium_study::name::SiteName;
 use zeroize::Zeroizing;
 
-use crate::consortium::{Consortium, write_secret};
+use crate::consortium::Consortium;
 
 const FOLDER: &str = "invitations";
 

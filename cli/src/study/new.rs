@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use consilium_files::write_public;
 use consilium_study::name::{SiteName, StudyName};
 use consilium_study::template::study_toml;
 use serde::Serialize;
 
-use crate::consortium::{Consortium, Location, write_public};
+use crate::consortium::{Consortium, Location};
 use crate::output::Output;
 
 #[derive(Serialize)]

@@ -147,7 +147,7 @@ impl Known {
             title: study.title.clone(),
             study: study.hash(),
             operator: self.operator.to_string(),
-            state: self.status.state.word.clone(),
+            state: self.status.state.clone(),
             sites: study.sites.clone(),
             seed: study.seed,
             labels: study.data.labels.clone(),

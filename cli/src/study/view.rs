@@ -13,9 +13,11 @@ use crate::remote::{moment, plain};
 pub struct StatusView {
     /// Its name.
     pub name: String,
-    /// Its state.
-    #[serde(deserialize_with = "state")]
-    pub state: StateView,
+    /// Its state: proposed, open, running, paused, closed, released or stopped.
+    pub state: String,
+    /// The released model, in hexadecimal digits.
+    #[serde(default)]
+    pub released: Option<String>,
     /// The current round; 0 before the first.
     pub round: u32,
     /// Rounds in all.
@@ -38,38 +40,6 @@ pub struct StatusView {
     /// One line per round of each kind.
     #[serde(default)]
     pub lines: Vec<LineView>,
-}
-
-/// A state, and the model of one that has released.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StateView {
-    /// proposed, open, running, paused, closed, released, stopped.
-    pub word: String,
-    /// The released model, in hexadecimal digits.
-    pub model: Option<String>,
-}
-
-impl StateView {
-    /// A state is a word, or a word with what belongs to it.
-    pub fn read(value: &Value) -> Self {
-        match value {
-            Value::String(word) => Self { word: plain(word), model: None },
-            Value::Object(map) => map.iter().next().map_or_else(Self::default, |(word, inside)| {
-                let model = inside.get("model").and_then(Value::as_str).map(plain);
-                Self { word: plain(word), model }
-            }),
-            _ => Self::default(),
-        }
-    }
-
-    /// Nothing follows any more.
-    pub fn is_over(&self) -> bool {
-        matches!(self.word.as_str(), "released" | "stopped")
-    }
-}
-
-fn state<'d, D: serde::Deserializer<'d>>(deserializer: D) -> Result<StateView, D::Error> {
-    Ok(StateView::read(&Value::deserialize(deserializer)?))
 }
 
 /// One site of a study.
@@ -204,6 +174,11 @@ pub fn round_line(line: &LineView, rounds: u32) -> String {
     text
 }
 
+/// Nothing follows this state any more.
+fn is_over(state: &str) -> bool {
+    matches!(state, "released" | "stopped")
+}
+
 impl StatusView {
     /// Reads the coordinator's JSON.
     pub fn read(json: &str) -> serde_json::Result<Self> {
@@ -212,10 +187,10 @@ impl StatusView {
 
     /// What a person reads.
     pub fn people(&self, now_ms: u64) -> String {
-        let mut text =
-            format!("{}: {}, round {} of {}", plain(&self.name), self.state.word, self.round, self.rounds);
-        if let Some(model) = &self.state.model {
-            text.push_str(&format!(", model {model}"));
+        let (name, state) = (plain(&self.name), plain(&self.state));
+        let mut text = format!("{name}: {state}, round {} of {}", self.round, self.rounds);
+        if let Some(model) = &self.released {
+            text.push_str(&format!(", model {}", plain(model)));
         }
         if let (Some(attempt), Some(kind)) = (self.attempt, &self.kind) {
             text.push_str(&format!("; attempt {attempt} ({}, {})", plain(kind), words(&self.phase)));
@@ -223,7 +198,7 @@ impl StatusView {
         for wait in &self.waits {
             text.push_str(&format!("\n  waits for {}", wait.people(&self.name, now_ms)));
         }
-        if self.waits.is_empty() && !self.state.is_over() {
+        if self.waits.is_empty() && !is_over(&self.state) {
             text.push_str("\n  waits for nobody");
         }
         let rows: Vec<_> = self.sites.iter().map(SiteView::row).collect();

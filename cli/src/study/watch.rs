@@ -7,7 +7,7 @@ use consilium_study::name::StudyName;
 use serde_json::Value;
 
 use super::status::{NOTHING_ADOPTED, fetch, fetch_from};
-use super::view::{LineView, StateView, round_line, words};
+use super::view::{LineView, round_line, words};
 use crate::consortium::Consortium;
 use crate::output::Output;
 use crate::remote::{Remote, may_pass, plain, refused};
@@ -43,7 +43,12 @@ pub enum Happening {
         cause: String,
     },
     /// The study took another state.
-    State(StateView),
+    State {
+        /// Its word.
+        state: String,
+        /// The model that was released, in hexadecimal digits.
+        released: Option<String>,
+    },
     /// Writing the release takes longer than it should.
     ReleaseLate,
     /// A site noticed what no honest party does.
@@ -72,9 +77,10 @@ impl Happening {
                 attempt: value.get("attempt").and_then(Value::as_u64).unwrap_or_default(),
                 cause: text("cause"),
             },
-            Some("state") => {
-                value.get("state").map_or(Self::Other, |state| Self::State(StateView::read(state)))
-            }
+            Some("state") => Self::State {
+                state: text("state"),
+                released: value.get("released").and_then(Value::as_str).map(plain),
+            },
             Some("release_late") => Self::ReleaseLate,
             Some("alarm") => Self::Alarm(text("site")),
             Some(_) => Self::Other,
@@ -83,8 +89,10 @@ impl Happening {
 
     fn ending(&self) -> Option<Ending> {
         match self {
-            Self::State(state) if state.word == "released" => Some(Ending::Released(state.model.clone())),
-            Self::State(state) if state.word == "stopped" => Some(Ending::Stopped),
+            Self::State { state, released } if state == "released" => {
+                Some(Ending::Released(released.clone()))
+            }
+            Self::State { state, .. } if state == "stopped" => Some(Ending::Stopped),
             _ => None,
         }
     }
@@ -98,10 +106,8 @@ impl Watched {
             Happening::Abandoned { attempt, cause } => {
                 format!("attempt {attempt} given up: {}; the round is tried again", words(cause))
             }
-            Happening::State(StateView { word, model: Some(model) }) => {
-                format!("study {word}: model {model}")
-            }
-            Happening::State(StateView { word, model: None }) => format!("study {word}"),
+            Happening::State { state, released: Some(model) } => format!("study {state}: model {model}"),
+            Happening::State { state, released: None } => format!("study {state}"),
             Happening::ReleaseLate => {
                 "writing the release takes longer than it should; look at the coordinator".into()
             }
@@ -202,10 +208,10 @@ mod tests {
         let read =
             |json: &str| Watched { number: 0, json: json.into(), what: Happening::read(json), rounds: 2 };
         let cases = [
-            (r#"{"event":"state","state":"running"}"#, "study running", None),
+            (r#"{"event":"state","state":"running","released":null}"#, "study running", None),
             (r#"{"event":"state","state":"stopped"}"#, "study stopped", Some(Ending::Stopped)),
             (
-                r#"{"event":"state","state":{"released":{"model":"ab"}}}"#,
+                r#"{"event":"state","state":"released","released":"ab"}"#,
                 "study released: model ab",
                 Some(Ending::Released(Some("ab".into()))),
             ),

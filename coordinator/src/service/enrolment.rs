@@ -40,6 +40,9 @@ pub struct Application {
     /// What the operator made of it.
     #[n(2)]
     pub admission: Option<ByteVec>,
+    /// What was made of its last request before this one.
+    #[n(3)]
+    earlier: Option<ByteVec>,
 }
 
 impl Application {
@@ -50,9 +53,12 @@ impl Application {
         Ok(stored.and_then(|bytes| Self::from_canonical(&bytes).ok()))
     }
 
-    /// What the site was admitted with last.
+    /// What the site was admitted with last, also while it asks again.
     pub fn granted(&self) -> Option<Admission> {
-        self.admission.as_ref().and_then(|bytes| Admission::from_canonical(bytes).ok())
+        self.admission
+            .as_ref()
+            .or(self.earlier.as_ref())
+            .and_then(|bytes| Admission::from_canonical(bytes).ok())
     }
 
     /// Whether the certificate that it was admitted with last is revoked.
@@ -62,18 +68,7 @@ impl Application {
 }
 
 fn refused(refusal: &EnrolmentRefusal) -> EnrolRefused {
-    let code = match refusal {
-        EnrolmentRefusal::Invitation(InvitationRefusal::Expired { .. }) => "expired",
-        EnrolmentRefusal::Invitation(InvitationRefusal::Replayed { .. }) => "replayed",
-        EnrolmentRefusal::Invitation(InvitationRefusal::Foreign { .. }) => "foreign",
-        EnrolmentRefusal::Invitation(InvitationRefusal::Unknown) => "unknown",
-        EnrolmentRefusal::Signature(_)
-        | EnrolmentRefusal::Csr(_)
-        | EnrolmentRefusal::OtherSite { .. }
-        | EnrolmentRefusal::Mac(_)
-        | EnrolmentRefusal::Roster(_) => "malformed",
-    };
-    EnrolRefused { code: code.to_owned(), reason: refusal.to_string() }
+    EnrolRefused { code: refusal.code().to_owned(), reason: refusal.to_string() }
 }
 
 /// A request that was read, and its bytes.
@@ -113,8 +108,13 @@ fn take(hub: &Hub, asked: &Asked) -> Result<Result<Arrival, EnrolmentRefusal>, F
         Err(refusal) => return Ok(Err(refusal)),
     };
     if let (Arrival::First, Some(record)) = (arrival, record) {
-        let application =
-            Application { request: asked.bytes.clone().into(), since_ms: now().as_millis(), admission: None };
+        let known = Application::load(hub, asked.claim.site())?;
+        let application = Application {
+            request: asked.bytes.clone().into(),
+            since_ms: now().as_millis(),
+            admission: None,
+            earlier: known.and_then(|known| known.admission.or(known.earlier)),
+        };
         let transaction = Transaction::new().put(Table::Invitations, site, record.to_canonical()).put(
             Table::Enrolments,
             site,

@@ -15,10 +15,8 @@ use consilium_proto::v1::{
     ProposeRequest, PutBlobReply, RevokeReply, RevokeRequest, RosterReply, RosterRequest, ShowStudyReply,
     ShowStudyRequest, SiteStatus, StudyStatus, WatchEvent, WatchRequest,
 };
-use consilium_rounds::Proposal;
 use consilium_rounds::record::Course;
-use consilium_rounds::{Act, Event};
-use consilium_rounds::{StudyMachine, message};
+use consilium_rounds::{Act, Event, Proposal, StudyMachine};
 use consilium_study::canonical::Canonical;
 use consilium_study::document::Study;
 use consilium_study::model_file::ModelFile;
@@ -92,24 +90,14 @@ fn study_named(hub: &Hub, name: &str) -> Result<StudyHandle, Status> {
 
 fn status_of(machine: &StudyMachine) -> StudyStatus {
     let status = machine.status();
-    let released = match status.state {
-        message::StudyState::Released { model } => model.as_bytes().to_vec(),
-        _ => Vec::new(),
-    };
-    let state = serde_json::to_value(status.state).ok();
-    let state = state.and_then(|state| match state {
-        serde_json::Value::String(word) => Some(word),
-        serde_json::Value::Object(map) => map.keys().next().cloned(),
-        _ => None,
-    });
     StudyStatus {
         name: status.name.to_string(),
         hash: status.study.as_bytes().to_vec(),
-        state: state.unwrap_or_default(),
+        state: status.state.name().to_owned(),
         round: status.round,
         rounds: status.rounds,
         json: serde_json::to_string(&status).unwrap_or_default(),
-        released,
+        released: status.released.map(|model| model.as_bytes().to_vec()).unwrap_or_default(),
     }
 }
 
@@ -181,13 +169,15 @@ impl Services {
                 "{site} has not asked to be admitted with this key; `consilium site list` shows who waits"
             )));
         };
+        let asked = decode::<Signed<EnrolmentRequest>>("request", &application.request)?;
         application.admission = Some(bytes.to_vec().into());
         let transaction = Hub::set_roster(&admission.roster).put(
             Table::Enrolments,
             site.as_str().as_bytes(),
             application.to_canonical(),
         );
-        self.commit("admission", transaction, &[Record::Roster(admission.roster.clone())])?;
+        let statements = [Record::Enrolment(asked), Record::Roster(admission.roster.clone())];
+        self.commit("admission", transaction, &statements)?;
         self.hub
             .trust
             .adopt(&admission.roster)

@@ -1,5 +1,7 @@
 //! What a site's relay says and hears.
 
+use std::time::{Duration, Instant};
+
 use consilium_proto::v1::site_server::Site;
 use consilium_proto::v1::{
     AcknowledgeReply, AcknowledgeRequest, AttendRequest, DeliverReply, DeliverRequest, Directive, FetchChunk,
@@ -23,6 +25,9 @@ use crate::attend;
 use crate::hub::Hub;
 use crate::study::{Refusal, StudyHandle, attempt_number, now};
 use crate::uploads::UploadName;
+
+/// How often the study hears at most that an upload grows. Each time is a commit.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 
 /// The site at the other end.
 fn site<T>(hub: &Hub, request: &Request<T>) -> Result<SiteName, Status> {
@@ -80,6 +85,7 @@ impl Receiving {
         };
         let mut spool = hub.parts.uploads.appender(&self.name(), expected.bytes).map_err(disk)?;
         let mut chunk = Some(first);
+        let mut told = Instant::now();
         while let Some(UploadChunk { offset, bytes, .. }) = chunk {
             if offset != spool.offset() {
                 return Ok(refuse("offset", format!("the next byte is {}, not {offset}", spool.offset())));
@@ -114,6 +120,14 @@ impl Receiving {
                     Err(Refusal::Stopping) => return Err(Status::unavailable(Refusal::Stopping.to_string())),
                     Err(refusal) => refuse("upload", refusal.to_string()),
                 });
+            }
+            if told.elapsed() >= TELL_AFTER {
+                told = Instant::now();
+                let (from, bytes) = (self.site.clone(), spool.offset());
+                let event = Event::Receiving { from, attempt: self.attempt, bytes, of: expected.bytes };
+                if let Err(refusal) = self.study.tell(event).await {
+                    return Ok(refuse("upload", refusal.to_string()));
+                }
             }
             chunk = rest.message().await?;
         }
@@ -268,7 +282,7 @@ impl Site for Services {
         let chain = self
             .hub
             .issuing
-            .renew(&roster, &caller.certificate, &[], Timestamp::now())
+            .renew(&roster, &caller.certificate, Timestamp::now())
             .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
         tracing::info!(peer = %caller.peer.principal(), "certificate renewed");
         let chain = chain.certificates().iter().map(|certificate| certificate.to_vec()).collect();

@@ -26,7 +26,7 @@ pub enum Host {
 
 /// A text that is no `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not an address: write HOST:PORT, for example coordinator.example.org:443")]
+#[error("{0:?} is not an address: write HOST:PORT, for example coordinator.example.org:443")]
 pub struct InvalidAddress(String);
 
 impl Address {

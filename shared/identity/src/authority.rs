@@ -31,7 +31,7 @@ pub mod lifetime {
     pub const SITE: Duration = DAY.saturating_mul(30);
     /// A person's.
     pub const PERSON: Duration = DAY.saturating_mul(90);
-    /// The coordinator's first; it renews itself afterwards.
+    /// The coordinator's first. It renews itself afterwards, for as long as a site.
     pub const COORDINATOR: Duration = DAY.saturating_mul(90);
     /// The issuing certificate. Long, because its key only repeats what the roster says.
     pub const ISSUING: Duration = DAY.saturating_mul(3650);

@@ -1,6 +1,7 @@
 //! Certificates as this system reads them: a name, a serial number, a key, a time.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use consilium_study::hash::Hash;
@@ -13,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::address::Host;
 use crate::spiffe::{InvalidSpiffeId, SpiffeId};
 
 /// Longest serial number that RFC 5280 allows, in bytes.
@@ -144,6 +146,11 @@ impl Leaf {
         })
     }
 
+    /// Whether this certificate may take the place of an earlier one: the same name and key, for longer.
+    pub fn renews(&self, earlier: &Self) -> bool {
+        self.id == earlier.id && self.key == earlier.key && self.not_after > earlier.not_after
+    }
+
     /// When to ask for the next certificate: with a third of this one's life left.
     pub fn renew_at(&self) -> Timestamp {
         let life = self.not_after.as_second() - self.not_before.as_second();
@@ -185,6 +192,20 @@ pub(crate) fn key_hash(spki: &[u8]) -> Hash {
     Hash::labelled("tls-key", spki)
 }
 
+/// The addresses in a certificate, for tools that go by host names.
+pub(crate) fn hosts_of(certificate: &CertificateDer<'_>) -> Result<Vec<Host>, UnreadableCertificate> {
+    let parsed = parse(certificate)?;
+    let hosts = names_of(&parsed).filter_map(|name| match name {
+        GeneralName::DNSName(name) => name.parse().ok(),
+        GeneralName::IPAddress(bytes) => {
+            let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(Host::Ip)
+        }
+        _ => None,
+    });
+    Ok(hosts.collect())
+}
+
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, UnreadableCertificate> {
     match X509Certificate::from_der(certificate) {
         Ok(([], parsed)) => Ok(parsed),
@@ -192,9 +213,13 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     }
 }
 
-fn uris<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
+fn names_of<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a GeneralName<'a>> {
     let names = certificate.subject_alternative_name().ok().flatten();
-    names.into_iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+    names.into_iter().flat_map(|extension| &extension.value.general_names)
+}
+
+fn uris<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a str> {
+    names_of(certificate).filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,
     })

@@ -6,9 +6,10 @@
 //!    and the consortium's first roster with the consortium's key.
 //! 3. The coordinator checks all of its [`Commission`] against the keys it made.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use consilium_study::canonical::Canonical;
+use consilium_study::fingerprint;
 use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
 use consilium_study::sign::{SignatureError, Signed, SigningKey, Statement, VerifyingKey};
@@ -19,12 +20,15 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use zeroize::Zeroizing;
 
 use crate::address::{Address, Host};
+use crate::certificate;
 use crate::issuing::{InvalidIssuing, RenewalRefusal};
 use crate::key::{Csr, InvalidCsr};
 use crate::revocation::Revocations;
 use crate::roster::{CoordinatorEntry, PersonEntry, RosterError};
 use crate::{Anchor, CertificateRefusal, Chain, ConsortiumKey, IssuingKey, Roster, TlsKey, Trust, roster};
-use crate::{certificate, enrolment};
+
+/// Longest file with a request or a commission that is read, in bytes. Ordinary ones have two thousand.
+pub const LONGEST_FILE: u64 = 64 * 1024;
 
 /// The three keys of a coordinator.
 #[derive(Debug)]
@@ -96,7 +100,8 @@ impl CoordinatorRequest {
     }
 }
 
-/// A request of somebody who holds all three keys.
+/// A request whose signatures hold: by the signing key over all of it, and by each TLS key over its own part. Whose
+/// keys they are is for people to compare, by the [fingerprint](CheckedRequest::fingerprint) of all three.
 #[derive(Debug)]
 pub struct CheckedRequest {
     address: Address,
@@ -134,10 +139,11 @@ impl CheckedRequest {
             keys: CoordinatorEntry,
         }
         let shown = Shown { address: self.address.clone(), keys: self.entry() };
-        enrolment::groups(&Hash::of_value("coordinator-fingerprint", &shown))
+        fingerprint::groups(&Hash::of_value("coordinator-fingerprint", &shown))
     }
 
-    fn entry(&self) -> CoordinatorEntry {
+    /// What would stand on the roster.
+    pub fn entry(&self) -> CoordinatorEntry {
         CoordinatorEntry {
             signing_key: self.signing_key,
             tls_key: self.tls.key().hash(),
@@ -212,8 +218,9 @@ pub enum InvalidCommission {
 }
 
 impl Commission {
-    /// The coordinator's check: its own keys, and the rules by which sites will judge it, today and once it has
-    /// renewed its certificate.
+    /// The coordinator's check: its own keys, and the rules by which the sites of this consortium will judge it,
+    /// today and once it has renewed its certificate. Whether it is the right consortium is for people to compare,
+    /// by the anchor's fingerprint.
     pub fn verify(&self, keys: &CoordinatorKeys, now: Timestamp) -> Result<(), InvalidCommission> {
         let roster = roster::verify(&self.anchor, &self.roster)?;
         if *roster.coordinator() != keys.entry() {
@@ -232,9 +239,14 @@ impl Commission {
         }
         let issuing = TlsKey::from_pem(&keys.issuing.to_pem()).expect("what we wrote we can read");
         let issuing = IssuingKey::new(issuing, CertificateDer::from(self.issuing.to_vec()))?;
-        let renewed = issuing.renew(&roster, &self.chain.certificates()[0], &[], now)?;
+        let renewed = issuing.renew(&roster, &self.chain.certificates()[0], now)?;
         judge(&renewed)?;
         Ok(())
+    }
+
+    /// For whose keys it is.
+    pub fn is_for(&self, coordinator: &CoordinatorEntry) -> bool {
+        roster::verify(&self.anchor, &self.roster).is_ok_and(|roster| roster.coordinator() == coordinator)
     }
 
     /// The files of the identity folder that anybody may read. The last one makes the folder complete.
@@ -255,9 +267,11 @@ impl Commission {
 /// `ledger` is the folder of the ledger, relative to the file.
 pub fn configuration(address: &Address, ledger: &str) -> String {
     let listen = match address.host() {
-        Host::Ip(ip) if ip.is_loopback() => SocketAddr::new(*ip, address.port()),
-        Host::Name(_) | Host::Ip(_) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()),
+        Host::Ip(ip) if ip.is_loopback() => *ip,
+        Host::Ip(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        Host::Name(_) | Host::Ip(IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
     };
+    let listen = SocketAddr::new(listen, address.port());
     format!(
         "# The coordinator's configuration. Paths are relative to this file.\n\
          listen = \"{listen}\"\n\
@@ -301,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_holds_all_three_keys() {
+    fn every_part_of_a_request_is_signed_by_its_key() {
         let keys = CoordinatorKeys::generate();
         let signed = CoordinatorRequest::new(&keys, "127.0.0.1:1".parse().unwrap());
         let honest = signed.claim().unwrap();

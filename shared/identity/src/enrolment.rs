@@ -8,6 +8,7 @@
 //! 4. The site collects its [`Admission`] and checks all of it against the anchor it was invited with.
 
 use consilium_study::canonical::Canonical;
+use consilium_study::fingerprint;
 use consilium_study::hash::Hash;
 use consilium_study::name::{ConsortiumName, Principal, SiteName};
 use consilium_study::sign::{SignatureError, Signed, SigningKey, Statement, Verified, VerifyingKey};
@@ -69,6 +70,19 @@ impl EnrolmentRequest {
         Signed::seal(&Self { wish, mac }, signer, signing_key)
     }
 
+    /// Checks that a request was signed by the keys that it asks for. Whether it comes from whoever was invited, only
+    /// the holder of the invitation can check.
+    pub fn verify(signed: &Signed<Self>) -> Result<Verified<Self>, EnrolmentRefusal> {
+        let request = check_signature(signed)?;
+        request.csr()?;
+        Ok(request)
+    }
+
+    /// The consortium that it asks.
+    pub fn consortium(&self) -> &ConsortiumName {
+        &self.wish.consortium
+    }
+
     /// Who asks.
     pub fn site(&self) -> &SiteName {
         &self.wish.site
@@ -108,13 +122,7 @@ pub fn fingerprint(site: &SiteName, tls_key: &Hash, signing_key: &VerifyingKey) 
         signing_key: VerifyingKey,
     }
     let shown = Shown { site: site.clone(), tls_key: *tls_key, signing_key: *signing_key };
-    groups(&Hash::of_value("enrolment-fingerprint", &shown))
-}
-
-/// The beginning of a hash as people read it out: five groups of four digits.
-pub(crate) fn groups(hash: &Hash) -> String {
-    let hex = hash.to_string();
-    (0..5).map(|group| &hex[group * 4..group * 4 + 4]).collect::<Vec<_>>().join("-")
+    fingerprint::groups(&Hash::of_value("enrolment-fingerprint", &shown))
 }
 
 /// Why an enrolment does not go on.
@@ -175,7 +183,7 @@ pub fn accept_request(
     signed: &Signed<EnrolmentRequest>,
     now: Timestamp,
 ) -> Result<Arrival, EnrolmentRefusal> {
-    let request = check_signature(signed)?;
+    let request = EnrolmentRequest::verify(signed)?;
     if request.wish.consortium != *consortium {
         let got = request.wish.consortium.clone();
         return Err(InvitationRefusal::Foreign { got, want: consortium.clone() }.into());
@@ -183,7 +191,6 @@ pub fn accept_request(
     let record =
         record.filter(|record| record.id == request.wish.invitation).ok_or(InvitationRefusal::Unknown)?;
     check_site(&record.site, &request)?;
-    request.csr()?;
     match record.used_by {
         Some(known) if known == signed.hash() => Ok(Arrival::Again),
         Some(_) => Err(InvitationRefusal::Replayed { site: record.site.clone() }.into()),

@@ -81,15 +81,14 @@ impl IssuingKey {
         self.key.public_key().hash()
     }
 
-    /// A new certificate for the key that `current` is for, if the roster names that key for that party.
+    /// A new certificate for the key, and with the addresses, that `current` is for, if the roster names that key
+    /// for that party.
     ///
     /// Whoever calls has checked that the requester holds the key (by the handshake) and is not revoked.
-    /// `addresses` matter for the coordinator's own certificate only.
     pub fn renew(
         &self,
         roster: &Roster,
         current: &CertificateDer<'_>,
-        addresses: &[Host],
         now: Timestamp,
     ) -> Result<Chain, RenewalRefusal> {
         let principal = certificate::Leaf::parse(current)?.id.principal;
@@ -109,7 +108,7 @@ impl IssuingKey {
         let validity = Validity::starting(now, span);
         let validity = Validity { not_after: validity.not_after.min(self.ends), ..validity };
         let id = SpiffeId { consortium: roster.consortium().clone(), principal };
-        Ok(self.sign(&id, &key, addresses, validity))
+        Ok(self.sign(&id, &key, &certificate::hosts_of(current)?, validity))
     }
 
     /// Signs without asking the roster: what a thief of the key can do. Only [`Self::renew`] and the tests

@@ -4,11 +4,10 @@ use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use consilium_study::graph::ModelGraph;
+use consilium_study::preprocessing::Preprocessing;
 use consilium_study::recipe::{Extent, RecipeError, Training};
 
 use crate::augment;
-use consilium_study::preprocessing::Preprocessing;
-
 use crate::dataset::{Dataset, InvalidDataset};
 use crate::interpret::{TrainingPass, logits};
 use crate::loss::cross_entropy;

@@ -42,6 +42,10 @@ impl Record {
                 let sites = names(roster.sites().iter().map(|entry| &entry.name));
                 format!("version {} of the roster; sites: {sites}", roster.version())
             }),
+            Self::Enrolment(signed) => claim(signed, |request| {
+                let fingerprint = request.fingerprint().unwrap_or_else(|_| "none".to_owned());
+                format!("{} asks to join with fingerprint {fingerprint}", request.site())
+            }),
             Self::Study(signed) => claim(signed, |study| {
                 format!("study {} for {}, document {}", study.name, names(&study.sites), study.hash().short())
             }),
@@ -72,6 +76,7 @@ impl Record {
     pub fn details(&self) -> String {
         match self {
             Self::Roster(signed) => fields(signed),
+            Self::Enrolment(signed) => fields(signed),
             Self::Study(signed) => fields(signed),
             Self::Acceptance(signed) => fields(signed),
             Self::Refusal(signed) => fields(signed),

@@ -81,6 +81,9 @@ pub enum Kind {
     /// A person at a site allowed other survivors for a starting model.
     #[n(17)]
     Consent,
+    /// A site asks to belong to the consortium, and proves that it holds the keys that it asks for.
+    #[n(18)]
+    Enrolment,
 }
 
 impl Kind {
@@ -105,6 +108,7 @@ impl Kind {
             Self::Alarm => "alarm",
             Self::Guilty => "guilty",
             Self::Consent => "consent",
+            Self::Enrolment => "enrolment",
         }
     }
 }

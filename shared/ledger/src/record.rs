@@ -1,6 +1,7 @@
 //! Records: what can be written into the ledger, each a statement signed by who says it.
 
 use consilium_identity::Roster;
+use consilium_identity::enrolment::EnrolmentRequest;
 use consilium_rounds::record::Record as Happened;
 use consilium_secagg::context::Context;
 use consilium_secagg::message::EpochOpening;
@@ -20,6 +21,8 @@ use crate::statement::{Account, Event, Order};
 pub enum Record {
     /// By the consortium: who belongs to it.
     Roster(Signed<Roster>),
+    /// By a site that is not on the roster yet: it asks to be.
+    Enrolment(Signed<EnrolmentRequest>),
     /// By an operator: a study is proposed.
     Study(Signed<Study>),
     /// By a site: it takes part.
@@ -43,6 +46,7 @@ impl Record {
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Roster(_) => Kind::Roster,
+            Self::Enrolment(_) => Kind::Enrolment,
             Self::Study(_) => Kind::Study,
             Self::Acceptance(_) => Kind::Acceptance,
             Self::Refusal(_) => Kind::Refusal,
@@ -58,6 +62,7 @@ impl Record {
     pub fn signer(&self) -> &Principal {
         match self {
             Self::Roster(signed) => signed.signer(),
+            Self::Enrolment(signed) => signed.signer(),
             Self::Study(signed) => signed.signer(),
             Self::Acceptance(signed) => signed.signer(),
             Self::Refusal(signed) => signed.signer(),
@@ -73,6 +78,7 @@ impl Record {
     pub fn to_statement(&self) -> Vec<u8> {
         match self {
             Self::Roster(signed) => signed.to_canonical(),
+            Self::Enrolment(signed) => signed.to_canonical(),
             Self::Study(signed) => signed.to_canonical(),
             Self::Acceptance(signed) => signed.to_canonical(),
             Self::Refusal(signed) => signed.to_canonical(),
@@ -88,6 +94,7 @@ impl Record {
     pub fn read(kind: Kind, statement: &[u8]) -> Result<Self, UnreadableRecord> {
         Ok(match kind {
             Kind::Roster => Self::Roster(Signed::from_canonical(statement)?),
+            Kind::Enrolment => Self::Enrolment(Signed::from_canonical(statement)?),
             Kind::Study => Self::Study(Signed::from_canonical(statement)?),
             Kind::Acceptance => Self::Acceptance(Signed::from_canonical(statement)?),
             Kind::Refusal => Self::Refusal(Signed::from_canonical(statement)?),

@@ -4,7 +4,7 @@
 //! 1. every byte of the log's folder: entries, tiles and root belong together ([`LogReader`]);
 //! 2. every entry: the statement is one, and the party who had to sign it did, with the key that the
 //!    roster in force gives that party;
-//! 3. the order of things: a context only for an accepted study, of sites that accepted it, with the
+//! 3. the order of things: a site on the roster only with keys that it asked with; a context only for an accepted study, of sites that accepted it, with the
 //!    thresholds of the formula and the model the study stands at; a sum only with the signatures of enough
 //!    survivors; a model only from a sum; a release only of an adopted model;
 //! 4. the checkpoint: signed by the coordinator that the latest roster names.
@@ -66,6 +66,8 @@ struct Walk {
     anchor: Anchor,
     rosters: BTreeMap<Hash, Roster>,
     latest: Option<Hash>,
+    /// TLS and signing keys that sites have asked with.
+    asked: BTreeSet<(SiteName, Hash, VerifyingKey)>,
     studies: BTreeMap<Hash, StudyWalk>,
     /// Studies in the order of their proposals.
     proposals: Vec<Hash>,
@@ -138,6 +140,7 @@ impl Walk {
             anchor,
             rosters: BTreeMap::new(),
             latest: None,
+            asked: BTreeSet::new(),
             studies: BTreeMap::new(),
             proposals: Vec::new(),
             attempts: BTreeMap::new(),
@@ -154,6 +157,7 @@ impl Walk {
         self.last_time_ms = entry.recorded_at_ms();
         match record {
             Record::Roster(signed) => self.roster_entry(&signed),
+            Record::Enrolment(signed) => self.enrolment(&signed),
             Record::Study(signed) => self.study(&signed),
             Record::Acceptance(signed) => self.acceptance(&signed),
             Record::Refusal(signed) => self.refusal(&signed),

@@ -28,6 +28,17 @@ pub enum Event {
         /// What.
         message: SiteMessage,
     },
+    /// Chunks of a site's masked vector have come in: it works, however slow its line is.
+    Receiving {
+        /// Whose.
+        from: SiteName,
+        /// The attempt.
+        attempt: Attempt,
+        /// Bytes on disk.
+        bytes: u64,
+        /// Bytes in all.
+        of: u64,
+    },
     /// All chunks of a site's masked vector are on disk, each checked with
     /// [`crate::StudyMachine::check_chunk`].
     Uploaded {

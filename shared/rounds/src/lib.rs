@@ -16,6 +16,7 @@
 //!     event = one of
 //!         Event::Connected(site) | Event::Disconnected(site)        a stream came or went
 //!         Event::Message { from, message }                          Letter::<SiteMessage>::from_bytes(..), by letter.study
+//!         Event::Receiving { from, attempt, bytes, of }             now and then, while chunks come in
 //!         Event::Uploaded { from, attempt }                         the last chunk is on disk
 //!         Event::Traffic { attempt, up, down }                      now and then
 //!         Event::Summed { attempt, outcome }  |  Event::Published   a job is done

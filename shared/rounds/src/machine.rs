@@ -238,6 +238,11 @@ impl StudyMachine {
                     effects.push(Effect::Refuse { site: from, refusal });
                 }
             }
+            Event::Receiving { from, attempt, bytes, of } => {
+                if let Err(refusal) = self.receiving(&from, attempt, (bytes, of), now) {
+                    effects.push(Effect::Refuse { site: from, refusal });
+                }
+            }
             Event::Uploaded { from, attempt } => {
                 if let Err(refusal) = self.uploaded(&from, attempt, now, &mut effects) {
                     effects.push(Effect::Refuse { site: from, refusal });

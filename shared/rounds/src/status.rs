@@ -23,6 +23,8 @@ pub struct StudyStatus {
     pub name: StudyName,
     /// Where it stands.
     pub state: StudyState,
+    /// The model that it recommends, once it is over.
+    pub released: Option<Hash>,
     /// The current training round; 0 before the first.
     pub round: u32,
     /// Training rounds in all.

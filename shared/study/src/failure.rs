@@ -1,6 +1,39 @@
 //! How every program says why it failed.
 
 use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+/// What a shell shows for a program that was ended because its reader had gone.
+const NOBODY_READS: u8 = 141;
+
+/// From here on, a program whose output nobody reads any more (`… | head`) leaves without a complaint, and without
+/// success.
+pub fn leave_when_nobody_reads() {
+    let complain = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            std::process::exit(NOBODY_READS.into());
+        }
+        complain(panic);
+    }));
+}
+
+/// Says on standard error why a program failed, in words or as the JSON object `{"error": …}`, and returns how it
+/// ends.
+pub fn report(error: &(dyn Error + 'static), json: bool) -> ExitCode {
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::from(NOBODY_READS);
+    }
+    let text = in_words(error);
+    if json {
+        eprintln!("{}", serde_json::json!({ "error": text }));
+    } else {
+        eprintln!("error: {text}");
+    }
+    ExitCode::FAILURE
+}
 
 /// An error with its causes on one line. Some errors name their cause in their own text; it is not said twice.
 pub fn in_words(error: &(dyn Error + 'static)) -> String {

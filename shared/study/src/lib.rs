@@ -11,6 +11,7 @@ pub mod document;
 pub mod failure;
 pub mod fault;
 mod file;
+pub mod fingerprint;
 pub mod forecast;
 pub mod graph;
 pub mod hash;

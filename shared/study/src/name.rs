@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{text}\" is not a {kind}: use 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit")]
+#[error("{text:?} is not a {kind}: use 1 to 63 of a-z, 0-9 and '-', starting with a letter or digit")]
 pub struct InvalidName {
     kind: &'static str,
     text: String,

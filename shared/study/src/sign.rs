@@ -14,6 +14,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use zeroize::Zeroizing;
 
 use crate::canonical::{Canonical, NotCanonical};
+use crate::fingerprint;
 use crate::hash::Hash;
 use crate::name::Principal;
 
@@ -40,8 +41,7 @@ impl VerifyingKey {
 
     /// A short text that two people compare over the telephone: five groups of four digits.
     pub fn fingerprint(&self) -> String {
-        let hex = Hash::labelled("fingerprint", &self.0).to_string();
-        (0..5).map(|group| &hex[group * 4..group * 4 + 4]).collect::<Vec<_>>().join("-")
+        fingerprint::groups(&Hash::labelled("fingerprint", &self.0))
     }
 
     /// Checks a signature over labelled bytes.

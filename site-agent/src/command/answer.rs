@@ -36,8 +36,6 @@ pub(crate) fn run(
         }
     };
     match (record.stage(), act) {
-        (Stage::Waiting, PersonalAct::Approve | PersonalAct::Decline)
-        | (Stage::Accepted(_), PersonalAct::Consent) => {}
         (Stage::Waiting | Stage::Decided { .. } | Stage::Refused { .. }, PersonalAct::Consent) => {
             bail!("this site does not take part in study {name}, so there is nothing to consent to")
         }
@@ -49,11 +47,12 @@ pub(crate) fn run(
             tell("declined", true, format!("study {name} was declined already"));
             return Ok(());
         }
+        _ if record.is_over() => bail!("study {name} is over"),
+        (Stage::Waiting, PersonalAct::Approve)
+        | (Stage::Waiting | Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Decline)
+        | (Stage::Accepted(_), PersonalAct::Consent) => {}
         (Stage::Refused { .. }, PersonalAct::Approve) => bail!(
             "this site has refused study {name}; that is for good. `site-agent policy explain {name}` shows why; when the policy is another, ask the consortium to propose the study again under another name"
-        ),
-        (Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Decline) => bail!(
-            "this site has accepted study {name}; ask the consortium to stop it, or stop the agent: a site that is away is a dropout"
         ),
     }
     let asked = match act {
@@ -75,7 +74,17 @@ pub(crate) fn run(
     });
     let study = record.hash();
     let story = "the running agent tells the coordinator";
-    tell(word, false, format!("{consent}{words} study {name} ({}) as {person}; {story}", study.short()));
+    let leaves = match (record.stage(), act) {
+        (Stage::Decided { .. } | Stage::Accepted(_), PersonalAct::Decline) => {
+            "; this site takes no part in its further rounds, for good"
+        }
+        _ => "",
+    };
+    tell(
+        word,
+        false,
+        format!("{consent}{words} study {name} ({}) as {person}; {story}{leaves}", study.short()),
+    );
     Ok(())
 }
 

@@ -114,7 +114,7 @@ impl Core {
     }
 
     /// Starts the work of an attempt as soon as its models are here.
-    fn start(&mut self, study: Hash, permit: MaskPermit) -> anyhow::Result<()> {
+    pub(super) fn start(&mut self, study: Hash, permit: MaskPermit) -> anyhow::Result<()> {
         let Some(case) = self.cases.get_mut(&study) else { return Ok(()) };
         let Some((context, ..)) = case.machine.as_ref().and_then(|machine| machine.current()) else {
             return Ok(());
@@ -132,9 +132,7 @@ impl Core {
             (Some(model), Some(baseline), Some(_)) => (model, Some(baseline)),
             _ => {
                 case.doing = Doing::Fetching { permit };
-                let progress =
-                    Progress { attempt: context.attempt, stage: Stage::Fetching, done: 0, total: 1 };
-                case.say(Topic::Progress, SiteMessage::Progress(progress));
+                self.say_fetching(study);
                 return Ok(());
             }
         };
@@ -152,20 +150,6 @@ impl Core {
         };
         case.doing = Doing::Working { permit, stop };
         self.jobs.send(Job::Attempt(Box::new(job)))?;
-        Ok(())
-    }
-
-    /// A model is here: attempts that waited for it start.
-    pub(super) fn model_arrived(&mut self) -> anyhow::Result<()> {
-        let studies: Vec<Hash> = self.cases.keys().copied().collect();
-        for study in studies {
-            if let Some(case) = self.cases.get_mut(&study)
-                && matches!(case.doing, Doing::Fetching { .. })
-                && let Doing::Fetching { permit } = std::mem::replace(&mut case.doing, Doing::Nothing)
-            {
-                self.start(study, permit)?;
-            }
-        }
         Ok(())
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Core {
     /// Messages for the relay.
     pub(super) out: Vec<FromVault>,
     pub(super) speech: Speech,
+    /// When the coordinator was last told how a model comes in.
+    pub(super) told_fetching: Option<Instant>,
     strays: Vec<(Hash, Saying)>,
     shown: VaultStatus,
 }
@@ -115,6 +117,7 @@ impl Core {
             jobs,
             out: vec![FromVault::Hello],
             speech: Speech::default(),
+            told_fetching: None,
             strays: Vec::new(),
             shown: VaultStatus::default(),
         };
@@ -187,7 +190,7 @@ impl Core {
                     Piece::Wrong => {
                         tracing::warn!(file = hash.short(), "a fetched file was wrong and is fetched again");
                     }
-                    Piece::Waiting => {}
+                    Piece::Waiting => self.model_grows(),
                 }
             }
             FromRelay::ReadChunk { upload, index } => self.read_chunk(upload, index),

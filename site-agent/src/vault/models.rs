@@ -56,6 +56,11 @@ impl Models {
         }
     }
 
+    /// Bytes that are here of a model that is asked for; none for any other.
+    pub(crate) fn have(&self, hash: &Hash) -> Option<u64> {
+        self.wanted.get(hash).map(|wanted| wanted.have)
+    }
+
     /// The requests that the relay has not been given. After `forget_requests`, all of them.
     pub(crate) fn requests(&mut self) -> Vec<FromVault> {
         let unasked = self.wanted.iter_mut().filter(|(_, wanted)| !wanted.asked);

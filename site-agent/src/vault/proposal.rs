@@ -114,7 +114,8 @@ impl Core {
     pub(super) fn look_for_answer(&mut self, study: Hash) -> anyhow::Result<()> {
         let Some(case) = self.cases.get(&study) else { return Ok(()) };
         let (waiting, asked) = (*case.record.stage() == Stage::Waiting, case.asked.clone());
-        if !waiting && asked.is_none() {
+        let takes_part = matches!(case.record.stage(), Stage::Decided { .. } | Stage::Accepted(_));
+        if case.record.is_over() || !(waiting || takes_part) {
             return Ok(());
         }
         let path = self.folder.study(&study).decision();
@@ -128,8 +129,10 @@ impl Core {
                     self.note(Event::Approved { study, person })?;
                     self.decide(study, rule)?;
                 }
-                (PersonalAct::Decline, _) if waiting => {
+                (PersonalAct::Decline, _) => {
                     self.note(Event::Declined { study, person })?;
+                    // Killed before the refusal is written, it finds the answer again.
+                    self.forget_study(study)?;
                     self.refuse(study, rule)?;
                 }
                 (PersonalAct::Consent, Some(question)) if about == Some(question.hash()) => {

@@ -31,7 +31,7 @@ use crate::pipe::message::{Span, Work};
 use crate::store::{Kind, Store, StoreError};
 
 /// How often progress is told at most.
-const TELL_AFTER: Duration = Duration::from_secs(1);
+pub(super) const TELL_AFTER: Duration = Duration::from_secs(1);
 
 /// The largest loss of a starting model that is accepted, in nats: `trap_factor` times the last one, which
 /// counts as at least what guessing among `classes` costs.

@@ -57,16 +57,6 @@ fn a_round_says_why_its_candidate_was_refused() {
 }
 
 #[test]
-fn states_are_words_with_or_without_a_model() {
-    let read = |text: &str| StateView::read(&serde_json::from_str(text).unwrap());
-    assert_eq!(read("\"running\"").word, "running");
-    assert!(read("\"stopped\"").is_over() && !read("\"closed\"").is_over());
-    let released = read(r#"{"released":{"model":"00ff"}}"#);
-    assert!(released.is_over() && released.model.as_deref() == Some("00ff"));
-    assert_eq!(read("7"), StateView::default());
-}
-
-#[test]
 fn every_wait_names_who_for_whom_since_and_until() {
     let status = StatusView::read(
         r#"{"study":"00","name":"lungs","state":"running","round":2,"rounds":10,"kind":"train","attempt":5,

@@ -207,8 +207,10 @@ mod tests {
         let scene = scene();
         let own = scene.consortium.coordinator_chain();
         let issuing = &scene.consortium.issuing;
-        let renewed = issuing.renew(&scene.trust.roster(), &own.certificates()[0], &[], now()).unwrap();
-        scene.server.replace_certificate(&renewed, &scene.consortium.coordinator.tls).unwrap();
+        let renewed = issuing.renew(&scene.trust.roster(), &own.certificates()[0], now()).unwrap();
+        scene.server.replace_certificate(&renewed).unwrap();
+        let of_other_key = scene.consortium.certify("site/a", &scene.site, now());
+        assert_eq!(scene.server.replace_certificate(&of_other_key), Err(TlsError::KeyMismatch));
         let client = scene.client_of(&scene.consortium, "site/a", &scene.site, 0);
         let outcome = shake(client.config(), &scene.server.member().config);
         assert_eq!((outcome.client, outcome.server), (Ok(()), Ok(())));

@@ -14,7 +14,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{ALPN_ENROLMENT, ALPN_MEMBERS, TlsError, provider};
-use crate::certificate::Peer;
+use crate::certificate::{Leaf, Peer};
 use crate::{CertificateRefusal, Chain, TlsKey, Trust};
 
 /// TLS of the coordinator. Its own certificate can be exchanged while it runs.
@@ -51,10 +51,15 @@ impl ServerTls {
         Ok(Self { trust, provider, own: Arc::new(own) })
     }
 
-    /// Exchanges the certificate: new connections get the new one.
-    pub fn replace_certificate(&self, chain: &Chain, key: &TlsKey) -> Result<(), TlsError> {
-        let next = certified(&self.provider, chain, key)?;
-        *self.own.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+    /// Exchanges the certificate for another of the same key: new connections get the new one.
+    pub fn replace_certificate(&self, chain: &Chain) -> Result<(), TlsError> {
+        let mut own = self.own.0.write().unwrap_or_else(PoisonError::into_inner);
+        if own.cert.first().and_then(|leaf| Leaf::parse(leaf).ok()).map(|leaf| leaf.key)
+            != Some(chain.leaf().key)
+        {
+            return Err(TlsError::KeyMismatch);
+        }
+        *own = Arc::new(CertifiedKey::new(chain.certificates().to_vec(), Arc::clone(&own.key)));
         Ok(())
     }
 

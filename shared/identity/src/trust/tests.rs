@@ -28,7 +28,7 @@ fn members_are_known_by_first_and_renewed_certificates() {
     let peer = judge(&trust, &first).unwrap();
     assert_eq!(peer.site().unwrap().as_str(), "a");
     assert!(peer.operator().is_err());
-    let renewed = consortium.issuing.renew(&trust.roster(), &first.certificates()[0], &[], now()).unwrap();
+    let renewed = consortium.issuing.renew(&trust.roster(), &first.certificates()[0], now()).unwrap();
     assert_eq!(renewed.certificates().len(), 2);
     let again = judge(&trust, &renewed).unwrap();
     assert_eq!((again.principal(), again.key()), (peer.principal(), peer.key()));
@@ -88,7 +88,7 @@ fn a_revocation_ends_every_certificate_of_the_key() {
     let (a, b) = (consortium.add_site("a"), consortium.add_site("b"));
     let trust = consortium.trust();
     let first = consortium.certify("site/a", &a, now());
-    let renewed = consortium.issuing.renew(&trust.roster(), &first.certificates()[0], &[], now()).unwrap();
+    let renewed = consortium.issuing.renew(&trust.roster(), &first.certificates()[0], now()).unwrap();
     let peer = judge(&trust, &renewed).unwrap();
     trust.revoke(Revocation::of(&first.leaf(), now()));
     for chain in [&first, &renewed] {
@@ -133,7 +133,7 @@ fn an_issuing_key_that_left_the_roster_issues_nothing() {
     let site = consortium.add_site("a");
     let trust = consortium.trust();
     let first = consortium.certify("site/a", &site, now());
-    let old = consortium.issuing.renew(&trust.roster(), &first.certificates()[0], &[], now()).unwrap();
+    let old = consortium.issuing.renew(&trust.roster(), &first.certificates()[0], now()).unwrap();
     let connected = judge(&trust, &old).unwrap();
     let next_key = TlsKey::generate();
     let entry = roster::CoordinatorEntry {
@@ -158,14 +158,18 @@ fn only_rostered_keys_are_renewed() {
     let mut consortium = Consortium::new("north");
     let site = consortium.add_site("a");
     let roster = consortium.trust().roster();
-    let renew = |chain: &Chain| consortium.issuing.renew(&roster, &chain.certificates()[0], &[], now());
+    let renew = |chain: &Chain| consortium.issuing.renew(&roster, &chain.certificates()[0], now());
     assert!(renew(&consortium.certify("site/a", &site, now())).is_ok());
     let unlisted = renew(&consortium.certify("site/z", &Keys::new(), now()));
     assert!(matches!(unlisted, Err(crate::issuing::RenewalRefusal::NotOnRoster(_))));
     let other = renew(&consortium.certify("site/a", &Keys::new(), now()));
     assert!(matches!(other, Err(crate::issuing::RenewalRefusal::OtherKey(_))));
     // The coordinator renews itself, and sites believe it.
-    let own = renew(&consortium.coordinator_chain()).unwrap();
+    let first = consortium.coordinator_chain();
+    let own = renew(&first).unwrap();
+    assert!(own.leaf().renews(&first.leaf()) || own.leaf().not_after < first.leaf().not_after);
+    let hosts = |chain: &Chain| crate::certificate::hosts_of(&chain.certificates()[0]).unwrap();
+    assert!(!hosts(&first).is_empty() && hosts(&own) == hosts(&first));
     let (leaf, rest) = own.split();
     let at = UnixTime::since_unix_epoch(Duration::from_secs(now().as_second() as u64));
     assert!(consortium.trust().judge_coordinator(leaf, rest, at).is_ok());

@@ -1,12 +1,13 @@
 //! Why a ledger is not in order.
 
+use consilium_identity::enrolment::EnrolmentRefusal;
 use consilium_identity::roster::RosterError;
 use consilium_rounds::vector::Unpinnable;
 use consilium_secagg::guilt::NoGuilt;
 use consilium_secagg::pin::PinMismatch;
 use consilium_study::canonical::NotCanonical;
 use consilium_study::hash::Hash;
-use consilium_study::name::{Principal, SiteName, StudyName};
+use consilium_study::name::{ConsortiumName, Principal, SiteName, StudyName};
 use consilium_study::sign::SignatureError;
 
 use crate::describe::counted;
@@ -80,6 +81,15 @@ pub enum Fault {
     /// A roster that is not the next one.
     #[error(transparent)]
     Roster(#[from] RosterError),
+    /// A request to join that proves nothing.
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentRefusal),
+    /// A request to join another consortium.
+    #[error("it asks to join {0}")]
+    AskedElsewhere(ConsortiumName),
+    /// A site whose keys nobody has asked with.
+    #[error("it names {0} with keys that the site did not ask to join with before it")]
+    NotAsked(SiteName),
     /// Receipts or signatures that it names.
     #[error(transparent)]
     Parts(#[from] BadParts),

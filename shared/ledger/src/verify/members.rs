@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_identity::Roster;
-use consilium_identity::roster;
+use consilium_identity::enrolment::{EnrolmentRefusal, EnrolmentRequest};
+use consilium_identity::roster::{self, Change};
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
@@ -21,7 +22,11 @@ impl Walk {
         }
         let next = roster::verify(&self.anchor, signed)?.into_inner();
         if let Ok(known) = self.roster() {
-            known.follow(&next)?;
+            for (party, change) in known.follow(&next)? {
+                if let (Principal::Site(site), Change::Added | Change::Replaced) = (party, change) {
+                    self.has_asked(&site, &next)?;
+                }
+            }
         } else if next.version() > 1 {
             let version = next.version();
             self.report.notices.push(format!("the ledger begins with version {version} of the roster"));
@@ -29,6 +34,28 @@ impl Walk {
         self.latest = Some(next.hash());
         self.rosters.insert(next.hash(), next);
         Ok(())
+    }
+
+    pub(super) fn enrolment(&mut self, signed: &Signed<EnrolmentRequest>) -> Result<(), Fault> {
+        let request = EnrolmentRequest::verify(signed)?.into_inner();
+        if *request.consortium() != self.anchor.name {
+            return Err(Fault::AskedElsewhere(request.consortium().clone()));
+        }
+        let tls_key = request.csr().map_err(EnrolmentRefusal::from)?.key().hash();
+        self.asked.insert((request.site().clone(), tls_key, request.signing_key()));
+        Ok(())
+    }
+
+    /// Nobody is put on the roster with keys that nobody has proved to hold.
+    fn has_asked(&self, site: &SiteName, next: &Roster) -> Result<(), Fault> {
+        let entry = next.site(site).ok_or_else(|| Fault::NotOnRoster(Principal::Site(site.clone())))?;
+        let known = self.roster()?.site(site);
+        let same_keys = known
+            .is_some_and(|known| (known.tls_key, known.signing_key) == (entry.tls_key, entry.signing_key));
+        if same_keys || self.asked.contains(&(site.clone(), entry.tls_key, entry.signing_key)) {
+            return Ok(());
+        }
+        Err(Fault::NotAsked(site.clone()))
     }
 
     pub(super) fn study(&mut self, signed: &Signed<Study>) -> Result<(), Fault> {

@@ -1,5 +1,9 @@
+mod verdicts;
 mod world;
 
+use consilium_identity::enrolment::EnrolmentRequest;
+use consilium_identity::roster::SiteEntry;
+use consilium_identity::{ConsortiumKey, Invitation, TlsKey};
 use consilium_rounds::reason::{Abandonment, CandidateRefusal, Unevaluated};
 use consilium_rounds::record::{Course, Record as Happened, Verdict};
 use consilium_secagg::context::Purpose;
@@ -312,125 +316,6 @@ fn sums_need_enough_survivors_receipts_and_signatures() {
 }
 
 #[test]
-fn models_come_from_sums_and_verdicts_from_the_gate() {
-    let world = World::new();
-    let replace = |at: usize, with: &Happened| {
-        let mut story = world.story();
-        story[at] = world.told(with);
-        world.failure(&story).1
-    };
-    let good = world.adoption(&world.evaluate());
-    let change = |change: &dyn Fn(&mut consilium_rounds::record::Adoption)| {
-        let mut adoption = good.clone();
-        change(&mut adoption);
-        replace(15, &Happened::Adoption(adoption))
-    };
-    assert!(
-        change(&|adoption| adoption.candidate = hash("other")).contains("did not evaluate this candidate")
-    );
-    assert!(
-        change(&|adoption| (adoption.candidate, adoption.evaluated) = (hash("other"), None))
-            .contains("its candidate is")
-    );
-    assert!(change(&|adoption| adoption.start = hash("other")).contains("its starting model is"));
-    assert!(change(&|adoption| adoption.evaluated = None).contains("it was not evaluated"));
-    assert!(
-        change(&|adoption| adoption.verdict = Verdict::Refused(CandidateRefusal::LossIncrease))
-            .contains("the gate is off")
-    );
-    assert!(
-        change(&|adoption| drop(adoption.evaluated.as_mut().unwrap().survivors.pop_first()))
-            .contains("figures")
-    );
-    let mut release = world.release();
-    release.model = hash("unheard of");
-    assert!(replace(17, &Happened::Release(release)).contains("no entry before it leads there"));
-    let mut release = world.release();
-    release.participants.insert(site(3));
-    assert!(replace(17, &Happened::Release(release)).contains("participants it names"));
-    // After the release, and while paused, nothing begins.
-    let mut story = world.story();
-    let mut more = world.fields(3, Purpose::Train, hash("candidate"));
-    more.round = round(2);
-    story.push(world.context(more.clone()));
-    assert_eq!(world.failure(&story), (18, "entry 18 (context): the study is released".into()));
-    let course = |course| world.told(&Happened::Course { course, by: Principal::Coordinator });
-    let mut story = world.story();
-    story.insert(7, course(Course::Pause));
-    assert_eq!(world.failure(&story), (8, "entry 8 (context): the study is paused".into()));
-    story.insert(8, course(Course::Resume));
-    assert!(world.verify(&story).is_ok());
-    // Keys are settled before the first round, also where an operator has put that off.
-    let mut story = world.story();
-    let epoch = story.iter().position(|said| said.record.kind() == crate::Kind::Epoch).unwrap();
-    story.insert(epoch, course(Course::Pause));
-    story.insert(epoch + 2, course(Course::Resume));
-    assert!(world.verify(&story).is_ok());
-}
-
-#[test]
-fn the_gate_decides_by_the_loss() {
-    let adopted = Verdict::Adopted;
-    let refused = Verdict::Refused(CandidateRefusal::LossIncrease);
-    let world = World::new();
-    let mut evaluated = world.adoption(&world.evaluate()).evaluated.unwrap();
-    for (loss, limit, verdict, fine) in [
-        (0.7, 0.0, adopted, true),
-        (0.71, 0.0, adopted, false),
-        (0.71, 0.0, refused, true),
-        (0.79, 0.1, adopted, true),
-        (0.79, 0.1, refused, false),
-        (f64::NAN, 0.1, adopted, false),
-    ] {
-        evaluated.figures.loss = loss;
-        let trained = &evaluated.survivors.clone();
-        let rule = models::Rule { trained, fewest: 3, declined: false, limit: Some(limit) };
-        let verdict = models::judge(verdict, Some(&evaluated), &rule);
-        assert_eq!(verdict.is_ok(), fine, "{loss} {limit}");
-    }
-}
-
-#[test]
-fn what_too_few_would_train_from_is_refused_and_nothing_else_is_for_that() {
-    let declined = Verdict::Refused(CandidateRefusal::TooFewWilling);
-    let world = World::new();
-    let mut evaluated = world.adoption(&world.evaluate()).evaluated.unwrap();
-    // Three evaluated it. The fourth only trained it, and nobody knows of a reason why it should not again.
-    for (trained, declines, verdict, fine) in [
-        (3, 0, Verdict::Adopted, true),
-        (3, 0, declined, false),
-        (3, 1, Verdict::Adopted, false),
-        (3, 1, declined, true),
-        (4, 1, Verdict::Adopted, true),
-        (4, 1, declined, false),
-        (4, 2, declined, true),
-        (4, u32::MAX, declined, true),
-    ] {
-        evaluated.figures.declines = declines;
-        for limit in [None, Some(0.1)] {
-            let rule = models::Rule {
-                trained: &(0..trained).map(site).collect(),
-                fewest: 3,
-                declined: false,
-                limit,
-            };
-            let verdict = models::judge(verdict, Some(&evaluated), &rule);
-            assert_eq!(verdict.is_ok(), fine, "{declines} of {trained}");
-        }
-    }
-    let rule = models::Rule { trained: &BTreeSet::new(), fewest: 3, declined: false, limit: None };
-    assert!(models::judge(declined, None, &rule).is_err());
-    // After such a refusal nothing is adopted unseen from the same starting model.
-    let unseen = Verdict::Unevaluated(Unevaluated::NoQuorum);
-    let contradiction = Verdict::Refused(CandidateRefusal::BadCounts);
-    for (declined, seen) in [(false, false), (true, true)] {
-        let rule = models::Rule { declined, ..rule };
-        assert_eq!(models::judge(unseen, None, &rule).is_err(), seen);
-        assert_eq!(models::judge(contradiction, None, &rule).is_ok(), seen);
-    }
-}
-
-#[test]
 fn a_second_study_of_one_name_and_a_second_acceptance_are_refused() {
     let world = World::new();
     let mut story = world.story();
@@ -505,4 +390,47 @@ fn a_rewritten_statement_does_not_pass_under_a_new_checkpoint() {
             }
         }
     }
+}
+
+/// The consortium's key alone puts nobody on the roster: each site has asked, and proved that it holds its keys.
+#[test]
+fn nobody_joins_with_keys_that_were_not_asked_with() {
+    let world = World::new();
+    let (tls, signing) = (TlsKey::generate(), SigningKey::generate());
+    let asks = |consortium: &ConsortiumKey, tls: &TlsKey, signing: &SigningKey| -> Sealed {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let end = jiff::Timestamp::MAX;
+        let invitation = Invitation::new(consortium.anchor(), address, "eve".parse().unwrap(), end);
+        Record::Enrolment(EnrolmentRequest::new(&invitation, &tls.request(), signing)).into()
+    };
+    let named = |roster: &Roster, tls: &TlsKey, signing: &SigningKey| {
+        let entry = SiteEntry {
+            name: "eve".parse().unwrap(),
+            signing_key: signing.verifying_key(),
+            tls_key: tls.public_key().hash(),
+            test: false,
+        };
+        roster.with_site(entry.clone()).or_else(|_| roster.with_site_replaced(entry)).unwrap()
+    };
+    let record = |roster: &Roster| -> Sealed { Record::Roster(world.consortium.sign(roster)).into() };
+    let next = named(&world.roster, &tls, &signing);
+    let story = |more: Vec<Sealed>| [vec![world.roster_record()], more].concat();
+
+    let asked = asks(&world.consortium, &tls, &signing);
+    assert!(world.verify(&story(vec![asked.clone(), record(&next)])).is_ok());
+    let unasked = (
+        1,
+        "entry 1 (roster): it names eve with keys that the site did not ask to join with before it".into(),
+    );
+    assert_eq!(world.failure(&story(vec![record(&next), asked.clone()])), unasked);
+    let other = TlsKey::generate();
+    let with_other = asks(&world.consortium, &other, &signing);
+    assert_eq!(world.failure(&story(vec![with_other.clone(), record(&next)])).0, 2);
+    // Keys that replace lost ones are asked with too.
+    let replaced = named(&next, &other, &signing);
+    let begun = vec![asked, record(&next)];
+    assert_eq!(world.failure(&story([begun.clone(), vec![record(&replaced)]].concat())).0, 3);
+    assert!(world.verify(&story([begun, vec![with_other, record(&replaced)]].concat())).is_ok());
+    let elsewhere = asks(&ConsortiumKey::generate("weser".parse().unwrap()), &tls, &signing);
+    assert_eq!(world.failure(&story(vec![elsewhere])).1, "entry 1 (enrolment): it asks to join weser");
 }

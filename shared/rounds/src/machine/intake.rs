@@ -14,7 +14,7 @@ use super::run::{Live, Member, Phase, Stage, UploadState};
 use super::sites::{Accepted, RestAfter, SiteRecord, Standing, Summed};
 use super::{Effects, StudyMachine};
 use crate::event::{Notice, Refused};
-use crate::message::{Binding, Decision, Masked, Progress, SiteMessage};
+use crate::message::{Binding, Decision, Masked, Progress, SiteMessage, Stage as Doing};
 use crate::reason::{Decline, Withdrawal};
 use crate::record::{Missing, Record};
 use crate::time::Timestamp;
@@ -241,6 +241,17 @@ impl StudyMachine {
             let _ = self.leave(attempt, Missing::withdrew(from.clone(), Withdrawal::NoKeys), now);
         }
         Ok(())
+    }
+
+    /// Of so many bytes of a masked vector, so many are here.
+    pub(super) fn receiving(
+        &mut self,
+        from: &SiteName,
+        attempt: Attempt,
+        (done, total): (u64, u64),
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        self.progress(from, Progress { attempt, stage: Doing::Uploading, done, total }, now)
     }
 
     fn progress(&mut self, from: &SiteName, progress: Progress, now: Timestamp) -> Result<(), Refused> {

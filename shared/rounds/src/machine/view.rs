@@ -20,6 +20,7 @@ impl StudyMachine {
             study: self.study_hash(),
             name: self.study.name.clone(),
             state: self.state(),
+            released: self.state().released(),
             round: run.map_or(self.adoptions.len() as u32, |run| run.step.round().get()),
             rounds: self.study.rounds.count,
             kind: run.map(|run| Kind::from(run.step.purpose())),

@@ -130,8 +130,7 @@ pub enum SettledAs {
 }
 
 /// Where a study stands, as sites are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum StudyState {
     /// Waiting for sites to decide.
     #[n(0)]
@@ -158,4 +157,34 @@ pub enum StudyState {
     /// Over, without a release.
     #[n(6)]
     Stopped,
+}
+
+impl StudyState {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proposed => "proposed",
+            Self::Open => "open",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Closed => "closed",
+            Self::Released { .. } => "released",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// The recommended model, once there is one.
+    pub const fn released(self) -> Option<Hash> {
+        match self {
+            Self::Released { model } => Some(model),
+            _ => None,
+        }
+    }
+}
+
+/// Its word: whatever belongs to a state has a key of its own.
+impl Serialize for StudyState {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }

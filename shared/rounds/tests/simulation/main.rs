@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
+mod candidates;
+mod lost;
 mod network;
 mod parts;
 mod rules;
+mod scenario;
 mod sim;

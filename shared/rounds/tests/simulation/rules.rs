@@ -1,50 +1,26 @@
-//! The rules of a study: who is waited for, what is adopted, when keys change, what a lost attempt leaves behind.
+//! The rules of a study: who is waited for, when keys change, whose messages count.
 
 use std::collections::BTreeSet;
 
-use consilium_rounds::local::{Federation, Models, Reply};
-use consilium_rounds::message::{Binding, Directive, SiteMessage, StudyState};
-use consilium_rounds::reason::{Abandonment, CandidateRefusal, Unevaluated, Withdrawal};
-use consilium_rounds::record::{Record, ReleaseReason, Verdict};
-use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
+use consilium_rounds::local::{Federation, Models};
+use consilium_rounds::message::{Directive, SiteMessage, StudyState};
+use consilium_rounds::reason::{Abandonment, Withdrawal};
+use consilium_rounds::record::Record;
+use consilium_rounds::status::{Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Refused, Shortage, Timestamp};
-use consilium_secagg::context::Context;
 use consilium_secagg::message::{Receipt, ReceiptFields};
-use consilium_secagg::numbering::Attempt;
 use consilium_secagg::terms::Terms;
 use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
 use consilium_study::sign::{Signed, SigningKey};
 
-use crate::parts::{OneHot, hash_of_model, name, study_text};
+use crate::parts::{OneHot, hash_of_model, name};
+use crate::scenario::{sim, until, waits_for};
 use crate::sim::{Faults, Packet, Sim};
-
-fn sim(sites: usize, rounds: u32, extra: &str, gate: &str) -> Sim {
-    Sim::new(7, sites, &study_text(sites, rounds, extra, gate))
-}
-
-/// Steps in peace until something holds; time passes only when nothing else can happen.
-fn until(sim: &mut Sim, mut what: impl FnMut(&Sim) -> bool) {
-    for _ in 0..20_000 {
-        if what(sim) {
-            return;
-        }
-        if !sim.step(&Faults::default()) {
-            let deadline = sim.machine.deadline().unwrap_or_else(|| panic!("{:#?}", sim.machine.status()));
-            sim.now = sim.now.max(deadline.as_millis());
-            sim.event(Event::Tick);
-        }
-    }
-    panic!("it never came: {:#?}", sim.machine.status());
-}
-
-fn waits_for(sim: &Sim, reason: &WaitReason) -> bool {
-    sim.machine.status().waits.iter().any(|wait| wait.reason == *reason)
-}
 
 #[test]
 fn a_required_site_holds_the_start_and_an_optional_one_joins_later() {
-    let mut sim = sim(5, 4, "required = [\"s04\"]", "");
+    let mut sim = sim(5, 5, "required = [\"s04\"]", "");
     for site in 0..3 {
         sim.connect(site);
     }
@@ -56,10 +32,13 @@ fn a_required_site_holds_the_start_and_an_optional_one_joins_later() {
     until(&mut sim, |sim| sim.machine.status().lines.len() >= 2);
     assert!(sim.contexts().iter().all(|context| context.selection.len() == 4));
     sim.connect(3);
+    until(&mut sim, |sim| sim.contexts().last().unwrap().selection.len() == 5);
+    sim.disconnect(4);
+    sim.settle(5_000);
+    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Required { missing: vec![name(4)] })));
+    sim.connect(4);
     sim.settle(20_000);
     sim.ends_released_once();
-    assert_eq!(sim.contexts().last().unwrap().selection.len(), 5);
-    // The required site goes away: the next round waits for it by name.
 }
 
 #[test]
@@ -89,137 +68,6 @@ fn below_quorum_an_attempt_is_given_up_and_the_round_waits_by_name() {
 }
 
 #[test]
-fn a_refused_candidate_leaves_the_model_and_is_never_the_last_word() {
-    let mut sim = sim(4, 3, "", "gate = { max_loss_increase = 0.01 }");
-    for site in &mut sim.sites {
-        site.work.worse = true;
-    }
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
-    assert!(matches!(sim.machine.adoptions()[0].verdict, Verdict::Refused(_)));
-    assert_eq!(sim.machine.model(), sim.machine.study().initial_model());
-    // The same starting model again: a site that is missing now is waited for, not left out.
-    sim.disconnect(1);
-    sim.settle(5_000);
-    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
-    sim.connect(1);
-    for site in &mut sim.sites {
-        site.work.worse = false;
-    }
-    sim.settle(20_000);
-    sim.ends_released_once();
-    assert!(sim.machine.status().lines.iter().any(|line| matches!(line.state, LineState::Refused(_))));
-}
-
-#[test]
-fn a_candidate_that_too_few_would_train_from_is_refused_and_the_study_goes_on() {
-    let mut sim = sim(4, 3, "", "");
-    sim.sites[0].work.declines = true;
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
-    assert_eq!(sim.machine.adoptions()[0].verdict, Verdict::Adopted, "three are enough");
-    sim.sites[1].work.declines = true;
-    until(&mut sim, |sim| sim.machine.adoptions().len() == 2);
-    let refused = &sim.machine.adoptions()[1];
-    assert_eq!(refused.verdict, Verdict::Refused(CandidateRefusal::TooFewWilling));
-    assert_eq!(refused.start, sim.machine.model());
-    sim.sites[1].work.declines = false;
-    sim.settle(20_000);
-    sim.ends_released_once();
-}
-
-/// Of five sites a round needs four, whatever the quorum: the thresholds ask for them.
-#[test]
-fn what_the_thresholds_ask_for_counts_as_too_few() {
-    let mut sim = sim(5, 2, "", "");
-    for site in 0..2 {
-        sim.sites[site].work.declines = true;
-    }
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
-    assert_eq!(sim.machine.adoptions()[0].verdict, Verdict::Refused(CandidateRefusal::TooFewWilling));
-}
-
-/// The next candidate from the same starting model is not adopted unseen, with the gate off either.
-#[test]
-fn after_a_declined_candidate_the_next_waits_for_its_evaluation() {
-    let mut sim = sim(4, 2, "", "");
-    for site in 0..2 {
-        sim.sites[site].work.declines = true;
-    }
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
-    until(&mut sim, |sim| sim.machine.candidate().is_some());
-    sim.disconnect(0);
-    sim.disconnect(1);
-    sim.settle(10_000);
-    assert!(sim.machine.candidate().is_some(), "the candidate waits: {:#?}", sim.machine.status());
-    for site in 0..2 {
-        sim.sites[site].work.declines = false;
-        sim.connect(site);
-    }
-    sim.settle(20_000);
-    assert_eq!(sim.machine.adoptions()[1].verdict, Verdict::Adopted);
-    sim.ends_released_once();
-}
-
-#[test]
-fn nothing_adopted_releases_the_initial_model() {
-    let mut sim = sim(3, 1, "", "gate = { max_loss_increase = 0.01 }");
-    for site in &mut sim.sites {
-        site.work.worse = true;
-    }
-    sim.connect_all();
-    sim.act(Act::Start);
-    sim.settle(20_000);
-    let release = sim.machine.release().unwrap();
-    assert_eq!(release.reason, ReleaseReason::NothingAdopted);
-    assert_eq!(release.model, sim.machine.study().initial_model());
-}
-
-#[test]
-fn without_a_gate_nobody_waits_for_an_evaluation_and_with_one_everybody_does() {
-    for (gate, waits) in [("", false), ("gate = { max_loss_increase = 0.5 }", true)] {
-        let mut sim = sim(4, 1, "", gate);
-        sim.connect_all();
-        sim.act(Act::Start);
-        until(&mut sim, |sim| sim.machine.candidate().is_some());
-        sim.disconnect(0);
-        sim.disconnect(1);
-        sim.settle(10_000);
-        if waits {
-            assert!(sim.machine.candidate().is_some(), "the candidate waits");
-            sim.connect(0);
-            sim.connect(1);
-            sim.settle(20_000);
-            assert_eq!(sim.machine.adoptions()[0].verdict, Verdict::Adopted);
-        } else {
-            let verdict = sim.machine.adoptions()[0].verdict;
-            assert_eq!(verdict, Verdict::Unevaluated(Unevaluated::NoQuorum));
-            assert!(matches!(sim.machine.release().unwrap().reason, ReleaseReason::LastAdopted { .. }));
-        }
-        sim.ends_released_once();
-    }
-}
-
-#[test]
-fn a_site_without_held_out_cases_still_trains() {
-    let mut sim = sim(4, 4, "", "");
-    sim.sites[3].work.blind = true;
-    sim.connect_all();
-    sim.act(Act::Start);
-    sim.settle(20_000);
-    sim.ends_released_once();
-    for line in sim.machine.status().lines {
-        assert_eq!(line.counted, if line.kind == Kind::Train { 4 } else { 3 }, "{line:?}");
-    }
-}
-
-#[test]
 fn a_round_names_the_sites_it_was_without() {
     let mut sim = sim(4, 4, "", "");
     for site in 0..3 {
@@ -236,119 +84,6 @@ fn a_round_names_the_sites_it_was_without() {
         assert_eq!((&line.absent, line.missing.len()), (&absent, 0), "{line:?}");
     }
     assert_eq!((lines[0].selected, lines.last().unwrap().selected), (3, 4));
-}
-
-/// Everybody is there, and the survivors of the first such attempt are named, but nobody has heard of them yet.
-fn until_survivors_are_named(sim: &mut Sim, such: impl Fn(&Context) -> bool) -> Attempt {
-    sim.connect_all();
-    sim.act(Act::Start);
-    until(sim, |sim| {
-        sim.machine.status().phase == Phase::ConsistencyCheck && sim.contexts().last().is_some_and(&such)
-    });
-    sim.contexts().last().unwrap().attempt
-}
-
-#[test]
-fn once_survivors_are_named_only_a_person_gives_the_attempt_up() {
-    let mut sim = sim(4, 2, "", "");
-    let attempt = until_survivors_are_named(&mut sim, |_| true);
-    sim.disconnect(0);
-    sim.disconnect(1);
-    sim.now += 10_000_000_000;
-    sim.event(Event::Tick);
-    sim.settle(5_000);
-    assert_eq!(sim.machine.status().phase, Phase::ConsistencyCheck, "no deadline ends it");
-    assert!(waits_for(&sim, &WaitReason::Signatures));
-    sim.act(Act::DeclareLost { attempt });
-    sim.act(Act::DeclareLost { attempt });
-    sim.settle(5_000);
-    // The repeat rule still counts it as opened.
-    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(0), name(1)] })));
-    // One of the two comes back, which is not enough; with the other the same set is complete again.
-    sim.connect(0);
-    sim.settle(5_000);
-    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
-    sim.connect(1);
-    sim.settle(20_000);
-    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
-}
-
-/// Persons at these sites say yes to what they are asked.
-fn consent(sim: &mut Sim, sites: &[usize]) {
-    for site in sites {
-        let binding = question(sim, *site).unwrap_or_else(|| panic!("{site} is not asked"));
-        for reply in sim.sites[*site].local.consent(binding) {
-            let Reply::Say(message) = reply else { unreachable!() };
-            sim.network.push((*site, Packet::Say(message)));
-        }
-        sim.settle(5_000);
-    }
-}
-
-/// With a gate a lost evaluation binds twice: by its candidate and by the model that it is compared with. One yes is
-/// for both, and for nothing else.
-#[test]
-fn a_lost_evaluation_goes_on_with_one_yes_of_each() {
-    let mut sim = sim(4, 1, "", "gate = { max_loss_increase = 0.5 }");
-    let attempt = until_survivors_are_named(&mut sim, |context| context.baseline.is_some());
-    sim.disconnect(0);
-    sim.disconnect(1);
-    sim.settle(5_000);
-    sim.act(Act::DeclareLost { attempt });
-    sim.settle(5_000);
-    let missing = vec![name(0), name(1)];
-    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing })));
-    assert!(waits_for(&sim, &WaitReason::Consent));
-    sim.connect(1);
-    sim.settle(5_000);
-    assert!(question(&sim, 2).is_some());
-    // While one is expected back nobody is asked.
-    sim.disconnect(1);
-    assert_eq!(question(&sim, 2), None);
-    sim.connect(1);
-    sim.settle(5_000);
-    let attempts = sim.contexts().len();
-    consent(&mut sim, &[2, 3]);
-    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
-    assert_eq!(sim.contexts().len(), attempts + 1, "nobody refuses the next attempt");
-}
-
-/// What `site` is asked about the repeat rule.
-fn question(sim: &Sim, site: usize) -> Option<Binding> {
-    sim.machine.directives_for(&name(site)).into_iter().find_map(|letter| match letter.message {
-        Directive::Bound(binding) => Some(binding),
-        _ => None,
-    })
-}
-
-#[test]
-fn without_one_of_a_lost_sum_the_study_goes_on_when_persons_allow_it() {
-    let mut sim = sim(4, 2, "", "");
-    let attempt = until_survivors_are_named(&mut sim, |_| true);
-    // Two never hear of the survivors; the others sign.
-    sim.disconnect(0);
-    sim.disconnect(1);
-    sim.settle(5_000);
-    assert!(question(&sim, 2).is_none(), "while the attempt lives nobody is asked");
-    sim.act(Act::DeclareLost { attempt });
-    // One of the two is gone for good. The other says by itself that nothing binds it.
-    sim.connect(0);
-    sim.settle(5_000);
-    assert!(waits_for(&sim, &WaitReason::Sites(Shortage::Bound { missing: vec![name(1)] })));
-    assert_eq!(question(&sim, 0), None);
-    let survivors = question(&sim, 2).map(|binding| binding.survivors);
-    assert_eq!(survivors, Some((0..4).map(name).collect()));
-    consent(&mut sim, &[2, 3]);
-    assert!(matches!(sim.machine.state(), StudyState::Released { .. }), "{:#?}", sim.machine.status());
-    let consents: Vec<_> = sim
-        .records
-        .iter()
-        .filter_map(|record| match record {
-            Record::Consent { site, .. } => Some(site.clone()),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(consents, [name(2), name(3)], "only persons consent");
 }
 
 #[test]
@@ -414,6 +149,36 @@ fn a_refusal_or_a_revocation_ends_a_sites_part_and_not_the_study() {
     sim.settle(20_000);
     sim.ends_released_once();
     assert!(sim.contexts().last().unwrap().selection.index_of(&name(4)).is_none());
+}
+
+/// A line that is slower than the study's timeout: while bytes come in the site is waited for, and not for long after.
+#[test]
+fn an_upload_that_grows_is_waited_for() {
+    for grows in [true, false] {
+        let mut sim = sim(4, 1, "", "");
+        sim.connect_all();
+        sim.act(Act::Start);
+        let is_upload =
+            |(from, packet): &(usize, Packet)| *from == 3 && matches!(packet, Packet::Upload { .. });
+        until(&mut sim, |sim| sim.network.iter().any(is_upload));
+        let at = sim.network.iter().position(is_upload).unwrap();
+        let late = sim.network.remove(at);
+        let attempt = sim.contexts()[0].attempt;
+        until(&mut sim, |sim| sim.uploads.len() == 3);
+        for bytes in 1..=3 {
+            sim.now += 50_000;
+            if grows {
+                sim.event(Event::Receiving { from: name(3), attempt, bytes, of: 4 });
+            }
+            sim.event(Event::Tick);
+        }
+        let waited_for = sim.machine.status().phase == Phase::CollectMasked;
+        assert_eq!(waited_for, grows);
+        sim.network.push(late);
+        sim.settle(20_000);
+        sim.ends_released_once();
+        assert_eq!(sim.machine.status().lines[0].counted, if grows { 4 } else { 3 });
+    }
 }
 
 #[test]

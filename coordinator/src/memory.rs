@@ -1,0 +1,21 @@
+//! How the C library gives model-sized buffers back to the system: the one place of this crate with `unsafe`.
+
+/// Buffers of 128 KiB and more go back when they are freed, and threads share two arenas. Left to itself, glibc raises
+/// that limit with each large buffer that it sees freed, up to 32 MiB, and keeps what is below it. To be called before
+/// there are threads.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "a function of the C library")]
+pub(crate) fn give_large_buffers_back() {
+    const LARGE: libc::c_int = 128 * 1024;
+    for (setting, value) in
+        [(libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, LARGE), (libc::M_ARENA_MAX, 2)]
+    {
+        // SAFETY: `mallopt` takes two numbers by value and keeps no pointer; glibc documents it as safe in a process
+        // with one thread. It refuses values that it does not like, and nothing depends on whether it does.
+        let _ = unsafe { libc::mallopt(setting, value) };
+    }
+}
+
+/// Other C libraries have no such settings.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn give_large_buffers_back() {}
