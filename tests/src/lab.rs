@@ -250,6 +250,23 @@ impl Lab {
 
     /// Proposes and starts a study.
     pub fn launch(&self, study: &Study) -> anyhow::Result<()> {
+        self.propose(study)?;
+        self.consilium(&["study", "start", study.name])?;
+        Ok(())
+    }
+
+    /// The same, once every site is ready: so the first round has all of them.
+    pub fn launch_with_all(&self, study: &Study, patience: Duration) -> anyhow::Result<()> {
+        self.propose(study)?;
+        let is_ready = |site: &Value| site["rung"] == "ready";
+        self.wait_for(study.name, patience, |status| {
+            status["sites"].as_array().is_some_and(|sites| sites.iter().all(is_ready))
+        })?;
+        self.consilium(&["study", "start", study.name])?;
+        Ok(())
+    }
+
+    fn propose(&self, study: &Study) -> anyhow::Result<()> {
         let quoted =
             |names: &[String]| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
         let text = format!(
@@ -269,7 +286,6 @@ impl Lab {
         let path = self.path().join(format!("{}.toml", study.name));
         std::fs::write(&path, text)?;
         self.consilium(&["study", "propose", path.to_str().context("text")?])?;
-        self.consilium(&["study", "start", study.name])?;
         Ok(())
     }
 

@@ -184,3 +184,20 @@ fn expired_replayed_and_foreign_invitations_are_told_apart() {
     assert!(foreign.contains("consortium"), "{foreign}");
     assert_eq!(enrol("b", &good), "", "and the first one is still waited for");
 }
+
+#[test]
+fn a_site_that_asks_anew_can_still_be_revoked() {
+    let mut aged = Aged::new();
+    aged.lab.start_agents().unwrap();
+    let connected =
+        |aged: &Aged| aged.lab.consilium(&["site", "list"]).is_ok_and(|list| list.contains("connected"));
+    assert!(wait_until(PATIENCE, || connected(&aged)), "{}", aged.log("a"));
+    let printed = aged.lab.consilium(&["--json", "site", "invite", "a", "--anew"]).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    // On another machine: the one that runs has not asked.
+    aged.lab.site_agent("a-anew", &["enrol", told["invitation"].as_str().unwrap(), "--no-wait"]).unwrap();
+    let revoked = aged.lab.consilium(&["--json", "site", "revoke", "a", "--yes"]).unwrap();
+    let revoked: serde_json::Value = serde_json::from_str(&revoked).unwrap();
+    assert!(revoked["connections_cut"].as_u64() >= Some(1), "{revoked}");
+    assert!(wait_until(PATIENCE, || aged.log("a").contains("revoked")), "{}", aged.log("a"));
+}

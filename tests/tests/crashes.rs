@@ -166,3 +166,35 @@ fn start_doomed(lab: &mut Lab, point: &str) -> PathBuf {
 fn died(deaths: &Path, point: &str) -> bool {
     names(deaths).contains(&format!("{KILLED_AT}{point}"))
 }
+
+/// The coordinator dies when the survivors are named, or when their shares are asked for; then a survivor is lost for
+/// good. What it sent is in the sum all the same.
+#[test]
+fn a_survivor_that_is_gone_before_the_sum_is_opened_is_in_it() {
+    let mut lab = Lab::new(PROGRAMS, 4).unwrap();
+    lab.start_agents().unwrap();
+    for (phase, name) in [("consistency_check", "checked"), ("unmask", "unmasked")] {
+        if !lab.agents.contains_key("d") {
+            lab.start_agent("d", &[]).unwrap();
+        }
+        lab.kill_coordinator().unwrap();
+        let point = format!("coordinator.study-{phase}.after");
+        let mut doomed = lab.spawn_coordinator(&[(CRASH_AT, &point)]).unwrap();
+        doomed.ready().unwrap();
+        lab.launch_with_all(&Study { name, rounds: 2, ..Study::default() }, PATIENCE).unwrap();
+        assert!(wait_until(PATIENCE, || !doomed.runs()), "{phase}: it did not die");
+        lab.kill_agent("d").unwrap();
+        lab.start_coordinator(&[]).unwrap();
+        lab.released(name, PATIENCE).unwrap();
+        let status = lab.status(name).unwrap();
+        let lines = status["lines"].as_array().unwrap();
+        assert_eq!(lines[0]["selected"], 4, "{phase}: {lines:?}");
+        assert_eq!(
+            (&lines[0]["counted"], attempts_lost(&lab, name)),
+            (&lines[0]["selected"], 0),
+            "{lines:?}"
+        );
+        assert!(lines[1..].iter().all(|line| line["counted"] == 3), "{phase}: {lines:?}");
+    }
+    lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+}

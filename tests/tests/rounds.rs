@@ -89,7 +89,7 @@ fn a_hospital_killed_in_mid_round_is_a_dropout_and_comes_back() {
             .filter(|line| line["missing"] == serde_json::json!(["d"]) || line["selected"] == 3)
             .count()
     };
-    lab.wait_for("lungs", PATIENCE, |status| missed(status) >= 1).unwrap();
+    lab.wait_for("lungs", PATIENCE, |status| missed(status) >= 2).unwrap();
     lab.start_agent("d", &[]).unwrap();
     lab.released("lungs", PATIENCE).unwrap();
     let status = lab.status("lungs").unwrap();
