@@ -16,6 +16,18 @@ pub(crate) fn give_large_buffers_back() {
     }
 }
 
+/// Gives back what many small buffers of a transfer have left: to be called before a model-sized job.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "a function of the C library")]
+pub(crate) fn give_small_buffers_back() {
+    // SAFETY: `malloc_trim` takes a number by value and may be called by any thread at any time.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
 /// Other C libraries have no such settings.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn give_large_buffers_back() {}
+
+/// Nor this.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn give_small_buffers_back() {}

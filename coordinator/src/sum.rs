@@ -16,6 +16,7 @@ use consilium_study::hash::Hash;
 use consilium_study::model_file::{ModelFile, ModelFileError, Origin};
 use consilium_study::name::SiteName;
 
+use crate::memory::give_small_buffers_back;
 use crate::parts::Parts;
 use crate::uploads::{UploadName, read_chunk};
 
@@ -32,6 +33,7 @@ enum JobError {
 
 /// Performs a job and says what came out.
 pub(crate) fn perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Summed, SumRefused> {
+    give_small_buffers_back();
     try_perform(parts, machine, job).map_err(|error| {
         tracing::error!(attempt = job.context.attempt.get(), %error, "an opened sum cannot be used");
         SumRefused

@@ -40,6 +40,13 @@ impl Running {
         self.child.id()
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).context("VmHWM")?;
+        Ok(line.split_whitespace().nth(1).context("a number")?.parse::<u64>()? * 1024)
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -25,12 +25,6 @@ fn bytes_of_hash(text: &str) -> Vec<u8> {
     (0..64).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-fn peak_memory_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
 #[tokio::test]
 async fn a_member_that_lies_is_refused_and_the_others_finish() {
     let mut lab = Lab::new(PROGRAMS, 3).unwrap();
@@ -98,7 +92,7 @@ async fn a_member_that_lies_is_refused_and_the_others_finish() {
     lab.released("lungs", PATIENCE).unwrap();
     let coordinator = lab.coordinator.as_mut().unwrap();
     assert!(coordinator.runs());
-    let peak = peak_memory_mib(coordinator.pid());
+    let peak = coordinator.peak_memory().unwrap() >> 20;
     assert!(peak < MOST_MEMORY_MIB, "{peak} MiB");
     drop(streams);
 }

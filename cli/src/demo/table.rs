@@ -18,7 +18,8 @@ pub(crate) struct Table {
     path: usize,
     label: usize,
     patient: Option<usize>,
-    split: Option<usize>,
+    /// The column of the split, if it names any row for testing.
+    test_split: Option<usize>,
     /// All labels; the position is the class. In alphabetical order, unless a study gave another.
     pub labels: Vec<String>,
 }
@@ -48,14 +49,15 @@ impl Table {
         let needed =
             |name: &str| column(name).with_context(|| format!("{} has no column {name}", path.display()));
         let (of_path, of_label) = (needed("path")?, needed("label")?);
-        let (patient, split) = (column("patient"), column("split"));
+        let patient = column("patient");
+        let test_split = column("split").filter(|column| rows.iter().any(|row| &row[*column] == "test"));
         let mut labels: Vec<String> = rows.iter().map(|row| row[of_label].to_owned()).collect();
         labels.sort();
         labels.dedup();
         if labels.len() < 2 {
             bail!("{} names fewer than two classes", path.display());
         }
-        Ok(Self { header, rows, path: of_path, label: of_label, patient, split, labels })
+        Ok(Self { header, rows, path: of_path, label: of_label, patient, test_split, labels })
     }
 
     /// Brings what is written as labels to the classes of a study: the longest class that begins the text, upper
@@ -73,8 +75,8 @@ impl Table {
     }
 
     /// Whether the table itself says which rows are for testing.
-    pub(crate) fn has_split(&self) -> bool {
-        self.split.is_some()
+    pub(crate) fn names_test(&self) -> bool {
+        self.test_split.is_some()
     }
 
     /// Rows of each patient; a row without a patient is its own.
@@ -88,9 +90,10 @@ impl Table {
         groups.into_values().collect()
     }
 
-    /// Whether a patient goes to no site: by the table's own split, else by a hash of who it is.
+    /// Whether a patient goes to no site: by the table's own split if that names any for testing, else by a hash of who
+    /// it is.
     pub(crate) fn is_test(&self, group: &[usize], seed: u64) -> bool {
-        if let Some(column) = self.split {
+        if let Some(column) = self.test_split {
             return group.iter().any(|row| &self.rows[*row][column] == "test");
         }
         let key = format!("{seed} {}", &self.rows[group[0]][self.patient.unwrap_or(self.path)]);
@@ -227,6 +230,22 @@ mod tests {
         assert_eq!((table.class(0), table.class(1)), (0, 1));
         assert_eq!(table.by_column("country", &groups, 2).unwrap(), [1, 0, 1]);
         assert!(table.by_column("country", &groups, 4).is_err());
+    }
+
+    #[test]
+    fn some_patients_are_for_testing_whatever_the_split_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let tested = |split: fn(usize) -> &'static str| {
+            let rows = (0..100).map(|case| format!("{case}.png,{},{}\n", case % 2, split(case)));
+            let text = format!("path,label,split\n{}", rows.collect::<String>());
+            std::fs::write(folder.path().join("labels.csv"), text).unwrap();
+            let table = Table::of_folder(folder.path()).unwrap();
+            let groups = table.patients();
+            groups.iter().filter(|group| table.is_test(group, 1)).count()
+        };
+        assert_eq!(tested(|case| if case < 7 { "test" } else { "train" }), 7);
+        let by_hash = tested(|case| if case < 7 { "val" } else { "train" });
+        assert!((10..30).contains(&by_hash), "{by_hash}");
     }
 
     #[test]

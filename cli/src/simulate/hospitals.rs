@@ -56,7 +56,7 @@ fn deal_folder(plan: &mut Plan, args: &SimulateArgs, root: &Path, test: &Path) -
     table.relabel(&plan.data.labels);
     let by_column = matches!(args.partition, Partition::By(_));
     // Values of a column may have one patient each: without a split in the table, all patients stay with them.
-    let keeps_test = table.has_split() || !by_column;
+    let keeps_test = table.names_test() || !by_column;
     let (for_test, for_sites): (Vec<_>, Vec<_>) =
         table.patients().into_iter().partition(|group| keeps_test && table.is_test(group, plan.seed));
     let names = match &args.partition {

@@ -135,8 +135,8 @@ impl ModelFile {
                 want: identity.graph.parameters().len(),
             });
         }
-        // Every tensor below is backed by bytes of the file, so this length is not a mere claim.
-        let mut model = Vec::new();
+        // No more room than the file has numbers for, whatever its header claims.
+        let mut model = Vec::with_capacity(identity.graph.len().min(bytes.len() / 4));
         for block in identity.graph.parameters() {
             let name = || block.name().to_owned();
             let tensor =
