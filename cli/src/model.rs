@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use consilium_study::hash::Hash;
-use consilium_study::model_file::ModelFile;
+use consilium_study::model_file::{LONGEST_HEADER, ModelFile};
 use consilium_study::name::StudyName;
 use serde::Serialize;
 
@@ -14,9 +14,6 @@ use crate::consortium::{Consortium, Location};
 use crate::output::{Output, bytes, table};
 use crate::remote::{self, Meter, Remote};
 use crate::study::{self, Known, NOTHING_ADOPTED, StudyLine};
-
-/// What a model file holds beside its numbers.
-const HEADER: u64 = 4 << 20;
 
 /// List, show and export released models
 #[derive(Debug, Args)]
@@ -259,7 +256,7 @@ fn released(known: &Known) -> anyhow::Result<(Hash, u64)> {
             known.status.state
         );
     };
-    Ok((model, known.study.model.len() as u64 * 4 + HEADER))
+    Ok((model, known.study.model.len() as u64 * 4 + 8 + LONGEST_HEADER))
 }
 
 /// A hash says that the bytes are those the coordinator named; this, that they are a model of the study.

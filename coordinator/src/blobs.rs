@@ -43,7 +43,7 @@ impl Blobs {
     /// Stores bytes under their hash.
     pub fn put(&self, bytes: &[u8]) -> io::Result<Hash> {
         let mut writer = self.writer()?;
-        writer.write(bytes)?;
+        writer.write_all(bytes)?;
         writer.finish()
     }
 
@@ -97,13 +97,6 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Adds bytes.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
-        self.file.write_all(bytes)
-    }
-
     /// Bytes written until now.
     pub fn length(&self) -> u64 {
         self.length
@@ -118,6 +111,19 @@ impl BlobWriter {
             sync_folder(&self.folder)
         })?;
         Ok(hash)
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -136,8 +142,8 @@ mod tests {
         let blobs = Blobs::open(folder.path()).unwrap();
         let whole = blobs.put(b"hello world").unwrap();
         let mut writer = blobs.writer().unwrap();
-        writer.write(b"hello ").unwrap();
-        writer.write(b"world").unwrap();
+        writer.write_all(b"hello ").unwrap();
+        writer.write_all(b"world").unwrap();
         assert_eq!(writer.finish().unwrap(), whole);
         assert_eq!(whole, Hash::of_bytes(b"hello world"));
         assert_eq!(blobs.read_at(&whole, 6, 3).unwrap(), (b"wor".to_vec(), 11));

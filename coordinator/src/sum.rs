@@ -1,7 +1,7 @@
 //! The job of an attempt's end: add the uploads, take the masks off, store what comes out.
 //!
 //! Doing it twice gives the same files, so after a crash it is simply done again. Memory is one vector, one
-//! model and one chunk, whatever the number of sites.
+//! block of the model and one chunk, whatever the number of sites.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,25 +10,31 @@ use std::io;
 use consilium_rounds::StudyMachine;
 use consilium_rounds::sum::{Sum, SumError, SumJob, sum};
 use consilium_rounds::{SumRefused, Summed};
-use consilium_secagg::context::Purpose;
 use consilium_secagg::layout::CHUNK_BYTES;
 use consilium_study::hash::Hash;
-use consilium_study::model_file::{ModelFile, ModelFileError, Origin};
+use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, ModelReader, Origin};
 use consilium_study::name::SiteName;
 
 use crate::memory::give_small_buffers_back;
 use crate::parts::Parts;
 use crate::uploads::{UploadName, read_chunk};
 
+/// Why a file of a job cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Model(#[from] ModelFileError),
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
 /// Why a job failed for reasons that lie here.
 #[derive(Debug, thiserror::Error)]
 enum JobError {
     #[error(transparent)]
-    Sum(#[from] SumError<io::Error>),
-    #[error("the starting model cannot be read: {0}")]
-    Start(#[from] ModelFileError),
-    #[error("a file cannot be used: {0}")]
-    Files(#[from] io::Error),
+    Sum(#[from] SumError<ReadError>),
+    #[error("the candidate cannot be written: {0}")]
+    Candidate(#[from] io::Error),
 }
 
 /// Performs a job and says what came out.
@@ -42,13 +48,9 @@ pub(crate) fn perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Re
 
 fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Summed, JobError> {
     let study = machine.study();
-    let start = match job.context.purpose {
-        Purpose::Train => Some(read_model(parts, machine, &job.context.model)?),
-        Purpose::Evaluate | Purpose::Statistics => None,
-    };
     // Chunks of one site are asked for in order, so each spool is read once from beginning to end.
     let mut spools: BTreeMap<SiteName, File> = BTreeMap::new();
-    let read = |site: &SiteName, _index: usize| -> io::Result<Vec<u8>> {
+    let read = |site: &SiteName, _index: usize| -> Result<Vec<u8>, ReadError> {
         let spool = match spools.entry(site.clone()) {
             std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::btree_map::Entry::Vacant(vacant) => {
@@ -60,14 +62,23 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
                 })?)
             }
         };
-        read_chunk(spool, CHUNK_BYTES)
+        Ok(read_chunk(spool, CHUNK_BYTES)?)
     };
-    match sum(study, job, start.as_deref(), read)? {
+    let identity = study.model_identity();
+    let mut model = None;
+    let start = |block: usize| -> Result<Vec<f32>, ReadError> {
+        let model = match &mut model {
+            Some(model) => model,
+            None => model.insert(open_model(parts, &job.context.model, &identity)?),
+        };
+        Ok(model.block(block)?)
+    };
+    match sum(study, job, read, start)? {
         Sum::Train { aggregate, candidate, figures, largest } => {
-            drop(start);
             let origin = Some(Origin { study: study.hash(), round: job.context.round.get() });
-            let file = ModelFile { identity: study.model_identity(), origin, model: candidate };
-            let candidate = parts.blobs.put(&file.to_bytes())?;
+            let mut writer = parts.blobs.writer()?;
+            ModelFile { identity, origin, model: candidate }.write_to(&mut writer)?;
+            let candidate = writer.finish()?;
             Ok(Summed::Train { aggregate, candidate, figures, largest })
         }
         Sum::Evaluate { aggregate, figures } => {
@@ -80,7 +91,8 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
     }
 }
 
-fn read_model(parts: &Parts, machine: &StudyMachine, hash: &Hash) -> Result<Vec<f32>, JobError> {
-    let bytes = parts.blobs.read(hash)?;
-    Ok(ModelFile::from_bytes(&bytes)?.expect(&machine.study().model_identity())?)
+fn open_model(parts: &Parts, model: &Hash, identity: &ModelIdentity) -> Result<ModelReader<File>, ReadError> {
+    let model = ModelReader::open(File::open(parts.blobs.path(model))?)?;
+    model.identity().expect(identity)?;
+    Ok(model)
 }

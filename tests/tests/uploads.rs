@@ -47,6 +47,17 @@ fn transfers_over_a_line_that_breaks_go_on_where_they_were() {
     assert!(line.connections() > 3 * 6, "{} connections", line.connections());
 }
 
+#[test]
+fn a_coordinator_of_eight_hospitals_needs_less_than_three_models() {
+    let mut lab = Lab::new(PROGRAMS, 8).unwrap();
+    lab.start_agents().unwrap();
+    lab.launch_with_all(&study(), PATIENCE).unwrap();
+    lab.released("lungs", PATIENCE).unwrap();
+    assert_eq!(lab.status("lungs").unwrap()["lines"][0]["counted"], 8);
+    let peak = lab.coordinator.as_ref().unwrap().peak_memory().unwrap();
+    assert!(peak < 3 * VECTOR, "{} MB", peak / 1_000_000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lies_about_an_upload_are_refused_and_the_true_one_goes_on() {
     // Everybody's line holds when some of the vector is there; then one agent dies.

@@ -4,6 +4,7 @@
 //! The federation's arm is scored through the released file and nothing else.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,12 +105,12 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
     let identity = study.model_identity();
     let Trained { model, steps, passes, diverged } = match &job.arm {
         Arm::File(path) => {
-            let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-            let model = ModelFile::from_bytes(&bytes)?.expect(&identity)?;
+            let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
+            let model = ModelFile::read(file)?.expect(&identity)?;
             Trained { model, steps: 0, passes: 0, diverged: 0 }
         }
         Arm::Train { sites, initial, counted } => {
-            let start = ModelFile::from_bytes(&std::fs::read(initial)?)?.expect(&identity)?;
+            let start = ModelFile::read(File::open(initial)?)?.expect(&identity)?;
             let cases = |(site, source): (&SiteName, &Source)| Ok((site.clone(), cases(study, source)?.0));
             let cohorts = sites.iter().map(cases).collect::<anyhow::Result<_>>()?;
             train_together(study, &cohorts, start, counted)?

@@ -1,5 +1,8 @@
 //! What operators order and read, and auditors read.
 
+use std::fs::File;
+use std::io::Write as _;
+
 use consilium_identity::certificate::Leaf;
 use consilium_identity::enrolment::{Admission, EnrolmentRequest};
 use consilium_identity::invitation::InvitationRecord;
@@ -19,7 +22,7 @@ use consilium_rounds::record::Course;
 use consilium_rounds::{Act, Event, Proposal, StudyMachine};
 use consilium_study::canonical::Canonical;
 use consilium_study::document::Study;
-use consilium_study::model_file::ModelFile;
+use consilium_study::model_file::ModelReader;
 use consilium_study::name::{Principal, SiteName, StudyName};
 use consilium_study::sign::{Signed, Statement, Verified, VerifyingKey};
 use jiff::Timestamp;
@@ -232,12 +235,13 @@ impl Services {
                 )));
             }
         }
-        let model = self.hub.parts.blobs.read(&study.initial_model()).map_err(|_| {
+        let path = self.hub.parts.blobs.path(&study.initial_model());
+        let model = File::open(path).map_err(|_| {
             Status::failed_precondition(
                 "the study's initial model was not stored; `consilium study propose` stores it first",
             )
         })?;
-        ModelFile::from_bytes(&model).and_then(|file| file.expect(&study.model_identity())).map_err(
+        tokio::task::block_in_place(|| ModelReader::open(model)?.check(&study.model_identity())).map_err(
             |error| Status::failed_precondition(format!("the initial model does not fit the study: {error}")),
         )?;
         let proposal = Proposal {
@@ -350,7 +354,7 @@ impl Operator for Services {
             if writer.length() + chunk.bytes.len() as u64 > LONGEST_BLOB {
                 return Err(Status::invalid_argument("the file is too long"));
             }
-            tokio::task::block_in_place(|| writer.write(&chunk.bytes)).map_err(disk)?;
+            tokio::task::block_in_place(|| writer.write_all(&chunk.bytes)).map_err(disk)?;
         }
         let length = writer.length();
         let got = tokio::task::block_in_place(|| writer.finish()).map_err(disk)?;

@@ -5,17 +5,17 @@
 //! program reaches the same bytes.
 
 use consilium_study::document::Strategy;
-use consilium_study::graph::ModelGraph;
+use consilium_study::graph::ParameterSpec;
 
 /// A mean makes no model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StrategyError {
     /// Other lengths.
-    #[error("the start or the aggregate has {got} entries, the model has {want}")]
+    #[error("a block of the start or of the aggregate has {got} entries, the model's has {want}")]
     WrongLength {
-        /// Entries of the start or of the aggregate.
+        /// Entries of the start's or of the aggregate's.
         got: usize,
-        /// Entries of the model.
+        /// Entries of the model's.
         want: usize,
     },
     /// An entry of the next model would not be finite.
@@ -23,45 +23,53 @@ pub enum StrategyError {
     NotFinite(usize),
 }
 
-/// The model of `graph` after `start`, shape `[params]`, given the mean update, shape `[params]`, whose memory it
-/// takes.
+/// One block of the model after `start`, in place of the mean update that `next` holds; both of the block's length.
 ///
 /// *FedAvg* (McMahan et al. 2017) with server learning rate η (Reddi et al. 2021):
 /// `next[j] = f32(f64(start[j]) + η · f64(mean[j]))`, each operation rounded to nearest even. Running statistics
 /// of normalisations are measured, not trained; for them η is 1, so that a variance stays between those of the sites.
-pub fn next_model(
+pub fn next_block(
     strategy: Strategy,
-    graph: &ModelGraph,
+    block: &ParameterSpec,
     start: &[f32],
-    mean: Vec<f32>,
-) -> Result<Vec<f32>, StrategyError> {
-    if start.len() != graph.len() || mean.len() != graph.len() {
-        let got = if mean.len() == graph.len() { start.len() } else { mean.len() };
-        return Err(StrategyError::WrongLength { got, want: graph.len() });
+    next: &mut [f32],
+) -> Result<(), StrategyError> {
+    if let Some(got) = [start.len(), next.len()].into_iter().find(|got| *got != block.len()) {
+        return Err(StrategyError::WrongLength { got, want: block.len() });
     }
-    let mut next = mean;
     match strategy {
         Strategy::FedAvg { server_learning_rate } => {
-            for block in graph.parameters() {
-                let rate = if block.is_trainable() { server_learning_rate.get() } else { 1.0 };
-                for (next, start) in next[block.range()].iter_mut().zip(&start[block.range()]) {
-                    *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
-                }
+            let rate = if block.is_trainable() { server_learning_rate.get() } else { 1.0 };
+            for (next, start) in next.iter_mut().zip(start) {
+                *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
             }
         }
     }
     match next.iter().position(|entry| !entry.is_finite()) {
-        Some(entry) => Err(StrategyError::NotFinite(entry)),
-        None => Ok(next),
+        Some(entry) => Err(StrategyError::NotFinite(block.range().start + entry)),
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use consilium_study::graph::{ModelSpec, Preset, Role};
+    use consilium_study::graph::{ModelGraph, ModelSpec, Preset, Role};
     use consilium_study::quantity::ServerLearningRate;
 
     use super::*;
+
+    /// All blocks of a model.
+    fn next_model(
+        strategy: Strategy,
+        graph: &ModelGraph,
+        start: &[f32],
+        mut mean: Vec<f32>,
+    ) -> Result<Vec<f32>, StrategyError> {
+        for block in graph.parameters() {
+            next_block(strategy, block, &start[block.range()], &mut mean[block.range()])?;
+        }
+        Ok(mean)
+    }
 
     fn fedavg(rate: f64) -> Strategy {
         Strategy::FedAvg { server_learning_rate: ServerLearningRate::new(rate).unwrap() }
@@ -110,9 +118,11 @@ mod tests {
         let mut start = vec![0.0; graph.len()];
         start[1] = f32::MAX;
         assert_eq!(next_model(fedavg(1.0), &graph, &start, start.clone()), Err(StrategyError::NotFinite(1)));
-        let (short, want) = (graph.len() - 1, graph.len());
+        let block = &graph.parameters()[0];
+        let (short, want) = (block.len() - 1, block.len());
         let wrong = Err(StrategyError::WrongLength { got: short, want });
-        assert_eq!(next_model(fedavg(1.0), &graph, &start, vec![0.0; short]), wrong);
-        assert_eq!(next_model(fedavg(1.0), &graph, &start[1..], vec![0.0; want]), wrong);
+        let zeros = || vec![0.0; want];
+        assert_eq!(next_block(fedavg(1.0), block, &zeros(), &mut zeros()[1..]), wrong);
+        assert_eq!(next_block(fedavg(1.0), block, &zeros()[1..], &mut zeros()), wrong);
     }
 }

@@ -1,8 +1,8 @@
 //! From uploads and opened seeds to a candidate or to figures: the arithmetic of a round.
 //!
 //! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
-//! same uploads, same seeds, same starting model, same bytes. Memory is one vector and one chunk, whatever the
-//! number of sites.
+//! same uploads, same seeds, same starting model, same bytes. Memory is one vector, one block of the model and one
+//! chunk, whatever the number of sites.
 
 use consilium_secagg::accumulator::{Accumulator, OpenedSeeds, WrongChunk};
 use consilium_secagg::context::{Context, Purpose};
@@ -14,7 +14,7 @@ use consilium_study::name::SiteName;
 use minicbor::{Decode, Encode};
 
 use crate::metrics::{EvaluationCounts, Figures, MalformedCounts, TrainCounts, TrainFigures};
-use crate::strategy::{StrategyError, next_model};
+use crate::strategy::{StrategyError, next_block};
 use crate::vector::evaluation_shape;
 
 /// Everything a sum needs besides the uploads and, after training, the starting model (`context.model`).
@@ -75,21 +75,22 @@ pub enum SumError<E> {
     /// The sum gives no model.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
-    /// A training sum needs its starting model.
-    #[error("a training sum needs the model that the round started from")]
-    NoStart,
+    /// The starting model cannot be read.
+    #[error("the model that the round started from cannot be read: {0}")]
+    Start(E),
     /// This version publishes no statistics.
     #[error("this version sums no statistics")]
     Statistics,
 }
 
 /// Adds the uploads, takes the masks off and reads the sum. `read(site, index)` returns chunk `index` of a
-/// site's upload; `start` is the model named by the context of a training round.
+/// site's upload; `start(block)` returns one block of the model that the context names. Both are asked in order,
+/// the latter after training only.
 pub fn sum<E>(
     study: &Study,
     job: &SumJob,
-    start: Option<&[f32]>,
     mut read: impl FnMut(&SiteName, usize) -> Result<Vec<u8>, E>,
+    mut start: impl FnMut(usize) -> Result<Vec<f32>, E>,
 ) -> Result<Sum, SumError<E>> {
     let layout = &job.context.layout;
     let mut total = Accumulator::new(layout.words());
@@ -102,13 +103,19 @@ pub fn sum<E>(
     total.remove_masks(&job.context, &job.seeds);
     let words = total.into_words();
     let aggregate = hash_of(&words);
-    let decoded = decode(&job.context, words)?;
+    let mut decoded = decode(&job.context, words)?;
     match job.context.purpose {
         Purpose::Train => {
-            let start = start.ok_or(SumError::NoStart)?;
             let (figures, largest) = train_figures(layout, &decoded);
-            let candidate = next_model(study.rounds.strategy, &study.model, start, decoded.update)?;
-            Ok(Sum::Train { aggregate, candidate, figures, largest })
+            let next = &mut decoded.update;
+            if next.len() != study.model.len() {
+                return Err(StrategyError::WrongLength { got: next.len(), want: study.model.len() }.into());
+            }
+            for (index, block) in study.model.parameters().iter().enumerate() {
+                let start = start(index).map_err(SumError::Start)?;
+                next_block(study.rounds.strategy, block, &start, &mut next[block.range()])?;
+            }
+            Ok(Sum::Train { aggregate, candidate: decoded.update, figures, largest })
         }
         Purpose::Evaluate => {
             let counts = EvaluationCounts::from_words(evaluation_shape(study), &decoded.counts);

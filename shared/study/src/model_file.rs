@@ -8,10 +8,12 @@
 //! The same model has the same bytes: the header is written in sorted order (the crate's own writer
 //! keeps metadata in a randomly ordered map), and the body is the flat vector, little-endian.
 
+mod reader;
+
 use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Seek, Write};
 
 use minicbor::{Decode, Encode};
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 use crate::canonical::{Canonical, NotCanonical};
@@ -20,7 +22,11 @@ use crate::graph::ModelGraph;
 use crate::hash::Hash;
 use crate::preprocessing::Preprocessing;
 
+pub use self::reader::{LONGEST_HEADER, ModelReader};
+
 const FORMAT: &str = "consilium-model/1";
+/// Numbers that are written at once.
+const PIECE: usize = 1 << 14;
 
 /// What the numbers of a model are of.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -41,6 +47,23 @@ impl ModelIdentity {
     /// Hash of graph, preprocessing and labels together.
     pub fn hash(&self) -> Hash {
         Hash::of_value("model-identity", self)
+    }
+
+    /// Whether a file of this identity holds what is `wanted`.
+    pub fn expect(&self, wanted: &Self) -> Result<(), ModelFileError> {
+        let (file, graph) = (self.graph.hash(), wanted.graph.hash());
+        if file != graph {
+            return Err(ModelFileError::OtherGraph { file, wanted: graph });
+        }
+        if self.preprocessing != wanted.preprocessing {
+            let (file, wanted) = (self.preprocessing, wanted.preprocessing);
+            return Err(ModelFileError::OtherPreprocessing { file, wanted });
+        }
+        if self.labels != wanted.labels {
+            let (file, wanted) = (self.labels.clone(), wanted.labels.clone());
+            return Err(ModelFileError::OtherLabels { file, wanted });
+        }
+        Ok(())
     }
 }
 
@@ -70,8 +93,31 @@ impl ModelFile {
     /// # Panics
     /// When `model` has another length than the graph says.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.model.len() * 4);
+        self.write_to(&mut bytes).expect("memory takes every byte");
+        bytes
+    }
+
+    /// Writes what [`ModelFile::to_bytes`] gives, a little at a time.
+    ///
+    /// # Panics
+    /// When `model` has another length than the graph says.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        assert_eq!(self.model.len(), self.identity.graph.len(), "a model has as many numbers as its graph");
+        let header = self.header();
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        let mut piece = Vec::with_capacity(4 * PIECE);
+        for values in self.model.chunks(PIECE) {
+            piece.clear();
+            piece.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            out.write_all(&piece)?;
+        }
+        Ok(())
+    }
+
+    fn header(&self) -> Vec<u8> {
         let ModelIdentity { graph, preprocessing, labels } = &self.identity;
-        assert_eq!(self.model.len(), graph.len(), "a model has as many numbers as its graph");
         let mut metadata = BTreeMap::from([
             ("format", FORMAT.to_owned()),
             ("identity", to_hex(&self.identity.to_canonical())),
@@ -97,80 +143,24 @@ impl ModelFile {
         let mut header = Value::Object(header).to_string().into_bytes();
         // The format wants the body to start at a multiple of eight.
         header.resize(header.len().next_multiple_of(8), b' ');
-        let mut bytes = Vec::with_capacity(8 + header.len() + self.model.len() * 4);
-        bytes.extend((header.len() as u64).to_le_bytes());
-        bytes.extend(header);
-        self.model.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
-        bytes
+        header
+    }
+
+    /// Reads a file that is in memory: [`ModelFile::read`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileError> {
+        Self::read(Cursor::new(bytes))
     }
 
     /// Reads a file and compares every tensor with the graph that it names.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelFileError> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|_| ModelFileError::NotSafetensors)?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|_| ModelFileError::NotSafetensors)?;
-        let metadata = header.metadata().as_ref().ok_or(ModelFileError::Unlabelled)?;
-        let field = |name: &'static str| metadata.get(name).map(String::as_str);
-        if field("format") != Some(FORMAT) {
-            return Err(ModelFileError::Unlabelled);
-        }
-        let identity = from_hex(field("identity").ok_or(ModelFileError::Unlabelled)?);
-        let identity = ModelIdentity::from_canonical(&identity.ok_or(ModelFileError::Unlabelled)?)?;
-        let origin = match (field("study"), field("round")) {
-            (None, None) => None,
-            (Some(study), Some(round)) => Some(Origin {
-                study: study.parse().map_err(|_| ModelFileError::Origin)?,
-                round: round.parse().map_err(|_| ModelFileError::Origin)?,
-            }),
-            _ => return Err(ModelFileError::Origin),
-        };
-        if identity.labels.len() != identity.graph.classes() {
-            return Err(ModelFileError::Labels {
-                labels: identity.labels.len(),
-                classes: identity.graph.classes(),
-            });
-        }
-        if tensors.len() != identity.graph.parameters().len() {
-            return Err(ModelFileError::TensorCount {
-                got: tensors.len(),
-                want: identity.graph.parameters().len(),
-            });
-        }
-        // No more room than the file has numbers for, whatever its header claims.
-        let mut model = Vec::with_capacity(identity.graph.len().min(bytes.len() / 4));
-        for block in identity.graph.parameters() {
-            let name = || block.name().to_owned();
-            let tensor =
-                tensors.tensor(block.name()).map_err(|_| ModelFileError::Missing { name: name() })?;
-            if tensor.dtype() != Dtype::F32 || tensor.shape() != block.shape() {
-                return Err(ModelFileError::Shape {
-                    name: name(),
-                    got: tensor.shape().to_vec(),
-                    want: block.shape().to_vec(),
-                });
-            }
-            let values = tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-            model.extend(values);
-            if model[block.range()].iter().any(|value| !value.is_finite()) {
-                return Err(ModelFileError::NotFinite { name: name() });
-            }
-        }
-        Ok(Self { identity, origin, model })
+    pub fn read(source: impl Read + Seek) -> Result<Self, ModelFileError> {
+        let mut reader = ModelReader::open(source)?;
+        let model = reader.all()?;
+        Ok(Self { origin: reader.origin(), identity: reader.into_identity(), model })
     }
 
     /// The numbers, if they are of `identity`.
     pub fn expect(self, identity: &ModelIdentity) -> Result<Vec<f32>, ModelFileError> {
-        let (file, wanted) = (self.identity.graph.hash(), identity.graph.hash());
-        if file != wanted {
-            return Err(ModelFileError::OtherGraph { file, wanted });
-        }
-        if self.identity.preprocessing != identity.preprocessing {
-            let (file, wanted) = (self.identity.preprocessing, identity.preprocessing);
-            return Err(ModelFileError::OtherPreprocessing { file, wanted });
-        }
-        if self.identity.labels != identity.labels {
-            let wanted = identity.labels.clone();
-            return Err(ModelFileError::OtherLabels { file: self.identity.labels, wanted });
-        }
+        self.identity.expect(identity)?;
         Ok(self.model)
     }
 }
@@ -181,23 +171,15 @@ fn to_hex(bytes: &[u8]) -> String {
     digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
-    if rest.is_empty() { bytes.collect() } else { None }
-}
-
 /// Why a file is not the model that is wanted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ModelFileError {
     /// Not a safetensors file, or a broken one.
     #[error("this is not a whole safetensors file")]
     NotSafetensors,
+    /// The file cannot be read.
+    #[error("reading failed: {0}")]
+    Io(io::ErrorKind),
     /// A safetensors file that does not say what its numbers are of.
     #[error("the file does not say which graph its numbers belong to (no {FORMAT} identity)")]
     Unlabelled,

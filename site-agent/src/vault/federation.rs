@@ -6,6 +6,7 @@ mod mortal;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ use consilium_secagg::layout::CHUNK_BYTES;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::document::{Draft, Study};
 use consilium_study::hash::Hash;
+use consilium_study::model_file::ModelReader;
 use consilium_study::name::SiteName;
 use consilium_study::policy::Policy;
 use consilium_study::sign::{Signed, SigningKey};
@@ -322,16 +324,17 @@ impl Federation {
             match effect {
                 Effect::Sum(job) => {
                     let attempt = job.context.attempt;
-                    let start = self
-                        .models
-                        .get(&job.context.model)
-                        .map(|bytes| ModelFile::from_bytes(bytes).unwrap().expect(&self.identity).unwrap());
+                    let start = |block: usize| {
+                        let mut file =
+                            ModelReader::open(Cursor::new(&self.models[&job.context.model])).unwrap();
+                        Ok(file.block(block).unwrap())
+                    };
                     let read = |site: &SiteName, index: usize| {
                         let upload = self.uploads.get(&(attempt.get(), site.clone())).ok_or("missing")?;
                         let past = upload.len().min((index + 1) * CHUNK_BYTES);
                         Ok::<_, &str>(upload[index * CHUNK_BYTES..past].to_vec())
                     };
-                    let outcome = match sum(self.machine.study(), &job, start.as_deref(), read).unwrap() {
+                    let outcome = match sum(self.machine.study(), &job, read, start).unwrap() {
                         Sum::Train { aggregate, candidate, figures, largest } => {
                             let file =
                                 ModelFile { identity: self.identity.clone(), origin: None, model: candidate };

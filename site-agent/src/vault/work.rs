@@ -4,6 +4,7 @@
 //! leaves this thread only as the vector that is masked next, and no file ever holds it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -360,13 +361,13 @@ impl Task<'_> {
 
     /// Reads a model file and checks that it is of this study's graph.
     fn read(&self, path: &Path) -> Result<Vec<f32>, Halt> {
-        let bytes = std::fs::read(path).map_err(|_| Halt::Withdraw(Withdrawal::ModelUnavailable))?;
+        let file = File::open(path).map_err(|_| Halt::Withdraw(Withdrawal::ModelUnavailable))?;
         let identity = ModelIdentity {
             graph: self.study.model.clone(),
             preprocessing: self.preprocessing(),
             labels: self.study.data.labels.clone(),
         };
-        ModelFile::from_bytes(&bytes).and_then(|file| file.expect(&identity)).map_err(|error| {
+        ModelFile::read(file).and_then(|file| file.expect(&identity)).map_err(|error| {
             tracing::warn!(study = self.study.hash().short(), %error, "the model is not one of this study");
             Halt::Decline(Decline::Model, format!("the model is not one of this study: {error}"))
         })

@@ -1,7 +1,6 @@
 //! Drives a study from its proposal to its release.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::convert::Infallible;
 
 use consilium_secagg::numbering::Attempt;
 use consilium_study::hash::Hash;
@@ -246,17 +245,22 @@ impl<M: Models> Federation<M> {
     }
 
     fn sum(&mut self, job: &SumJob) -> Result<Summed, SumRefused> {
-        let start = self.models.read(&job.context.model);
+        let study = self.machine.study();
+        let model = self.models.read(&job.context.model);
+        let start = |block: usize| {
+            let range = study.model.parameters()[block].range();
+            model.as_ref().and_then(|model| model.get(range)).map(<[f32]>::to_vec).ok_or(SumRefused)
+        };
         let attempt = job.context.attempt;
         let uploads = &self.uploads;
-        let read = |site: &SiteName, index: usize| -> Result<Vec<u8>, Infallible> {
-            Ok(uploads
+        let read = |site: &SiteName, index: usize| {
+            uploads
                 .get(&(attempt, site.clone()))
                 .and_then(|chunks| chunks.get(index))
                 .cloned()
-                .unwrap_or_default())
+                .ok_or(SumRefused)
         };
-        match sum(self.machine.study(), job, start.as_deref(), read).map_err(|_| SumRefused)? {
+        match sum(study, job, read, start).map_err(|_| SumRefused)? {
             Sum::Train { aggregate, candidate, figures, largest } => {
                 Ok(Summed::Train { aggregate, candidate: self.models.write(candidate), figures, largest })
             }

@@ -323,7 +323,11 @@ impl Sim {
     fn perform(&mut self, job: &Effect) {
         match job {
             Effect::Sum(job) => {
-                let start = self.models.get(&job.context.model).cloned();
+                let study = self.machine.study();
+                let start = |block: usize| {
+                    let range = study.model.parameters()[block].range();
+                    self.models.get(&job.context.model).map(|model| model[range].to_vec()).ok_or(())
+                };
                 let attempt = job.context.attempt;
                 let uploads = &self.uploads;
                 let read = |site: &SiteName, index: usize| {
@@ -333,7 +337,7 @@ impl Sim {
                         .cloned()
                         .ok_or(())
                 };
-                let outcome = match sum(self.machine.study(), job, start.as_deref(), read) {
+                let outcome = match sum(study, job, read, start) {
                     Ok(Sum::Train { aggregate, candidate, figures, largest }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));
                         let hash = hash_of_model(&candidate);
