@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::process::{Part, part};
 use super::progress::{Round, Story};
-use super::standing::{DEAL_ANEW, Judgement, Stillness, describe, waits, withdrawals};
+use super::standing::{Judgement, Stillness, describe, waits, withdrawals};
 use super::{AWAY, LOOK};
 use crate::consortium::{Consortium, init};
 use crate::remote::{Meter, Remote};
@@ -243,11 +243,12 @@ impl Federation {
                         story.tell(&format!("an attempt was given up and is made again: {cause}"));
                         given_up += 1;
                         let withdrawn = withdrawals(&self.status(&mut remote, &study.name).await?)?;
-                        if given_up >= MOST_GIVEN_UP && !withdrawn.is_empty() {
+                        if given_up >= MOST_GIVEN_UP
+                            && let Some(withdrawn) = withdrawn
+                        {
                             bail!(
                                 "{given_up} attempts in a row were given up ({cause}), and it will not get better: \
-                                 {} withdrew. {DEAL_ANEW}; {}",
-                                withdrawn.join(", "),
+                                 {withdrawn}; {}",
                                 self.see
                             );
                         }

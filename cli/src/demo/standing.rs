@@ -14,8 +14,12 @@ const UNDECIDED: [&str; 3] = ["enrolled", "connected", "deciding"];
 const QUIET: Duration = Duration::from_secs(10);
 
 /// What helps where a hospital has too little that it can use.
-pub(super) const DEAL_ANEW: &str =
+const DEAL_ANEW: &str =
     "If it has too few cases, deal them to fewer hospitals (--sites) or in another way (--partition iid)";
+
+/// What helps where a model becomes worse for a hospital than the one before.
+const TRAIN_GENTLY: &str = "The training is too much for hospitals so different: take a smaller learning_rate \
+                            (--training), or deal more evenly (--partition iid)";
 
 /// How the hospitals judge a study.
 pub(super) struct Judgement {
@@ -43,14 +47,20 @@ impl Judgement {
     }
 }
 
-/// Hospitals that do not take part in an attempt by their own decision, each with its reason.
-pub(super) fn withdrawals(status: &Value) -> anyhow::Result<Vec<String>> {
+/// Hospitals that do not take part in an attempt by their own decision, each with its reason, and what helps.
+/// None without such a hospital.
+pub(super) fn withdrawals(status: &Value) -> anyhow::Result<Option<String>> {
+    let view = view(status)?;
     let reason = |site: &SiteView| {
         let missing = site.missing.as_ref()?;
-        let reason = missing.withdrawal.as_ref().or(missing.decline.as_ref())?;
-        Some(format!("{} ({})", site.site, reason.replace('_', " ")))
+        Some((site.site.clone(), missing.withdrawal.clone().or(missing.decline.clone())?))
     };
-    Ok(view(status)?.sites.iter().filter_map(reason).collect())
+    let reasons: Vec<(String, String)> = view.sites.iter().filter_map(reason).collect();
+    let by_model = reasons.iter().all(|(_, reason)| reason == "model");
+    let named = reasons.iter().map(|(site, reason)| format!("{site} ({})", reason.replace('_', " ")));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let remedy = if by_model { TRAIN_GENTLY } else { DEAL_ANEW };
+    Ok((!reasons.is_empty()).then(|| format!("{named} withdrew. {remedy}")))
 }
 
 /// Whom a study waits for, in the words of `study status`.
@@ -130,10 +140,14 @@ mod tests {
     #[test]
     fn whoever_withdraws_is_named_with_the_reason() {
         let mut status = status(None, "retry");
-        assert!(withdrawals(&status).unwrap().is_empty());
+        assert_eq!(withdrawals(&status).unwrap(), None);
         status["sites"][0]["missing"] = json!({"dropout": "timeout"});
         status["sites"][1]["missing"] = json!({"dropout": "withdrew", "withdrawal": "too_few_usable"});
-        assert_eq!(withdrawals(&status).unwrap(), ["coimbra (too few usable)"]);
+        let said = withdrawals(&status).unwrap().unwrap();
+        assert!(said.starts_with("coimbra (too few usable) withdrew.") && said.contains("--sites"), "{said}");
+        status["sites"][1]["missing"] = json!({"dropout": "declined", "decline": "model"});
+        let said = withdrawals(&status).unwrap().unwrap();
+        assert!(said.starts_with("coimbra (model) withdrew.") && said.contains("learning_rate"), "{said}");
     }
 
     #[test]

@@ -224,6 +224,11 @@ impl Missing {
     pub fn declined(site: SiteName, reason: Decline) -> Self {
         Self { decline: Some(reason), ..Self::new(site, Dropout::Declined) }
     }
+
+    /// Whether the site itself decided so.
+    pub fn by_own_decision(&self) -> bool {
+        self.withdrawal.is_some() || self.decline.is_some()
+    }
 }
 
 impl fmt::Display for Missing {

@@ -46,7 +46,7 @@ impl StudyMachine {
                 start
             }
             Life::Running(run) => match &run.stage {
-                Stage::Gathering(gathering) => self.gather(*gathering, now, key, effects),
+                Stage::Gathering(gathering) => self.gather(&gathering.clone(), now, key, effects),
                 Stage::Attempt(_) => self.push_on(now, effects),
                 Stage::Summing(_) => false,
             },
@@ -200,7 +200,7 @@ impl StudyMachine {
         let mut moments: Vec<Timestamp> = Vec::new();
         match &self.life {
             Life::Running(run) | Life::Paused { run, .. } => match &run.stage {
-                Stage::Gathering(gathering) => self.gathering_moments(*gathering, &mut moments),
+                Stage::Gathering(gathering) => self.gathering_moments(gathering, &mut moments),
                 Stage::Attempt(live) => {
                     if matches!(live.phase, Phase::Collect(_)) {
                         moments.push(match live.outstanding().next() {
@@ -221,7 +221,7 @@ impl StudyMachine {
         moments.into_iter().filter(|moment| *moment > self.clock).min()
     }
 
-    fn gathering_moments(&self, gathering: Gathering, moments: &mut Vec<Timestamp>) {
+    fn gathering_moments(&self, gathering: &Gathering, moments: &mut Vec<Timestamp>) {
         moments.push(gathering.not_before);
         moments.push(gathering.since.after_human(self.study.rounds.evaluate_timeout));
         moments.extend(self.sites.values().filter_map(|record| record.expected_back(&self.timing)));

@@ -8,7 +8,7 @@ use consilium_secagg::numbering::Attempt;
 use consilium_secagg::{Inconsistent, UnmetTerms};
 use consilium_study::name::{Principal, SiteName};
 
-use super::run::{Gathering, Life, Live, Phase, Run, Stage, Step, Summing, UploadState};
+use super::run::{Gathering, GivenUp, Life, Live, Phase, Run, Stage, Step, Summing, UploadState};
 use super::sites::Standing;
 use super::{Effects, StudyMachine};
 use crate::event::{ActRefused, Effect, Notice, Refused};
@@ -284,7 +284,7 @@ impl StudyMachine {
                     bytes_up: live.bytes_up,
                     bytes_down: live.bytes_down,
                     busy_ms: live.members.values().map(|member| member.busy_ms).max().unwrap_or(0),
-                    abandoned: live.abandoned,
+                    given_up: live.given_up.clone(),
                     job: job.clone(),
                 };
                 effects.push(Effect::Sum(Box::new(job)));
@@ -327,7 +327,7 @@ impl StudyMachine {
         // Before the deadline nobody is to blame for not being done.
         let late = now >= self.collect_deadline(live);
         let missing = not_complete(live, if late { Dropout::NoUpload } else { Dropout::Unfinished });
-        let (attempt, ctx, abandoned) = (live.attempt(), live.ctx, live.abandoned + 1);
+        let (attempt, ctx, given_up) = (live.attempt(), live.ctx, live.given_up.and(&missing));
         let line = RoundLine {
             round: live.context.round.get(),
             kind: live.context.purpose.into(),
@@ -346,7 +346,7 @@ impl StudyMachine {
         effects.record(Record::Abandoned { attempt, ctx, cause, missing, by: by.cloned() });
         effects.push(Effect::DiscardUploads { attempt, survivors: Vec::new() });
         effects.notify(Notice::Abandoned { attempt, cause });
-        self.give_up(attempt, ctx, cause, abandoned, now);
+        self.give_up(attempt, ctx, cause, given_up, now);
         self.add_line(line, effects);
         let evaluating = self.run().is_some_and(|run| matches!(run.step, Step::Evaluate { .. }));
         let halted = matches!(cause, Abandonment::Paused | Abandonment::Stopped | Abandonment::Restored);
@@ -361,7 +361,7 @@ impl StudyMachine {
         attempt: Attempt,
         ctx: consilium_secagg::context::CtxHash,
         cause: Abandonment,
-        abandoned: u32,
+        given_up: GivenUp,
         now: Timestamp,
     ) {
         let candidate = self.waiting_candidate();
@@ -372,8 +372,8 @@ impl StudyMachine {
             model: self.model,
             candidate,
         });
-        let pause = self.timing.rest.get() * 2u32.pow((abandoned - 1).min(8));
-        let gathering = Gathering { since: now, not_before: now.after(pause), abandoned };
+        let pause = self.timing.rest.get() * 2u32.pow((given_up.attempts - 1).min(8));
+        let gathering = Gathering { since: now, not_before: now.after(pause), given_up };
         if let Some(run) = self.run_mut() {
             run.stage = Stage::Gathering(gathering);
         }

@@ -24,7 +24,7 @@ impl StudyMachine {
     /// Tries to begin an attempt. Returns whether anything changed.
     pub(super) fn gather(
         &mut self,
-        gathering: Gathering,
+        gathering: &Gathering,
         now: Timestamp,
         key: &SigningKey,
         effects: &mut Effects,
@@ -53,17 +53,29 @@ impl StudyMachine {
     }
 
     /// A candidate that nobody can evaluate may be adopted when the study's patience ends.
-    fn gives_up_evaluation(&self, gathering: Gathering, now: Timestamp) -> bool {
+    fn gives_up_evaluation(&self, gathering: &Gathering, now: Timestamp) -> bool {
         let evaluating = self.run().is_some_and(|run| matches!(run.step, Step::Evaluate { .. }));
         let patience = gathering.since.after_human(self.study.rounds.evaluate_timeout);
         evaluating && self.may_go_unseen() && now >= patience
     }
 
-    /// The Selection that could begin now.
+    /// The Selection that could begin now: without those who left this step before, or else with them.
     pub(super) fn choose(&self, now: Timestamp) -> Result<Selected, Shortage> {
+        let unwilling = match self.run().map(|run| &run.stage) {
+            Some(Stage::Gathering(Gathering { given_up, .. })) => Some(&given_up.unwilling),
+            _ => None,
+        };
+        let without = unwilling
+            .filter(|sites| !sites.is_empty())
+            .and_then(|unwilling| self.choose_among(now, |site| !unwilling.contains(site)).ok());
+        without.map_or_else(|| self.choose_among(now, |_| true), Ok)
+    }
+
+    fn choose_among(&self, now: Timestamp, may_be: impl Fn(&SiteName) -> bool) -> Result<Selected, Shortage> {
         let summed = self.next_sum();
         let ready: BTreeMap<_, _> = self
             .available(now)
+            .filter(|site| may_be(site))
             .filter(|site| summed.is_none() || self.sites[*site].bound != summed)
             .filter_map(|site| Some((site.clone(), self.sites[site].accepted()?.terms)))
             .collect();
@@ -193,7 +205,7 @@ impl StudyMachine {
     fn begin(
         &mut self,
         selected: &Selected,
-        gathering: Gathering,
+        gathering: &Gathering,
         now: Timestamp,
         key: &SigningKey,
         effects: &mut Effects,
@@ -243,7 +255,7 @@ impl StudyMachine {
             context,
             begun: now,
             needed: selected.needed as u32,
-            abandoned: gathering.abandoned,
+            given_up: gathering.given_up.clone(),
             members: selected.sites.iter().map(|site| (site.clone(), member.clone())).collect(),
             phase: Phase::Collect(phase),
             bytes_up: 0,

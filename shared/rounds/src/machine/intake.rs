@@ -381,7 +381,7 @@ impl StudyMachine {
                 Some(Summed { purpose, model, baseline })
             }
             // The same is tried again.
-            Stage::Gathering(gathering) if latest && gathering.abandoned > 0 => self.next_sum(),
+            Stage::Gathering(gathering) if latest && gathering.given_up.attempts > 0 => self.next_sum(),
             Stage::Attempt(_) | Stage::Gathering(_) | Stage::Summing(_) => None,
         }
     }

@@ -158,7 +158,7 @@ pub(crate) enum Stage {
 }
 
 /// Waiting for a Selection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub(crate) struct Gathering {
     /// Since when.
@@ -169,12 +169,33 @@ pub(crate) struct Gathering {
     pub(crate) not_before: Timestamp,
     /// Attempts of this step that were given up.
     #[n(2)]
-    pub(crate) abandoned: u32,
+    pub(crate) given_up: GivenUp,
 }
 
 impl Gathering {
     pub(crate) fn begin(now: Timestamp) -> Self {
-        Self { since: now, not_before: now, abandoned: 0 }
+        Self { since: now, not_before: now, given_up: GivenUp::default() }
+    }
+}
+
+/// Attempts of one step that were given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct GivenUp {
+    #[n(0)]
+    pub(crate) attempts: u32,
+    /// Who left one of them by its own decision. What made it leave is probably still so: the next attempt goes
+    /// without it, where that is possible.
+    #[n(1)]
+    pub(crate) unwilling: BTreeSet<SiteName>,
+}
+
+impl GivenUp {
+    /// One more, from which `missing` were missing.
+    pub(crate) fn and(&self, missing: &[Missing]) -> Self {
+        let left =
+            missing.iter().filter(|missing| missing.by_own_decision()).map(|missing| missing.site.clone());
+        Self { attempts: self.attempts + 1, unwilling: self.unwilling.iter().cloned().chain(left).collect() }
     }
 }
 
@@ -195,7 +216,7 @@ pub(crate) struct Live {
     pub(crate) needed: u32,
     /// Attempts of this step that were given up before.
     #[n(5)]
-    pub(crate) abandoned: u32,
+    pub(crate) given_up: GivenUp,
     #[n(6)]
     pub(crate) members: BTreeMap<SiteName, Member>,
     #[n(7)]
@@ -324,7 +345,7 @@ pub(crate) struct Summing {
     #[n(7)]
     pub(crate) busy_ms: u64,
     #[n(8)]
-    pub(crate) abandoned: u32,
+    pub(crate) given_up: GivenUp,
 }
 
 /// Survivors that were proposed: from then on they count as signed.

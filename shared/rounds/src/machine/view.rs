@@ -138,7 +138,7 @@ impl StudyMachine {
                 Wanted::Yes => Vec::new(),
             },
             Life::Running(run) => match &run.stage {
-                Stage::Gathering(gathering) => self.gathering_waits(*gathering),
+                Stage::Gathering(gathering) => self.gathering_waits(gathering),
                 Stage::Attempt(live) => self.attempt_waits(live),
                 Stage::Summing(summing) => wait(WaitReason::Sum, Vec::new(), summing.begun, None),
             },
@@ -157,7 +157,7 @@ impl StudyMachine {
         }
     }
 
-    fn gathering_waits(&self, gathering: Gathering) -> Vec<Wait> {
+    fn gathering_waits(&self, gathering: &Gathering) -> Vec<Wait> {
         let since = gathering.since;
         let now = self.clock;
         match self.choose(now) {

@@ -41,10 +41,15 @@ pub(crate) struct OneHot {
     pub(crate) declines: bool,
     /// It has no held-out cases.
     pub(crate) blind: bool,
+    /// Why it leaves whenever it is to train.
+    pub(crate) leaves: Option<Withdrawal>,
 }
 
 impl Work for OneHot {
     fn train(&mut self, context: &Context) -> Result<Trained, Withdrawal> {
+        if let Some(why) = self.leaves {
+            return Err(why);
+        }
         let mut update = vec![0.0; context.layout.update().len()];
         update[self.position] = 0.25 * (context.round.get() as f32);
         Ok(Trained { update, mean_loss: 0.5, busy_ms: 10 })

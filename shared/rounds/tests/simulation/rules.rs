@@ -6,7 +6,7 @@ use consilium_rounds::local::{Federation, Models};
 use consilium_rounds::message::{Directive, SiteMessage, StudyState};
 use consilium_rounds::reason::{Abandonment, Withdrawal};
 use consilium_rounds::record::Record;
-use consilium_rounds::status::{Phase, Rung, WaitReason};
+use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Refused, Shortage, Timestamp};
 use consilium_secagg::message::{Receipt, ReceiptFields};
 use consilium_secagg::terms::Terms;
@@ -65,6 +65,50 @@ fn below_quorum_an_attempt_is_given_up_and_the_round_waits_by_name() {
     sim.connect(3);
     sim.settle(20_000);
     sim.ends_released_once();
+}
+
+/// Eight hospitals can lose two, and five are enough for a round of their own.
+#[test]
+fn hospitals_that_leave_an_attempt_do_not_bring_the_next_one_down() {
+    let mut sim = sim(8, 2, "", "");
+    for site in 0..3 {
+        sim.sites[site].work.leaves = Some(Withdrawal::TrainingFailed);
+    }
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    let lines = sim.machine.status().lines;
+    let given_up = lines.iter().filter(|line| matches!(line.state, LineState::Abandoned(_))).count();
+    assert_eq!(given_up, 1, "{lines:#?}");
+    let trained = &lines[1];
+    assert_eq!((trained.kind, trained.selected, trained.counted), (Kind::Train, 5, 5));
+    assert_eq!(trained.absent, [name(0), name(1), name(2)]);
+    // They are asked again for the next model.
+    for site in &mut sim.sites {
+        site.work.leaves = None;
+    }
+    sim.now += 60_000;
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert_eq!(sim.contexts().last().unwrap().selection.len(), 8);
+}
+
+/// Four hospitals need three: whoever left is asked again, because nothing goes on without them.
+#[test]
+fn a_round_that_needs_the_hospitals_that_left_asks_them_again() {
+    let mut sim = sim(4, 1, "", "");
+    for site in 0..2 {
+        sim.sites[site].work.leaves = Some(Withdrawal::TrainingFailed);
+    }
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.status().lines.len() == 2);
+    for site in 0..2 {
+        sim.sites[site].work.leaves = None;
+    }
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert_eq!(sim.contexts().last().unwrap().selection.len(), 4);
 }
 
 #[test]
@@ -330,7 +374,14 @@ fn a_federation_in_one_process_reaches_its_release() {
             },
             |site| {
                 let position = (0..4).find(|position| name(*position) == *site).unwrap();
-                OneHot { study: study.clone(), position, worse: false, declines: false, blind: false }
+                OneHot {
+                    study: study.clone(),
+                    position,
+                    worse: false,
+                    declines: false,
+                    blind: false,
+                    leaves: None,
+                }
             },
             |effect| sums += usize::from(matches!(effect, Effect::Sum(_))),
         )

@@ -110,7 +110,14 @@ impl Sim {
                     terms,
                     1 << position.min(4),
                 ),
-                work: OneHot { study: study.clone(), position, worse: false, declines: false, blind: false },
+                work: OneHot {
+                    study: study.clone(),
+                    position,
+                    worse: false,
+                    declines: false,
+                    blind: false,
+                    leaves: None,
+                },
                 up: false,
                 sent: BTreeSet::new(),
             })
