@@ -11,14 +11,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber,
 };
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::Anchor;
 use crate::address::Host;
 use crate::certificate::Chain;
-use crate::key::{InvalidKey, PublicKey, pem};
+use crate::key::{InvalidKey, PublicKey, pem, pkcs8_from_pem};
 use crate::spiffe::SpiffeId;
 
 /// How long certificates live.
@@ -59,7 +58,7 @@ impl ConsortiumKey {
 
     /// Reads the key's PEM file (PKCS#8).
     pub fn from_pem(name: ConsortiumName, text: &str) -> Result<Self, InvalidKey> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| InvalidKey)?;
+        let der = pkcs8_from_pem(text)?;
         let seed = der.secret_pkcs8_der().strip_prefix(&ED25519_PKCS8).ok_or(InvalidKey)?;
         let seed: [u8; 32] = seed.try_into().map_err(|_| InvalidKey)?;
         Ok(Self { name, key: SigningKey::from_seed(Zeroizing::new(seed)) })

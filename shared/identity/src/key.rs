@@ -38,7 +38,7 @@ impl TlsKey {
 
     /// Reads a PEM file.
     pub fn from_pem(text: &str) -> Result<Self, InvalidKey> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| InvalidKey)?;
+        let der = pkcs8_from_pem(text)?;
         let pair =
             KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256).map_err(|_| InvalidKey)?;
         Ok(Self { pair })
@@ -161,6 +161,11 @@ impl Csr {
     pub fn key(&self) -> &PublicKey {
         &self.key
     }
+}
+
+/// Reads a private key's PEM file; what it holds is wiped when it is let go.
+pub(crate) fn pkcs8_from_pem(text: &str) -> Result<Zeroizing<PrivatePkcs8KeyDer<'static>>, InvalidKey> {
+    PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map(Zeroizing::new).map_err(|_| InvalidKey)
 }
 
 /// PEM (RFC 7468) with 64 characters a line.
