@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use consilium_study::hash::Hash;
-use consilium_study::model_file::{LONGEST_HEADER, ModelFile};
+use consilium_study::model_file::ModelFile;
 use consilium_study::name::StudyName;
 use serde::Serialize;
 
@@ -256,7 +256,7 @@ fn released(known: &Known) -> anyhow::Result<(Hash, u64)> {
             known.status.state
         );
     };
-    Ok((model, known.study.model.len() as u64 * 4 + 8 + LONGEST_HEADER))
+    Ok((model, known.study.model_identity().longest_file()))
 }
 
 /// A hash says that the bytes are those the coordinator named; this, that they are a model of the study.

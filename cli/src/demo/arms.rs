@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use consilium_learning::{
-    Dataset, LocalSeed, LocalTraining, ModelFile, Pixels, TrainError, fix_threads, score, train,
+    Dataset, LocalSeed, LocalTraining, ModelFile, ModelIdentity, Pixels, TrainError, fix_threads, score,
+    train,
 };
 use consilium_rounds::metrics::exact;
 use consilium_site_agent::contribution::criteria;
@@ -76,12 +77,12 @@ struct Trained {
 }
 
 /// The command that performs a job kept in a file.
-pub fn command(job: &std::path::Path) -> anyhow::Result<std::process::Command> {
+pub fn command(job: &Path) -> anyhow::Result<std::process::Command> {
     part(&["arm", job.to_str().context("the path of the job is text")?])
 }
 
 /// The worker: reads its job and prints its outcome as one line of JSON.
-pub fn main(job: &std::path::Path) -> ExitCode {
+pub fn main(job: &Path) -> ExitCode {
     let perform = || -> anyhow::Result<Outcome> {
         fix_threads(std::num::NonZeroUsize::MIN)?;
         let job: Job = serde_json::from_slice(&std::fs::read(job)?)?;
@@ -100,17 +101,22 @@ pub fn main(job: &std::path::Path) -> ExitCode {
     }
 }
 
+fn read_model(path: &Path, identity: &ModelIdentity) -> anyhow::Result<Vec<f32>> {
+    let about = || format!("reading {}", path.display());
+    let file = ModelFile::read(File::open(path).with_context(about)?).with_context(about)?;
+    file.expect(identity).with_context(about)
+}
+
 /// Trains if the arm says so, and scores.
 pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
     let identity = study.model_identity();
     let Trained { model, steps, passes, diverged } = match &job.arm {
         Arm::File(path) => {
-            let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-            let model = ModelFile::read(file)?.expect(&identity)?;
+            let model = read_model(path, &identity)?;
             Trained { model, steps: 0, passes: 0, diverged: 0 }
         }
         Arm::Train { sites, initial, counted } => {
-            let start = ModelFile::read(File::open(initial)?)?.expect(&identity)?;
+            let start = read_model(initial, &identity)?;
             let cases = |(site, source): (&SiteName, &Source)| Ok((site.clone(), cases(study, source)?.0));
             let cohorts = sites.iter().map(cases).collect::<anyhow::Result<_>>()?;
             train_together(study, &cohorts, start, counted)?

@@ -1,6 +1,5 @@
 //! `consilium study propose`: the initial model is stored, the study signed, and its sites are asked.
 
-use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -95,7 +94,7 @@ fn initial_model(draft: &Draft) -> ModelFile {
 /// Reads a model to start from, and checks that it is one of this study.
 pub(super) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<ModelFile> {
     let about = || format!("reading {}", path.display());
-    let file = ModelFile::read(File::open(path).with_context(about)?).with_context(about)?;
+    let file = ModelFile::from_bytes(&std::fs::read(path).with_context(about)?).with_context(about)?;
     let origin = file.origin;
     let identity = draft.model_identity();
     let model =

@@ -1,10 +1,12 @@
 //! Model files of real models: the format is [`consilium_study::model_file`]'s, tried here on every preset.
 
+use std::io::Cursor;
+
 use consilium_learning::initial;
 use consilium_study::canonical::Canonical;
 use consilium_study::graph::ModelSpec;
 use consilium_study::hash::Hash;
-use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Origin};
+use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, ModelReader, Origin};
 use consilium_study::preprocessing::Preprocessing;
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
@@ -101,6 +103,58 @@ fn a_file_whose_tensors_are_not_its_graphs_is_refused() {
     let plain =
         safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), None).unwrap();
     assert_eq!(ModelFile::from_bytes(&plain), Err(ModelFileError::Unlabelled));
+}
+
+/// Header and body of a file, the header as text without its padding.
+fn parts(bytes: &[u8]) -> (String, &[u8]) {
+    let (length, rest) = bytes.split_first_chunk::<8>().expect("our own file");
+    let (header, body) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    (String::from_utf8_lossy(header).trim_end().to_owned(), body)
+}
+
+fn whole(header: &str, body: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), body].concat()
+}
+
+#[test]
+fn tensors_are_found_wherever_they_lie() {
+    let file = file(MODELS[0]);
+    let bytes = file.to_bytes();
+    let (header, body) = parts(&bytes);
+    let mut header: serde_json::Value = serde_json::from_str(&header).unwrap();
+    let (weight, bias) = body.split_at(4 * 128);
+    assert_eq!(header["layers.1.weight"]["data_offsets"], serde_json::json!([0, 512]));
+    header["layers.1.bias"]["data_offsets"] = serde_json::json!([0, 8]);
+    header["layers.1.weight"]["data_offsets"] = serde_json::json!([8, 520]);
+    let turned = whole(&header.to_string(), &[bias, weight].concat());
+    assert_eq!(ModelFile::from_bytes(&turned).unwrap(), file);
+    let mut reader = ModelReader::open(Cursor::new(&turned)).unwrap();
+    assert_eq!(reader.block(1).unwrap(), file.model[128..], "blocks may be read in any order");
+    assert_eq!(reader.block(0).unwrap(), file.model[..128]);
+    assert_eq!(reader.check(&file.identity), Ok(()));
+}
+
+#[test]
+fn a_file_of_another_length_or_with_an_endless_header_is_refused() {
+    let bytes = file(MODELS[0]).to_bytes();
+    let (header, body) = parts(&bytes);
+    for broken in [
+        [&bytes[..], &[0]].concat(),
+        bytes[..bytes.len() - 1].to_vec(),
+        whole(&format!("{header}{}", " ".repeat(5 << 20)), body),
+        u64::MAX.to_le_bytes().to_vec(),
+        Vec::new(),
+    ] {
+        assert_eq!(ModelFile::from_bytes(&broken), Err(ModelFileError::NotSafetensors));
+    }
+}
+
+#[test]
+fn checking_reads_to_the_end() {
+    let mut file = file(MODELS[0]);
+    file.model[129] = f32::INFINITY;
+    let reader = ModelReader::open(Cursor::new(file.to_bytes())).unwrap();
+    assert_eq!(reader.check(&file.identity), Err(ModelFileError::NotFinite { name: "layers.1.bias".into() }));
 }
 
 proptest! {

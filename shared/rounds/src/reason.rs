@@ -75,6 +75,52 @@ reasons!(
     }
 );
 
+impl Withdrawal {
+    /// Whether it is probably still so a moment later.
+    pub(crate) const fn lasts(self) -> bool {
+        match self {
+            Self::TooFewCases
+            | Self::TooFewUsable
+            | Self::NoData
+            | Self::NoDevice
+            | Self::TrainingFailed
+            | Self::NoSpace
+            | Self::StoppedAtSite
+            | Self::OutsideHours => true,
+            Self::NoKeys | Self::ModelUnavailable => false,
+        }
+    }
+}
+
+impl Decline {
+    /// Whether it is probably still so a moment later. What the repeat rule forbids is kept apart from this: those
+    /// that it binds are asked together.
+    pub(crate) const fn lasts(self) -> bool {
+        match self {
+            Self::UnknownStudy
+            | Self::NotAccepted
+            | Self::Roster
+            | Self::TooFewSites
+            | Self::UnknownSites
+            | Self::Model
+            | Self::Paused
+            | Self::Policy => true,
+            Self::Malformed
+            | Self::Signature
+            | Self::Epoch
+            | Self::Attempt
+            | Self::Context
+            | Self::Thresholds
+            | Self::SecondSurvivors
+            | Self::Repeat
+            | Self::Terms
+            | Self::Receipts
+            | Self::Signatures
+            | Self::NotSelected => false,
+        }
+    }
+}
+
 reasons!(
     /// Why a member of a Selection is not among the survivors.
     Dropout {

@@ -225,9 +225,9 @@ impl Missing {
         Self { decline: Some(reason), ..Self::new(site, Dropout::Declined) }
     }
 
-    /// Whether the site itself decided so.
-    pub fn by_own_decision(&self) -> bool {
-        self.withdrawal.is_some() || self.decline.is_some()
+    /// Whether the site would probably say the same if it were asked again.
+    pub fn lasts(&self) -> bool {
+        self.withdrawal.is_some_and(Withdrawal::lasts) || self.decline.is_some_and(Decline::lasts)
     }
 }
 

@@ -80,7 +80,7 @@ impl Forecast {
             down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
             up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
             chunks: update.div_ceil(CHUNK.bytes()),
-            coordinator_memory: HumanSize::from_bytes(COORDINATOR_BASE + 3 * model),
+            coordinator_memory: HumanSize::from_bytes(COORDINATOR_BASE + model),
             coordinator_spool: HumanSize::from_bytes(sites * update),
             // Start, weights, gradient and two moments.
             site_memory: HumanSize::from_bytes(activations * WORD + 5 * model),

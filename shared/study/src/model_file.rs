@@ -22,7 +22,8 @@ use crate::graph::ModelGraph;
 use crate::hash::Hash;
 use crate::preprocessing::Preprocessing;
 
-pub use self::reader::{LONGEST_HEADER, ModelReader};
+use self::reader::LONGEST_HEADER;
+pub use self::reader::ModelReader;
 
 const FORMAT: &str = "consilium-model/1";
 /// Numbers that are written at once.
@@ -47,6 +48,11 @@ impl ModelIdentity {
     /// Hash of graph, preprocessing and labels together.
     pub fn hash(&self) -> Hash {
         Hash::of_value("model-identity", self)
+    }
+
+    /// Most bytes that a file of this identity may have.
+    pub fn longest_file(&self) -> u64 {
+        8 + LONGEST_HEADER + 4 * self.graph.len() as u64
     }
 
     /// Whether a file of this identity holds what is `wanted`.

@@ -262,5 +262,5 @@ impl Core {
 
 /// Most bytes that a model file of a study may have: its numbers, and a header of names and shapes.
 pub(super) fn model_limit(study: &Study) -> u64 {
-    study.model.len() as u64 * 4 + (4 << 20)
+    study.model_identity().longest_file()
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use consilium_learning::{ModelFile, ModelIdentity, Preprocessing, Scores, TrainError, score};
+use consilium_learning::{ModelFile, Preprocessing, Scores, TrainError, score};
 use consilium_rounds::message::Stage;
 use consilium_rounds::metrics::TrainCounts;
 use consilium_rounds::reason::{Decline, Withdrawal};
@@ -21,6 +21,7 @@ use consilium_secagg::masker::{MaskedVector, Masker};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
+use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
 use zeroize::Zeroizing;
 
@@ -362,14 +363,15 @@ impl Task<'_> {
     /// Reads a model file and checks that it is of this study's graph.
     fn read(&self, path: &Path) -> Result<Vec<f32>, Halt> {
         let file = File::open(path).map_err(|_| Halt::Withdraw(Withdrawal::ModelUnavailable))?;
-        let identity = ModelIdentity {
-            graph: self.study.model.clone(),
-            preprocessing: self.preprocessing(),
-            labels: self.study.data.labels.clone(),
-        };
+        let identity = self.study.model_identity();
         ModelFile::read(file).and_then(|file| file.expect(&identity)).map_err(|error| {
             tracing::warn!(study = self.study.hash().short(), %error, "the model is not one of this study");
-            Halt::Decline(Decline::Model, format!("the model is not one of this study: {error}"))
+            match error {
+                ModelFileError::Io(_) => Halt::Withdraw(Withdrawal::ModelUnavailable),
+                error => {
+                    Halt::Decline(Decline::Model, format!("the model is not one of this study: {error}"))
+                }
+            }
         })
     }
 

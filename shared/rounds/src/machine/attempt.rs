@@ -327,7 +327,7 @@ impl StudyMachine {
         // Before the deadline nobody is to blame for not being done.
         let late = now >= self.collect_deadline(live);
         let missing = not_complete(live, if late { Dropout::NoUpload } else { Dropout::Unfinished });
-        let (attempt, ctx, given_up) = (live.attempt(), live.ctx, live.given_up.and(&missing));
+        let (attempt, ctx, given_up) = (live.attempt(), live.ctx, live.given_up.and(&live.context, &missing));
         let line = RoundLine {
             round: live.context.round.get(),
             kind: live.context.purpose.into(),

@@ -38,7 +38,7 @@ impl StudyMachine {
         }
         match self.choose(now) {
             Ok(selected) => {
-                let wait = gathering.not_before > now || !self.latecomers(&selected.sites, now).is_empty();
+                let wait = gathering.not_before > now || !self.awaited(&selected.sites, now).is_empty();
                 if !wait {
                     self.begin(&selected, gathering, now, key, effects);
                 }
@@ -59,16 +59,26 @@ impl StudyMachine {
         evaluating && self.may_go_unseen() && now >= patience
     }
 
-    /// The Selection that could begin now: without those who left this step before, or else with them.
+    /// The Selection that could begin now. Without those who left this step before, if that costs no one else and the
+    /// study can do without them; or else with them.
     pub(super) fn choose(&self, now: Timestamp) -> Result<Selected, Shortage> {
-        let unwilling = match self.run().map(|run| &run.stage) {
-            Some(Stage::Gathering(Gathering { given_up, .. })) => Some(&given_up.unwilling),
-            _ => None,
-        };
-        let without = unwilling
-            .filter(|sites| !sites.is_empty())
-            .and_then(|unwilling| self.choose_among(now, |site| !unwilling.contains(site)).ok());
-        without.map_or_else(|| self.choose_among(now, |_| true), Ok)
+        let everyone = self.choose_among(now, |_| true)?;
+        let Some(unwilling) = self.unwilling() else { return Ok(everyone) };
+        let required = &self.study.rounds.required;
+        let others = self.choose_among(now, |site| !unwilling.contains(site) || required.contains(site));
+        let costs_nobody =
+            |others: &Selected| everyone.sites.difference(&others.sites).all(|site| unwilling.contains(site));
+        Ok(others.ok().filter(costs_nobody).unwrap_or(everyone))
+    }
+
+    /// Who left this step before, for a reason that lasts.
+    pub(super) fn unwilling(&self) -> Option<&BTreeSet<SiteName>> {
+        match &self.run()?.stage {
+            Stage::Gathering(Gathering { given_up, .. }) => {
+                Some(&given_up.unwilling).filter(|unwilling| !unwilling.is_empty())
+            }
+            Stage::Attempt(_) | Stage::Summing(_) => None,
+        }
     }
 
     fn choose_among(&self, now: Timestamp, may_be: impl Fn(&SiteName) -> bool) -> Result<Selected, Shortage> {
@@ -156,6 +166,19 @@ impl StudyMachine {
             // A candidate that equals its starting model has nothing to be compared with.
             Step::Evaluate { trained, .. } => Some(self.model).filter(|start| *start != trained.candidate),
         }
+    }
+
+    /// Sites that a Selection which could begin still waits for.
+    pub(super) fn awaited(
+        &self,
+        selected: &BTreeSet<SiteName>,
+        now: Timestamp,
+    ) -> BTreeMap<SiteName, Timestamp> {
+        let mut late = self.latecomers(selected, now);
+        if let Some(unwilling) = self.unwilling() {
+            late.retain(|site, _| !unwilling.contains(site));
+        }
+        late
     }
 
     /// Sites that will probably be ready soon: their connection broke a moment ago, or they are settling keys.

@@ -217,7 +217,7 @@ impl StudyMachine {
         });
         effects.push(Effect::DiscardUploads { attempt, survivors: Vec::new() });
         effects.notify(Notice::Abandoned { attempt, cause });
-        self.give_up(attempt, summing.ctx, cause, summing.given_up.and(&[]), now);
+        self.give_up(attempt, summing.ctx, cause, summing.given_up.and(context, &summing.missing), now);
         let line = self.line_of(summing, LineState::Abandoned(cause), None, None, now);
         self.add_line(line, effects);
         if self.waiting_candidate().is_some() && self.may_go_unseen() {

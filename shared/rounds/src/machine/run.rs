@@ -184,18 +184,22 @@ impl Gathering {
 pub(crate) struct GivenUp {
     #[n(0)]
     pub(crate) attempts: u32,
-    /// Who left one of them by its own decision. What made it leave is probably still so: the next attempt goes
-    /// without it, where that is possible.
+    /// Who left the last one that selected it, for a reason that lasts: the next attempt goes without it, where that
+    /// costs no one else. Nobody after an attempt that failed for other reasons.
     #[n(1)]
     pub(crate) unwilling: BTreeSet<SiteName>,
 }
 
 impl GivenUp {
-    /// One more, from which `missing` were missing.
-    pub(crate) fn and(&self, missing: &[Missing]) -> Self {
-        let left =
-            missing.iter().filter(|missing| missing.by_own_decision()).map(|missing| missing.site.clone());
-        Self { attempts: self.attempts + 1, unwilling: self.unwilling.iter().cloned().chain(left).collect() }
+    /// One more, with `context`, from which `missing` were missing.
+    pub(crate) fn and(&self, context: &Context, missing: &[Missing]) -> Self {
+        let left = missing.iter().filter(|missing| missing.lasts()).map(|missing| missing.site.clone());
+        let mut unwilling: BTreeSet<SiteName> = left.collect();
+        if !unwilling.is_empty() {
+            let unasked = self.unwilling.iter().filter(|site| context.selection.index_of(site).is_none());
+            unwilling.extend(unasked.cloned());
+        }
+        Self { attempts: self.attempts + 1, unwilling }
     }
 }
 

@@ -51,13 +51,20 @@ impl StudyMachine {
         }
     }
 
+    /// Whether the next attempt is probably made without a site that could be asked.
+    fn leaves_out(&self, site: &SiteName) -> bool {
+        self.unwilling().is_some_and(|unwilling| unwilling.contains(site))
+    }
+
     fn site_status(&self, site: &SiteName, record: &SiteRecord) -> SiteStatus {
         let member = self.live_attempt().and_then(|live| live.members.get(site));
         let progress = member.and_then(|member| member.progress);
         let missing = match member.map(|member| &member.upload) {
             Some(UploadState::Gone(missing)) => Some(missing.clone()),
             // Between attempts: what an operator asks when a study waits for a site that is there.
-            None if !record.is_available(self.purpose(), self.clock) => record.last_missing.clone(),
+            None if !record.is_available(self.purpose(), self.clock) || self.leaves_out(site) => {
+                record.last_missing.clone()
+            }
             Some(_) | None => None,
         };
         SiteStatus {
@@ -177,7 +184,7 @@ impl StudyMachine {
                 waits
             }
             Ok(selected) => {
-                let late: BTreeMap<SiteName, Timestamp> = self.latecomers(&selected.sites, now);
+                let late: BTreeMap<SiteName, Timestamp> = self.awaited(&selected.sites, now);
                 let until = late.values().max().copied();
                 let mut waits = Vec::new();
                 if !late.is_empty() {

@@ -6,7 +6,7 @@ use consilium_rounds::local::{Federation, Models};
 use consilium_rounds::message::{Directive, SiteMessage, StudyState};
 use consilium_rounds::reason::{Abandonment, Withdrawal};
 use consilium_rounds::record::Record;
-use consilium_rounds::status::{Kind, LineState, Phase, Rung, WaitReason};
+use consilium_rounds::status::{Kind, Phase, Rung, WaitReason};
 use consilium_rounds::{Act, Effect, Event, Refused, Shortage, Timestamp};
 use consilium_secagg::message::{Receipt, ReceiptFields};
 use consilium_secagg::terms::Terms;
@@ -14,7 +14,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
 use consilium_study::sign::{Signed, SigningKey};
 
-use crate::parts::{OneHot, hash_of_model, name};
+use crate::parts::{OneHot, hash_of_model, name, study_text};
 use crate::scenario::{sim, until, waits_for};
 use crate::sim::{Faults, Packet, Sim};
 
@@ -67,26 +67,36 @@ fn below_quorum_an_attempt_is_given_up_and_the_round_waits_by_name() {
     sim.ends_released_once();
 }
 
+/// Sites `0..count` leave whenever they are to train.
+fn leave(sim: &mut Sim, count: usize, why: Option<Withdrawal>) {
+    for site in &mut sim.sites[..count] {
+        site.work.leaves = why;
+    }
+}
+
+fn trainings(sim: &Sim) -> Vec<(u32, u32)> {
+    let lines = sim.machine.status().lines;
+    let train = lines.into_iter().filter(|line| line.kind == Kind::Train);
+    train.map(|line| (line.selected, line.counted)).collect()
+}
+
 /// Eight hospitals can lose two, and five are enough for a round of their own.
 #[test]
 fn hospitals_that_leave_an_attempt_do_not_bring_the_next_one_down() {
     let mut sim = sim(8, 2, "", "");
-    for site in 0..3 {
-        sim.sites[site].work.leaves = Some(Withdrawal::TrainingFailed);
-    }
+    leave(&mut sim, 3, Some(Withdrawal::TrainingFailed));
     sim.connect_all();
     sim.act(Act::Start);
+    until(&mut sim, |sim| !sim.machine.status().lines.is_empty());
+    sim.now += 3_000;
+    sim.event(Event::Tick);
+    let site = &sim.machine.status().sites[0];
+    assert!(site.missing.is_some() && site.connected, "an operator sees why it is left out: {site:?}");
     until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
-    let lines = sim.machine.status().lines;
-    let given_up = lines.iter().filter(|line| matches!(line.state, LineState::Abandoned(_))).count();
-    assert_eq!(given_up, 1, "{lines:#?}");
-    let trained = &lines[1];
-    assert_eq!((trained.kind, trained.selected, trained.counted), (Kind::Train, 5, 5));
-    assert_eq!(trained.absent, [name(0), name(1), name(2)]);
+    assert_eq!(trainings(&sim)[1..], [(5, 5)]);
+    assert_eq!(sim.machine.status().lines[1].absent, [name(0), name(1), name(2)]);
     // They are asked again for the next model.
-    for site in &mut sim.sites {
-        site.work.leaves = None;
-    }
+    leave(&mut sim, 3, None);
     sim.now += 60_000;
     sim.settle(20_000);
     sim.ends_released_once();
@@ -97,18 +107,69 @@ fn hospitals_that_leave_an_attempt_do_not_bring_the_next_one_down() {
 #[test]
 fn a_round_that_needs_the_hospitals_that_left_asks_them_again() {
     let mut sim = sim(4, 1, "", "");
-    for site in 0..2 {
-        sim.sites[site].work.leaves = Some(Withdrawal::TrainingFailed);
-    }
+    leave(&mut sim, 2, Some(Withdrawal::TrainingFailed));
     sim.connect_all();
     sim.act(Act::Start);
     until(&mut sim, |sim| sim.machine.status().lines.len() == 2);
-    for site in 0..2 {
-        sim.sites[site].work.leaves = None;
-    }
+    leave(&mut sim, 2, None);
     sim.settle(20_000);
     sim.ends_released_once();
     assert_eq!(sim.contexts().last().unwrap().selection.len(), 4);
+}
+
+/// What passes by itself, and what the study cannot do without, leaves nobody out.
+#[test]
+fn a_passing_reason_and_a_required_hospital_leave_nobody_out() {
+    let mut passing = sim(8, 1, "", "");
+    leave(&mut passing, 3, Some(Withdrawal::ModelUnavailable));
+    let mut required = sim(8, 1, "required = [\"s00\"]", "");
+    leave(&mut required, 3, Some(Withdrawal::TrainingFailed));
+    for (mut sim, expected) in [(passing, 8), (required, 6)] {
+        sim.connect_all();
+        sim.act(Act::Start);
+        until(&mut sim, |sim| sim.machine.status().lines.len() == 1);
+        leave(&mut sim, 3, None);
+        sim.settle(20_000);
+        sim.ends_released_once();
+        assert_eq!(trainings(&sim)[1..], [(expected, expected)]);
+    }
+}
+
+/// Twelve hospitals can lose three, and eight are enough; but one that is willing wants ten in every round.
+#[test]
+fn nobody_is_left_out_where_that_costs_a_willing_hospital() {
+    let floor = |site: usize| if site == 5 { 10 } else { 3 };
+    let mut sim = Sim::with_floors(7, 12, &study_text(12, 1, "", ""), floor);
+    leave(&mut sim, 4, Some(Withdrawal::TrainingFailed));
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| trainings(sim).len() == 1);
+    leave(&mut sim, 4, None);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    let (_, counted) = trainings(&sim)[1];
+    assert!(counted >= 10, "{counted}");
+}
+
+/// An attempt without them that fails for another reason is no ground to go on without them.
+#[test]
+fn whoever_was_left_out_is_asked_again_when_that_did_not_help() {
+    let mut sim = sim(8, 1, "", "");
+    leave(&mut sim, 3, Some(Withdrawal::TrainingFailed));
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| trainings(sim).len() == 1);
+    leave(&mut sim, 3, None);
+    // Of the five that are asked now none can be spared, and two vanish.
+    until(&mut sim, |sim| sim.contexts().last().is_some_and(|context| context.selection.len() == 5));
+    sim.disconnect(6);
+    sim.disconnect(7);
+    until(&mut sim, |sim| trainings(sim).len() == 2);
+    sim.connect(6);
+    sim.connect(7);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    assert_eq!(trainings(&sim)[1..], [(5, 0), (8, 8)]);
 }
 
 #[test]

@@ -71,6 +71,11 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(seed: u64, sites: usize, text: &str) -> Self {
+        Self::with_floors(seed, sites, text, |_| 3)
+    }
+
+    /// Each site with the smallest Selection that it takes part in.
+    pub(crate) fn with_floors(seed: u64, sites: usize, text: &str, floor: impl Fn(usize) -> u32) -> Self {
         let draft = Draft::from_toml(text).unwrap();
         let start = vec![0.0f32; draft.model.len()];
         let initial = hash_of_model(&start);
@@ -91,9 +96,9 @@ impl Sim {
         };
         let pin =
             study_pin(&study, roster_hash, key.verifying_key(), |site| verifying.get(site).copied()).unwrap();
-        let terms = SiteTerms {
+        let terms = |site: usize| SiteTerms {
             min_honest: 0,
-            min_selection: 3,
+            min_selection: floor(site),
             min_change: None,
             repeat: Repeat::Ask,
             exact_weights: false,
@@ -107,7 +112,7 @@ impl Sim {
                     key,
                     study.clone(),
                     pin.clone(),
-                    terms,
+                    terms(position),
                     1 << position.min(4),
                 ),
                 work: OneHot {

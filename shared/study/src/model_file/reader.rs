@@ -10,7 +10,7 @@ use crate::canonical::Canonical as _;
 use crate::graph::ParameterSpec;
 
 /// The longest header that is read, bytes. `resnet18` needs 20 KiB.
-pub const LONGEST_HEADER: u64 = 4 << 20;
+pub(super) const LONGEST_HEADER: u64 = 4 << 20;
 
 /// A model file whose header was read and fits the graph that it names; its numbers are still in the file.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl<R: Read + Seek> ModelReader<R> {
     /// # Panics
     /// When the graph has no such block.
     pub fn block(&mut self, index: usize) -> Result<Vec<f32>, ModelFileError> {
-        let mut values = Vec::new();
+        let mut values = Vec::with_capacity(self.identity.graph.parameters()[index].len());
         self.read_block(index, &mut values)?;
         Ok(values)
     }
