@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use crate::ledger::{self, LedgerError};
 use crate::parts::Parts;
 use crate::store::{StoreError, Table, Transaction};
-use crate::uploads::UploadName;
 use crate::{release, sum};
 
 /// Events that wait for a study's task. Senders beyond wait themselves.
@@ -341,13 +340,6 @@ impl StudyTask {
                         tracing::error!(%error, "the release cannot be written; it is tried again at the next start");
                     }
                 });
-            }
-            Effect::DiscardUpload { attempt, site } => {
-                self.parts.uploads.discard(&UploadName {
-                    study: self.hash,
-                    attempt: u64::from(attempt.get()),
-                    site,
-                })?;
             }
             Effect::DiscardUploads { attempt, survivors: _ } => {
                 self.parts.uploads.discard_attempt(&self.hash, u64::from(attempt.get()))?;

@@ -55,11 +55,8 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
             std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::btree_map::Entry::Vacant(vacant) => {
                 let attempt = u64::from(job.context.attempt.get());
-                vacant.insert(parts.uploads.reader(&UploadName {
-                    study: study.hash(),
-                    attempt,
-                    site: site.clone(),
-                })?)
+                let vector = job.survivors[site];
+                vacant.insert(parts.uploads.reader(&UploadName { study: study.hash(), attempt, vector })?)
             }
         };
         Ok(read_chunk(spool, CHUNK_BYTES)?)

@@ -1,4 +1,5 @@
-//! Masked vectors on their way in: one spool file for each study, attempt and site.
+//! Masked vectors on their way in: one spool file for each study, attempt and vector, named by the Merkle root of its
+//! chunks.
 //!
 //! After any interruption a site goes on at a whole chunk, because chunks are what its receipt commits to. Where
 //! everything had arrived but nobody was told, the last chunk is sent once more: its arrival is what completes an
@@ -10,7 +11,6 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use consilium_study::hash::Hash;
-use consilium_study::name::SiteName;
 
 use crate::blobs::sync_folder;
 use crate::durable::durable;
@@ -30,8 +30,8 @@ pub struct UploadName {
     pub study: Hash,
     /// Number of the attempt.
     pub attempt: u64,
-    /// Whose vector.
-    pub site: SiteName,
+    /// Merkle root of its chunks, to which its receipt commits.
+    pub vector: Hash,
 }
 
 impl Uploads {
@@ -47,7 +47,7 @@ impl Uploads {
 
     /// Where the spool file lies.
     pub fn path(&self, name: &UploadName) -> PathBuf {
-        self.attempt_folder(&name.study, name.attempt).join(name.site.as_str())
+        self.attempt_folder(&name.study, name.attempt).join(name.vector.to_string())
     }
 
     /// Where an upload of `total` bytes goes on.
@@ -69,6 +69,23 @@ impl Uploads {
     /// Opens a spool for reading.
     pub fn reader(&self, name: &UploadName) -> io::Result<File> {
         File::open(self.path(name))
+    }
+
+    /// The first of `chunks` whole chunks that is not what was written, by the word of `check`; a power failure may
+    /// leave one. None where all of them are.
+    pub fn first_damaged(
+        &self,
+        name: &UploadName,
+        chunks: usize,
+        check: impl Fn(usize, &[u8]) -> bool,
+    ) -> io::Result<Option<usize>> {
+        let mut spool = self.reader(name)?;
+        for index in 0..chunks {
+            if !check(index, &read_chunk(&mut spool, CHUNK as usize)?) {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
     }
 
     /// Throws one vector away.
@@ -155,7 +172,7 @@ mod tests {
     fn an_interrupted_upload_goes_on_at_a_whole_chunk() {
         let folder = tempfile::tempdir().unwrap();
         let uploads = Uploads::open(folder.path()).unwrap();
-        let name = UploadName { study: Hash::of_bytes(b"s"), attempt: 3, site: SiteName::new("a").unwrap() };
+        let name = UploadName { study: Hash::of_bytes(b"s"), attempt: 3, vector: Hash::of_bytes(b"v") };
         let whole: Vec<u8> = (0..2 * CHUNK + 5).map(|byte| byte as u8).collect();
         let total = whole.len() as u64;
         assert_eq!(uploads.offset(&name, total), 0);
@@ -182,6 +199,27 @@ mod tests {
         uploads.discard_attempt(&name.study, 3).unwrap();
         uploads.discard(&name).unwrap();
         assert_eq!(uploads.offset(&name, total), 0);
+    }
+
+    #[test]
+    fn a_damaged_chunk_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Uploads::open(folder.path()).unwrap();
+        let name = UploadName { study: Hash::of_bytes(b"s"), attempt: 3, vector: Hash::of_bytes(b"v") };
+        let written = |index: usize, bytes: &[u8]| {
+            bytes.len() as u64 == CHUNK && bytes.iter().all(|byte| *byte == 7 + index as u8)
+        };
+        let mut spool = uploads.appender(&name, 3 * CHUNK).unwrap();
+        for byte in [7, 8] {
+            spool.append(&vec![byte; CHUNK as usize]).unwrap();
+        }
+        spool.finish().unwrap();
+        assert_eq!(uploads.first_damaged(&name, 2, written).unwrap(), None);
+        assert_eq!(uploads.first_damaged(&name, 3, written).unwrap(), Some(2), "it is not there");
+        let file = OpenOptions::new().write(true).open(uploads.path(&name)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 512], CHUNK + 4096).unwrap();
+        assert_eq!(uploads.first_damaged(&name, 1, written).unwrap(), None);
+        assert_eq!(uploads.first_damaged(&name, 2, written).unwrap(), Some(1));
     }
 
     #[test]

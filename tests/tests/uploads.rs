@@ -58,6 +58,43 @@ fn a_coordinator_of_eight_hospitals_needs_less_than_three_models() {
     assert!(peak < 3 * VECTOR, "{} MB", peak / 1_000_000);
 }
 
+/// A power failure can leave a spool that is as long as it should be and holds something else.
+#[test]
+fn a_chunk_that_was_damaged_on_the_coordinators_disk_never_enters_the_sum() {
+    let (mut lab, line) = lab(Fault::HoldAfter(VECTOR + 8_000_000));
+    lab.launch(&study()).unwrap();
+    let spools = || {
+        let mut files = Vec::new();
+        let mut folders = vec![lab.path().join("coordinator/data/uploads")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let metadata = entry.metadata().unwrap();
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    files.push((entry.path(), metadata.len()));
+                }
+            }
+        }
+        files
+    };
+    let some = |files: &[(_, u64)]| files.iter().filter(|(_, bytes)| *bytes > 2 * CHUNK as u64).count();
+    assert!(wait_until(PATIENCE, || some(&spools()) > 0), "{}", lab.logs());
+    let held = spools();
+    lab.kill_coordinator().unwrap();
+    let damaged = some(&held);
+    for (path, _) in held.iter().filter(|(_, bytes)| *bytes > 2 * CHUNK as u64) {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0; 4096], CHUNK as u64 / 2).unwrap();
+    }
+    line.cut(Fault::None);
+    lab.start_coordinator(&[]).unwrap();
+    lab.released("lungs", PATIENCE).unwrap();
+    assert_eq!(lab.status("lungs").unwrap()["lines"][0]["counted"], 3);
+    let log = std::fs::read_to_string(lab.path().join("logs/coordinator.log")).unwrap();
+    assert_eq!(log.matches("a spooled chunk is damaged").count(), damaged, "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lies_about_an_upload_are_refused_and_the_true_one_goes_on() {
     // Everybody's line holds when some of the vector is there; then one agent dies.

@@ -231,7 +231,6 @@ impl<'a> Watch<'a> {
             }
             Effect::Notify(Notice::Alarm(site)) => self.story.tell(&format!("{site} raised an alarm")),
             Effect::Sum(_)
-            | Effect::DiscardUpload { .. }
             | Effect::DiscardUploads { .. }
             | Effect::Publish(_)
             | Effect::Refuse { .. }

@@ -33,7 +33,7 @@ pub(super) fn average<'u>(
     let mut words = vec![0u32; context.layout.words()];
     let mut mean = vec![0.0f64; context.layout.update().len()];
     let mut total = 0.0;
-    for site in &job.survivors {
+    for site in job.survivors.keys() {
         let (local, weight) = (update(site)?, weight(site)?);
         let clipped = ClippedUpdate::clip(local.update.clone(), &context.layout, context.clip_norm).ok()?;
         for (sum, entry) in mean.iter_mut().zip(clipped.entries()) {

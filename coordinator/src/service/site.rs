@@ -1,5 +1,6 @@
 //! What a site's relay says and hears.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use consilium_proto::v1::site_server::Site;
@@ -9,8 +10,8 @@ use consilium_proto::v1::{
     UploadName as WireName, UploadReply, UploadStateReply, UploadStateRequest, deliver_reply, upload_reply,
 };
 use consilium_rounds::Event;
-use consilium_rounds::StudyMachine;
 use consilium_rounds::message::{DirectiveId, Letter, SiteMessage};
+use consilium_rounds::{ExpectedUpload, StudyMachine};
 use consilium_secagg::layout::CHUNK_BYTES;
 use consilium_secagg::numbering::Attempt;
 use consilium_study::hash::Hash;
@@ -53,8 +54,9 @@ impl Receiving {
         Ok(Self { study, attempt, site })
     }
 
-    fn name(&self) -> UploadName {
-        UploadName { study: self.study.hash, attempt: u64::from(self.attempt.get()), site: self.site.clone() }
+    fn name(&self, expected: &ExpectedUpload) -> UploadName {
+        let attempt = u64::from(self.attempt.get());
+        UploadName { study: self.study.hash, attempt, vector: expected.vector }
     }
 
     fn state(&self, hub: &Hub) -> UploadStateReply {
@@ -62,11 +64,22 @@ impl Receiving {
         let complete = machine.has_upload(&self.site, self.attempt);
         match machine.expects_upload(&self.site, self.attempt) {
             Some(expected) if !complete => {
-                let offset = hub.parts.uploads.offset(&self.name(), expected.bytes);
+                let offset = hub.parts.uploads.offset(&self.name(&expected), expected.bytes);
                 UploadStateReply { offset, complete, closed: false }
             }
             _ => UploadStateReply { offset: 0, complete, closed: !complete },
         }
+    }
+
+    /// Whether the chunks that were there before this stream are still what was written. If not, the vector is thrown
+    /// away and comes anew.
+    fn still_holds(&self, hub: &Hub, name: &UploadName, chunks: usize) -> io::Result<bool> {
+        let machine = self.study.machine();
+        let check = |index, bytes: &[u8]| machine.check_chunk(&self.site, self.attempt, index, bytes).is_ok();
+        let Some(index) = hub.parts.uploads.first_damaged(name, chunks, check)? else { return Ok(true) };
+        tracing::warn!(site = %self.site, attempt = self.attempt.get(), index, "a spooled chunk is damaged; its vector comes anew");
+        hub.parts.uploads.discard(name)?;
+        Ok(false)
     }
 
     /// Takes chunks in until the vector is complete.
@@ -79,11 +92,13 @@ impl Receiving {
         let Some(expected) = self.study.machine().expects_upload(&self.site, self.attempt) else {
             return Ok(upload_reply::Verdict::State(self.state(hub)));
         };
-        let disk = |error: std::io::Error| {
+        let disk = |error: io::Error| {
             tracing::error!(%error, "an upload cannot be written");
             Status::resource_exhausted("the coordinator has no room for this upload")
         };
-        let mut spool = hub.parts.uploads.appender(&self.name(), expected.bytes).map_err(disk)?;
+        let name = self.name(&expected);
+        let mut spool = hub.parts.uploads.appender(&name, expected.bytes).map_err(disk)?;
+        let found = spool.offset() as usize / CHUNK_BYTES;
         let mut chunk = Some(first);
         let mut told = Instant::now();
         while let Some(UploadChunk { offset, bytes, .. }) = chunk {
@@ -113,7 +128,13 @@ impl Receiving {
             hub.parts.telemetry.counters.uploaded(bytes.len() as u64);
             self.study.count_up(bytes.len() as u64);
             if spool.offset() == expected.bytes {
-                tokio::task::block_in_place(|| spool.finish()).map_err(disk)?;
+                let whole = tokio::task::block_in_place(|| {
+                    spool.finish()?;
+                    self.still_holds(hub, &name, found)
+                });
+                if !whole.map_err(disk)? {
+                    return Ok(upload_reply::Verdict::State(self.state(hub)));
+                }
                 let event = Event::Uploaded { from: self.site.clone(), attempt: self.attempt };
                 return Ok(match self.study.tell(event).await {
                     Ok(()) => upload_reply::Verdict::State(self.state(hub)),

@@ -138,13 +138,6 @@ pub enum Effect {
     /// Add the uploads, take the masks off and apply the strategy; answer with [`Event::Summed`]. Doing it
     /// twice gives the same.
     Sum(Box<SumJob>),
-    /// Throw one site's upload away: it does not match its receipt. The site sends it again.
-    DiscardUpload {
-        /// The attempt.
-        attempt: Attempt,
-        /// Whose.
-        site: SiteName,
-    },
     /// The attempt is over; uploads of sites not named here are late or partial and are deleted at once. Those
     /// of survivors may be kept as evidence.
     DiscardUploads {

@@ -24,10 +24,10 @@
 //!         Event::Tick                                               when machine.deadline() has come
 //!     let (next, effects) = machine.handle(event, now, &signing_key);
 //!     store next.to_bytes() and every Effect::Record in one transaction; then
-//!         Effect::Sum(job)            sum(study, &job, start, read) in a blocking pool; store the candidate;
+//!         Effect::Sum(job)            sum(study, &job, read, start) in a blocking pool; store the candidate;
 //!                                     answer with Event::Summed. Idempotent; given out again by resume().
 //!         Effect::Publish(release)    write model and card; answer with Event::Published. Likewise.
-//!         Effect::DiscardUpload(s)    delete files
+//!         Effect::DiscardUploads      delete files
 //!         Effect::Refuse, RefuseAct   answer the caller; without one the message was taken
 //!         Effect::Notify              tell watchers
 //!     for each connected site: send what of next.directives_for(site) was not sent on this connection yet

@@ -244,7 +244,7 @@ impl StudyMachine {
                 }
             }
             Event::Uploaded { from, attempt } => {
-                if let Err(refusal) = self.uploaded(&from, attempt, now, &mut effects) {
+                if let Err(refusal) = self.uploaded(&from, attempt, now) {
                     effects.push(Effect::Refuse { site: from, refusal });
                 }
             }

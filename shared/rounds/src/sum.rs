@@ -4,6 +4,8 @@
 //! same uploads, same seeds, same starting model, same bytes. Memory is one vector, one block of the model and one
 //! chunk, whatever the number of sites.
 
+use std::collections::BTreeMap;
+
 use consilium_secagg::accumulator::{Accumulator, OpenedSeeds, WrongChunk};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::layout::{BlockKind, Layout};
@@ -24,9 +26,9 @@ pub struct SumJob {
     /// The context of the attempt.
     #[n(0)]
     pub context: Context,
-    /// Whose uploads to add, in the order of names.
+    /// Whose uploads to add, in the order of names, each with the Merkle root of its chunks.
     #[n(1)]
-    pub survivors: Vec<SiteName>,
+    pub survivors: BTreeMap<SiteName, Hash>,
     /// The masks to take off.
     #[n(2)]
     pub seeds: OpenedSeeds,
@@ -94,7 +96,7 @@ pub fn sum<E>(
 ) -> Result<Sum, SumError<E>> {
     let layout = &job.context.layout;
     let mut total = Accumulator::new(layout.words());
-    for site in &job.survivors {
+    for site in job.survivors.keys() {
         for index in 0..layout.chunks() {
             let chunk = read(site, index).map_err(|error| SumError::Read { site: site.clone(), error })?;
             total.add_chunk(index, &chunk)?;

@@ -352,7 +352,6 @@ impl Federation {
                 Effect::Publish(_) => self.tell(Event::Published),
                 Effect::Refuse { site, refusal } => self.refused.push(format!("{site}: {refusal}")),
                 Effect::Record(_)
-                | Effect::DiscardUpload { .. }
                 | Effect::DiscardUploads { .. }
                 | Effect::RefuseAct(_)
                 | Effect::Notify(_) => {}

@@ -235,9 +235,6 @@ impl<M: Models> Federation<M> {
                 Effect::DiscardUploads { attempt, .. } => {
                     self.uploads.retain(|(of, _), _| *of != attempt);
                 }
-                Effect::DiscardUpload { attempt, site } => {
-                    self.uploads.remove(&(attempt, site));
-                }
                 Effect::Record(_) | Effect::Refuse { .. } | Effect::RefuseAct(_) | Effect::Notify(_) => {}
             }
         }

@@ -6,6 +6,7 @@ use consilium_secagg::coordinator::{NotClosed, NotRecovered};
 use consilium_secagg::message::Upload;
 use consilium_secagg::numbering::Attempt;
 use consilium_secagg::{Inconsistent, UnmetTerms};
+use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 
 use super::run::{Gathering, GivenUp, Life, Live, Phase, Run, Stage, Step, Summing, UploadState};
@@ -25,6 +26,8 @@ const VERDICT_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 /// What the shell may take in of a masked vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedUpload {
+    /// Merkle root of its chunks.
+    pub vector: Hash,
     /// Bytes in all.
     pub bytes: u64,
     /// Chunks in all; the last may be shorter than 1 MiB.
@@ -36,10 +39,15 @@ impl StudyMachine {
     /// means that bytes are refused (and any that came before are thrown away).
     pub fn expects_upload(&self, site: &SiteName, attempt: Attempt) -> Option<ExpectedUpload> {
         let live = self.collecting_live().filter(|live| live.attempt() == attempt)?;
-        let member = live.members.get(site)?;
+        let Phase::Collect(phase) = &live.phase else { return None };
+        let vector = phase.vector_of(site)?;
         let layout = &live.context.layout;
-        (member.upload == UploadState::Receiving)
-            .then(|| ExpectedUpload { bytes: layout.words() as u64 * 4, chunks: layout.chunks() })
+        let receiving = live.members.get(site)?.upload == UploadState::Receiving;
+        receiving.then(|| ExpectedUpload {
+            vector,
+            bytes: layout.words() as u64 * 4,
+            chunks: layout.chunks(),
+        })
     }
 
     /// The attempt whose masked vectors are still of use.
@@ -121,7 +129,6 @@ impl StudyMachine {
         from: &SiteName,
         attempt: Attempt,
         now: Timestamp,
-        effects: &mut Effects,
     ) -> Result<(), Refused> {
         let Some(Stage::Attempt(live)) = self.run_mut().map(|run| &mut run.stage) else {
             return Err(Refused::NotNow);
@@ -132,10 +139,7 @@ impl StudyMachine {
         if live.context.attempt != attempt || matches!(member.upload, UploadState::Gone(_)) {
             return Err(Refused::NotNow);
         }
-        if let Err(refusal) = phase.complete(from) {
-            effects.push(Effect::DiscardUpload { attempt, site: from.clone() });
-            return Err(refusal.into());
-        }
+        phase.complete(from)?;
         member.upload = UploadState::Complete;
         member.progressed = now;
         Ok(())
@@ -271,11 +275,7 @@ impl StudyMachine {
         let survivors = unmask.names();
         match unmask.recover() {
             Ok(seeds) => {
-                let job = SumJob {
-                    context: live.context.clone(),
-                    survivors: survivors.iter().cloned().collect(),
-                    seeds,
-                };
+                let job = SumJob { context: live.context.clone(), survivors: unmask.vectors(), seeds };
                 let summing = Summing {
                     ctx: live.ctx,
                     begun: live.begun,
@@ -433,7 +433,7 @@ impl StudyMachine {
     }
 
     /// The candidate that waits for its evaluation.
-    pub(super) fn waiting_candidate(&self) -> Option<consilium_study::hash::Hash> {
+    pub(super) fn waiting_candidate(&self) -> Option<Hash> {
         match &self.life {
             Life::Running(Run { step: Step::Evaluate { trained, .. }, .. })
             | Life::Paused { run: Run { step: Step::Evaluate { trained, .. }, .. }, .. } => {

@@ -38,7 +38,7 @@ impl StudyMachine {
         match (outcome, step) {
             (Ok(Summed::Train { aggregate, candidate, figures, largest }), Step::Train(round)) => {
                 opened(&summing, aggregate, Some(candidate), effects);
-                let survivors = summing.job.survivors.iter().cloned().collect();
+                let survivors = summing.job.survivors.keys().cloned().collect();
                 let trained = Trained { candidate, figures, largest, survivors };
                 self.trained(round, &summing, trained, now, effects);
             }
@@ -74,7 +74,7 @@ impl StudyMachine {
                 stage: Stage::Gathering(Gathering::begin(now)),
             };
         }
-        self.was_counted(summing.job.context.purpose, &summing.job.survivors);
+        self.was_counted(summing.job.context.purpose, summing.job.survivors.keys());
         self.add_line(line, effects);
     }
 
@@ -89,7 +89,7 @@ impl StudyMachine {
     ) {
         let evaluated = figures.map(|figures| Evaluated {
             ctx: summing.ctx,
-            survivors: summing.job.survivors.iter().cloned().collect(),
+            survivors: summing.job.survivors.keys().cloned().collect(),
             figures,
         });
         let verdict = self.judge(trained, evaluated.as_ref());
@@ -101,7 +101,7 @@ impl StudyMachine {
         let figures = evaluated.as_ref().map(|evaluated| &evaluated.figures);
         let loss = figures.map(|figures| figures.loss);
         let line = self.line_of(summing, state, loss, figures.and_then(|figures| figures.auroc), now);
-        self.was_counted(summing.job.context.purpose, &summing.job.survivors);
+        self.was_counted(summing.job.context.purpose, summing.job.survivors.keys());
         self.conclude(round, trained, verdict, evaluated, now, effects);
         self.settled = Some(Settled {
             attempt: summing.job.context.attempt,
@@ -226,7 +226,7 @@ impl StudyMachine {
     }
 
     /// Sites that were counted are trusted to be there again.
-    fn was_counted(&mut self, purpose: Purpose, survivors: &[SiteName]) {
+    fn was_counted<'s>(&mut self, purpose: Purpose, survivors: impl Iterator<Item = &'s SiteName>) {
         for site in survivors {
             if let Some(record) = self.sites.get_mut(site) {
                 record.was_counted(purpose);
@@ -369,6 +369,6 @@ fn opened(summing: &Summing, aggregate: Hash, candidate: Option<Hash>, effects: 
         aggregate,
         candidate,
     }));
-    let survivors = summing.job.survivors.clone();
+    let survivors = summing.job.survivors.keys().cloned().collect();
     effects.push(Effect::DiscardUploads { attempt: context.attempt, survivors });
 }

@@ -188,9 +188,6 @@ impl Sim {
                 Effect::Notify(notice) => self.notices.push(notice),
                 Effect::Refuse { refusal, .. } => self.refused.push(refusal),
                 Effect::DiscardUploads { attempt, .. } => self.uploads.retain(|(of, _), _| *of != attempt),
-                Effect::DiscardUpload { attempt, site } => {
-                    self.uploads.remove(&(attempt, site));
-                }
                 job @ (Effect::Sum(_) | Effect::Publish(_)) => self.jobs.push(job),
                 Effect::RefuseAct(_) => {}
             }
@@ -371,9 +368,9 @@ impl Sim {
     }
 
     /// The theorem: what was opened is the plain sum over the survivors, word for word.
-    fn plain_sum(&mut self, context: &Context, survivors: &[SiteName]) -> Hash {
+    fn plain_sum(&mut self, context: &Context, survivors: &BTreeMap<SiteName, Hash>) -> Hash {
         let mut total = vec![0u32; context.layout.words()];
-        for site in survivors {
+        for site in survivors.keys() {
             let position = (0..self.sites.len()).find(|position| name(*position) == *site).unwrap();
             let work = &mut self.sites[position].work;
             let vector = match context.purpose {

@@ -134,6 +134,12 @@ impl CollectMasked {
         }
     }
 
+    /// The Merkle root of the chunks that a site's receipt commits to.
+    pub fn vector_of(&self, site: &SiteName) -> Option<Hash> {
+        let index = self.index(site).ok()?;
+        self.receipts.get(&index).map(|receipt| receipt.chunks)
+    }
+
     /// All chunks of a site were checked and spooled. Its envelopes may be forwarded from now on.
     pub fn complete(&mut self, site: &SiteName) -> Result<(), CoordinatorRefusal> {
         let index = self.index(site)?;

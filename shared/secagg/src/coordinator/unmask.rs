@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 use minicbor::{Decode, Encode};
@@ -84,6 +85,15 @@ impl Unmask {
     /// The survivors by name.
     pub fn names(&self) -> BTreeSet<SiteName> {
         StudyPin::names_of(&self.context, self.survivors().indices())
+    }
+
+    /// The survivors by name, each with the Merkle root of its vector's chunks.
+    pub fn vectors(&self) -> BTreeMap<SiteName, Hash> {
+        let of = |index| {
+            let receipt = self.receipts.get(&index)?;
+            Some((self.context.selection.site(index)?.clone(), receipt.chunks))
+        };
+        self.survivors().indices().filter_map(of).collect()
     }
 
     /// The receipts of all survivors, which a site needs before it answers.
