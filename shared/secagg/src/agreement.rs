@@ -118,6 +118,18 @@ impl EpochSecrets {
         Ok(derive(secret.as_ref(), classical.as_slice(), theirs, mine, ciphertext))
     }
 
+    /// What goes into a key, for test vectors.
+    #[cfg(test)]
+    pub(crate) fn shared(
+        &self,
+        theirs: &Advert,
+        ciphertext: &[u8; KEM_CIPHERTEXT_BYTES],
+    ) -> (Vec<u8>, [u8; 32]) {
+        let key = DecapsulationKey::new(&ML_KEM_768, &self.ml_kem).expect("our own key");
+        let ml_kem = key.decapsulate(Ciphertext::from(ciphertext.as_slice())).expect("an honest ciphertext");
+        (ml_kem.as_ref().to_vec(), *self.x25519(theirs).expect("an honest key"))
+    }
+
     fn x25519(&self, theirs: &Advert) -> Result<Zeroizing<[u8; 32]>, BadKey> {
         let private = PrivateKey::from_private_key(&X25519, self.x25519.as_slice())
             .expect("any 32 bytes are an X25519 key");
@@ -135,7 +147,7 @@ impl EpochSecrets {
     }
 }
 
-fn derive(
+pub(crate) fn derive(
     ml_kem: &[u8],
     x25519: &[u8],
     lower: &Advert,

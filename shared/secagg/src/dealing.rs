@@ -78,6 +78,12 @@ impl Row {
         OpenedShare { about, share: (*self.shares[position]).into(), salt: salt.into() }
     }
 
+    /// Shares and salt, for test vectors.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> (&[Share], &[u8; 32]) {
+        (&self.shares, &self.salt)
+    }
+
     fn leaves(&self) -> Vec<Hash> {
         (0..self.shares.len())
             .map(|position| leaf(&self.ctx, self.dealer, self.holder, &self.opened(position)))

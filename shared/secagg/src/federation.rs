@@ -139,6 +139,18 @@ impl Federation {
         floors: impl Fn(usize) -> Floors,
         restless: bool,
     ) -> Self {
+        let mut federation = Self::unsettled(sites, layout, floors, restless);
+        federation.settle();
+        federation
+    }
+
+    /// Sites that have not heard of an epoch yet.
+    pub(crate) fn unsettled(
+        sites: usize,
+        layout: &Layout,
+        floors: impl Fn(usize) -> Floors,
+        restless: bool,
+    ) -> Self {
         let coordinator = SigningKey::generate();
         let keys: Vec<_> = (0..sites).map(|_| Arc::new(SigningKey::generate())).collect();
         let purposes = [Purpose::Train, Purpose::Evaluate, Purpose::Statistics];
@@ -169,9 +181,7 @@ impl Federation {
             .collect();
         let opening = opening(&pin, &coordinator, 1, 1);
         let setup = EpochSetup::new(&pin, &opening).unwrap();
-        let mut federation = Self { pin, coordinator, nodes, setup };
-        federation.settle();
-        federation
+        Self { pin, coordinator, nodes, setup }
     }
 
     /// Opens an epoch for all.
@@ -183,11 +193,22 @@ impl Federation {
 
     /// Passes setup messages on until nobody has anything new to say.
     fn settle(&mut self) {
+        self.advertise();
+        self.settle_pairs();
+    }
+
+    /// Everybody makes keys.
+    pub(crate) fn advertise(&mut self) {
         let Self { pin, nodes, setup, .. } = self;
         for node in &mut *nodes {
             let advert = node.say(pin, |machine, _| machine.open_epoch(setup.opening())).unwrap();
             setup.take_advert(pin, &advert).unwrap();
         }
+    }
+
+    /// All pairs agree.
+    pub(crate) fn settle_pairs(&mut self) {
+        let Self { pin, nodes, setup, .. } = self;
         for _ in 0..3 {
             for node in &mut *nodes {
                 let mail = setup.mail_for(&node.name);

@@ -91,3 +91,5 @@ mod dropouts;
 mod federation;
 #[cfg(test)]
 mod hostile_bytes;
+#[cfg(test)]
+mod vectors;

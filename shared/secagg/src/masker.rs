@@ -84,6 +84,12 @@ impl Masker {
         Self { ctx, context, me, vector, position: 0, streams, seeds, keys, leaves: Vec::new(), chunk }
     }
 
+    /// Every seed, for test vectors.
+    #[cfg(test)]
+    pub(crate) fn seeds(&self) -> &[MaskSeed] {
+        &self.seeds
+    }
+
     /// The attempt.
     pub fn ctx(&self) -> &CtxHash {
         &self.ctx

@@ -120,6 +120,12 @@ secret!(
 );
 
 impl PairKey {
+    /// The bytes, for test vectors.
+    #[cfg(test)]
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// `k(r+1) = HKDF(k(r))`.
     pub(crate) fn step(&self) -> Self {
         Self(*hkdf(&[], &self.0, "ratchet", &()))

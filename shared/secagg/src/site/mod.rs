@@ -212,6 +212,12 @@ impl SiteMachine {
         SiteRefusal::Alarm(alarm)
     }
 
+    /// The keys, for test vectors.
+    #[cfg(test)]
+    pub(crate) fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
     /// What this site noticed so far, oldest first. Belongs into its journal.
     pub fn alarms(&self) -> &[Alarm] {
         &self.record.alarms
