@@ -37,11 +37,11 @@ const SYNTHETIC_RECIPE: Recipe = Recipe {
     server_learning_rate: 1.0,
     weight: WeightRule::Coarse,
 };
-/// Thousands of pictures: two passes a round. Batches are small, because under averaging it is steps that are scarce:
+/// Thousands of pictures: four passes a round. Batches are small, because under averaging it is steps that are scarce:
 /// hospitals train side by side, so a round has fewer steps in a row than pooled training, and going further along
 /// the mean makes up for a little of that. Dealt out by Dirichlet, some hospitals have next to no case of one class.
 pub(crate) const ARCHIVE_RECIPE: Recipe = Recipe {
-    training: "optimiser = \"sgd\"\nlearning_rate = 0.008\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 8\nepochs = 2\naugment = { crop = 3 }",
+    training: "optimiser = \"sgd\"\nlearning_rate = 0.008\nmomentum = 0.9\nweight_decay = 0.001\nschedule = \"cosine\"\nbatch = 8\nepochs = 4\naugment = { crop = 3 }",
     server_learning_rate: 1.5,
     weight: WeightRule::Effective,
 };
