@@ -193,7 +193,7 @@ ANSWER = record(HASH, HASH, INDEX, list_of(DEALER_RECORD), list_of(record(INDEX,
 def occasion(value: Any) -> None:
     """The type of an alarm's occasion, `[variant, [field]]` (9.3)."""
     require(type(value) is list and len(value) == 2, "no occasion")
-    whole(0, 6)(value[0])
+    whole(0, 7)(value[0])
     require(type(value[1]) is list and len(value[1]) == 1, "an occasion has one field")
     NUMBER(value[1][0])
 

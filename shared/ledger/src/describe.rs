@@ -200,5 +200,6 @@ pub(crate) fn sight(alarm: &Alarm) -> String {
         Occasion::Repeat(attempt) => {
             format!("other survivors in attempt {attempt} for a starting model opened before")
         }
+        Occasion::Model(attempt) => format!("another model in attempt {attempt} for a round opened before"),
     }
 }

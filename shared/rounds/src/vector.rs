@@ -101,6 +101,8 @@ pub fn study_pin(
         roster,
         coordinator,
         sites: study.sites.iter().map(keyed).collect::<Result<_, _>>()?,
+        rounds: study.rounds.count,
+        initial_model: study.initial_model(),
         min_honest: u16::try_from(study.aggregation.min_honest).unwrap_or(u16::MAX),
         clip_norm: clip_norm(study),
         weight_cap: study.aggregation.weight_cap,

@@ -29,6 +29,9 @@ pub enum Occasion {
     /// Other survivors for a starting model that was opened before.
     #[n(6)]
     Repeat(#[n(0)] Attempt),
+    /// Another model for a round that was opened before.
+    #[n(7)]
+    Model(#[n(0)] Attempt),
 }
 
 /// Two statements that cannot both be honest, by their hashes. The site keeps it in its journal and repeats

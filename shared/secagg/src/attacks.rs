@@ -17,7 +17,7 @@ use crate::dealing::deal_garbage;
 use crate::federation::{Federation, arrive, judge, name, opening, plain_sum, sign, vectors};
 use crate::layout::Layout;
 use crate::message::{DealerVerdict, Receipt};
-use crate::numbering::{Attempt, Epoch, SiteIndex};
+use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::pin::PinMismatch;
 use crate::site::{Begun, Missing, SiteMachine, SiteRefusal};
 use crate::terms::{Floors, Repeat};
@@ -95,6 +95,11 @@ fn every_field_of_a_context_is_checked() {
     change(&|fields| fields.layout = Layout::of_counts(2), SiteRefusal::Pin(PinMismatch::Layout));
     change(&|fields| fields.weight_cap = 32, SiteRefusal::Pin(PinMismatch::WeightCap));
     change(&|fields| fields.noise = 1, SiteRefusal::Pin(PinMismatch::Noise));
+    change(&|fields| fields.round = RoundNumber::new(1001).unwrap(), SiteRefusal::Pin(PinMismatch::Round));
+    change(
+        &|fields| fields.round = RoundNumber::new(1).unwrap(),
+        SiteRefusal::Pin(PinMismatch::InitialModel),
+    );
     change(
         &|fields| fields.clip_norm = crate::quantiser::ClipNorm::new(2.0).unwrap(),
         SiteRefusal::Pin(PinMismatch::ClipNorm),
@@ -232,6 +237,32 @@ fn the_same_start_is_opened_with_the_same_survivors_only() {
     fields.model = model;
     let context = federation.sign(fields);
     assert_eq!(run(&mut federation, &context, &inputs), plain_sum(&inputs, &names(&[0, 1, 2])));
+}
+
+#[test]
+fn a_round_is_opened_for_one_model() {
+    let (mut federation, inputs) = federation(4);
+    let asked = |federation: &Federation, attempt, round, sites: &[usize], model: &[u8]| {
+        let mut fields = federation.fields_of(attempt, &names(sites));
+        fields.round = RoundNumber::new(round).unwrap();
+        fields.model = Hash::of_bytes(model);
+        federation.sign(fields)
+    };
+    let context = asked(&federation, 1, 5, &[0, 1, 2, 3], b"start");
+    run(&mut federation, &context, &inputs);
+    // A twin: the same numbers in another file. Training would repeat itself, and the difference of the two sums
+    // would be the vector of whoever is left out. Neither does a restart help.
+    let twin = asked(&federation, 2, 5, &[0, 1, 2], b"twin");
+    for _ in 0..2 {
+        let Err(SiteRefusal::Alarm(alarm)) = begin(&mut federation, &twin) else { panic!("began") };
+        assert_eq!(alarm.occasion, Occasion::Model(Attempt::new(2).unwrap()));
+        federation.nodes[0].restart(&federation.pin);
+    }
+    // In the next round training repeats nothing.
+    let next = asked(&federation, 3, 6, &[0, 1, 2], b"twin");
+    run(&mut federation, &next, &inputs);
+    let back = asked(&federation, 4, 5, &[0, 1, 2], b"twin");
+    assert_eq!(begin(&mut federation, &back), Err(SiteRefusal::RoundOver(RoundNumber::new(5).unwrap())));
 }
 
 #[test]

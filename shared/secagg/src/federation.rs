@@ -159,6 +159,8 @@ impl Federation {
             roster: Hash::of_bytes(b"roster"),
             coordinator: coordinator.verifying_key(),
             sites: keys.iter().enumerate().map(|(at, key)| (name(at), key.verifying_key())).collect(),
+            rounds: 1000,
+            initial_model: Hash::of_bytes(b"initial model"),
             min_honest: 0,
             clip_norm: ClipNorm::new(1.0).unwrap(),
             weight_cap: 64,
@@ -247,7 +249,8 @@ impl Federation {
             study: self.pin.study,
             roster: self.pin.roster,
             epoch: self.setup.statement().epoch,
-            round: RoundNumber::new(1).unwrap(),
+            // The first round would have to start from the study's own model.
+            round: RoundNumber::new(attempt + 1).unwrap(),
             attempt: Attempt::new(attempt).unwrap(),
             purpose: Purpose::Train,
             model: Hash::of_bytes(&attempt.to_le_bytes()),

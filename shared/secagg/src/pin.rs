@@ -23,6 +23,10 @@ pub struct StudyPin {
     pub coordinator: VerifyingKey,
     /// The sites named in the study, each with its signing key: `N` of them, whether or not they accepted.
     pub sites: BTreeMap<SiteName, VerifyingKey>,
+    /// Rounds of the study.
+    pub rounds: u32,
+    /// The model that its first round starts from.
+    pub initial_model: Hash,
     /// Least number of honest sites behind a sum; 0 where the study asks for no more than the rule.
     pub min_honest: u16,
     /// Bound on an update's L2 norm.
@@ -47,6 +51,12 @@ pub enum PinMismatch {
     /// A roster of another size.
     #[error("it counts another number of sites in the roster")]
     RosterSize,
+    /// A round after the study's last.
+    #[error("it counts a round that the study does not have")]
+    Round,
+    /// A first round that starts from another model than the study's.
+    #[error("its first round does not start from the study's model")]
+    InitialModel,
     /// Fewer honest sites than the study asks for.
     #[error("it demands fewer honest sites than the study")]
     MinHonest,
@@ -102,6 +112,8 @@ impl StudyPin {
             (context.study == self.study, PinMismatch::Study),
             (context.roster == self.roster, PinMismatch::Roster),
             (usize::from(stated.roster) == self.sites.len(), PinMismatch::RosterSize),
+            (context.round.get() <= self.rounds, PinMismatch::Round),
+            (self.starts_rightly(context), PinMismatch::InitialModel),
             (stated.honest >= self.min_honest, PinMismatch::MinHonest),
             (context.clip_norm == self.clip_norm, PinMismatch::ClipNorm),
             (context.weight_cap == self.weight_cap, PinMismatch::WeightCap),
@@ -125,6 +137,11 @@ impl StudyPin {
         } else {
             Err(PinMismatch::Stranger)
         }
+    }
+
+    /// Only the first starting model is in the study. Each later one follows from sums that no single site can check.
+    fn starts_rightly(&self, context: &Context) -> bool {
+        context.round.get() > 1 || context.purpose != Purpose::Train || context.model == self.initial_model
     }
 
     /// The names behind indices of a context.

@@ -13,6 +13,7 @@ pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
         SiteRefusal::Alarm(alarm) => match alarm.occasion {
             Occasion::Opening(_) | Occasion::Advert(_) | Occasion::Encapsulation(_) => Decline::Epoch,
             Occasion::Context(_) => Decline::Attempt,
+            Occasion::Model(_) => Decline::Model,
             Occasion::Receipt(_) => Decline::Receipts,
             Occasion::Survivors(_) => Decline::SecondSurvivors,
             Occasion::Repeat(_) => Decline::Repeat,
@@ -24,7 +25,9 @@ pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
         | SiteRefusal::OutsideEpoch(_)
         | SiteRefusal::OtherAdvert(_)
         | SiteRefusal::NoPairKey(_) => Decline::Epoch,
-        SiteRefusal::Superseded(_) | SiteRefusal::UnknownAttempt => Decline::Attempt,
+        SiteRefusal::Superseded(_) | SiteRefusal::RoundOver(_) | SiteRefusal::UnknownAttempt => {
+            Decline::Attempt
+        }
         SiteRefusal::Pin(PinMismatch::Roster | PinMismatch::RosterSize) => Decline::Roster,
         SiteRefusal::Pin(_)
         | SiteRefusal::Foreign

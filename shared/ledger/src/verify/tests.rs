@@ -155,12 +155,16 @@ fn contexts_are_only_for_what_sites_accepted() {
         story.push(world.context(fields));
         world.failure(&story).1
     };
-    assert!(with(&|fields| fields.model = hash("trap")).contains("starting model"));
+    assert!(with(&|fields| fields.model = hash("trap")).contains("does not start from the study's model"));
+    let later = |fields: &mut consilium_secagg::context::ContextFields| {
+        (fields.round, fields.model) = (round(2), hash("trap"));
+    };
+    assert!(with(&later).contains("starting model"));
     assert!(with(&|fields| fields.roster = hash("other")).contains("not in the ledger"));
     assert!(with(&|fields| fields.study = hash("other")).contains("nobody proposed"));
     assert!(with(&|fields| fields.weight_cap *= 2).contains("largest weight is not"));
     assert!(with(&|fields| fields.noise = 1).contains("noise"));
-    assert!(with(&|fields| fields.round = round(11)).contains("number of rounds"));
+    assert!(with(&|fields| fields.round = round(11)).contains("a round that the study does not have"));
     let larger_roster = consilium_secagg::threshold::Thresholds::new(5, 4, 2).unwrap();
     assert!(with(&|fields| fields.thresholds = larger_roster).contains("number of sites in the roster"));
     assert!(

@@ -59,6 +59,7 @@ impl SiteMachine {
             return Err(SiteRefusal::Superseded(context.attempt));
         }
         self.check_context(&context)?;
+        self.check_round(&context)?;
         self.check_repeat(&context, book)?;
         let chain = self.chain.epoch.as_mut().ok_or(SiteRefusal::NotYet(Missing::Epoch))?;
         if !chain.advance(context.attempt) {
@@ -119,6 +120,22 @@ impl SiteMachine {
             }
         }
         Ok(())
+    }
+
+    /// One round sums about one model. Training repeats itself within a round, so two files with the same numbers, or
+    /// nearly, would let the coordinator open the round a second time with other survivors, around the repeat rule.
+    fn check_round(&mut self, context: &Context) -> Result<(), SiteRefusal> {
+        let Some(opened) = &self.record.opened else { return Ok(()) };
+        if context.round < opened.round {
+            return Err(SiteRefusal::RoundOver(context.round));
+        }
+        match opened.models.get(&context.purpose) {
+            Some(model) if context.round == opened.round && *model != context.model => {
+                let first = *model;
+                Err(self.alarm(Occasion::Model(context.attempt), first, context.model))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses early where the repeat rule stands against this Selection: whoever is in it is to survive, and those

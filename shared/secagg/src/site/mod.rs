@@ -109,6 +109,7 @@ impl SiteMachine {
             attempt: None,
             alarms: Vec::new(),
             guilty: BTreeSet::new(),
+            opened: None,
         };
         let chain = Chain { instance, version: 0, epoch: None };
         Ok(Self { pin, me, key, floors, record, chain, saved: None })

@@ -7,7 +7,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 
-use super::record::{AttemptRecord, Opening, Own};
+use super::record::{AttemptRecord, OpenedRound, Opening, Own};
 use super::{Missing, RepeatBook, SiteMachine, SiteRefusal, Unsent};
 use crate::alarm::Occasion;
 use crate::consistency::{self, Inconsistent, counts_as};
@@ -207,8 +207,13 @@ impl SiteMachine {
         book: &mut RepeatBook,
     ) -> Result<(), SiteRefusal> {
         let attempt = self.attempt(ctx)?;
-        let sites = StudyPin::names_of(&attempt.context, survivors.indices());
-        book.bind(&attempt.context, &sites);
+        let context = &attempt.context;
+        let sites = StudyPin::names_of(context, survivors.indices());
+        book.bind(context, &sites);
+        let (round, purpose, model) = (context.round, context.purpose, context.model);
+        let opened = self.record.opened.take().filter(|opened| opened.round == round);
+        let opened = self.record.opened.insert(opened.unwrap_or_else(|| OpenedRound::new(round)));
+        opened.models.entry(purpose).or_insert(model);
         let set = RosterSet::of(&self.pin.names(), &sites);
         if let Some(epoch) = &mut self.record.epoch {
             epoch.earlier.insert(set);

@@ -9,13 +9,13 @@ use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
 use crate::alarm::Alarm;
-use crate::context::Context;
+use crate::context::{Context, Purpose};
 use crate::held::Held;
 use crate::message::{
     Advert, Answer, Confirmation, Encapsulation, Envelope, EpochOpening, Receipt, Survivors,
     SurvivorsSignature, Upload,
 };
-use crate::numbering::{Attempt, Epoch, SiteIndex};
+use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::terms::RosterSet;
 
 /// The record of one study at one site.
@@ -47,6 +47,25 @@ pub(super) struct Record {
     /// Dealers whose guilt was proved.
     #[n(10)]
     pub(super) guilty: BTreeSet<SiteName>,
+    /// The last round that was opened here.
+    #[n(11)]
+    pub(super) opened: Option<OpenedRound>,
+}
+
+/// A round in which survivors were written down, with the model that each of its sums is about.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct OpenedRound {
+    #[n(0)]
+    pub(super) round: RoundNumber,
+    #[n(1)]
+    pub(super) models: BTreeMap<Purpose, Hash>,
+}
+
+impl OpenedRound {
+    pub(super) const fn new(round: RoundNumber) -> Self {
+        Self { round, models: BTreeMap::new() }
+    }
 }
 
 /// An epoch whose keys this site has.

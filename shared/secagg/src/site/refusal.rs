@@ -6,7 +6,7 @@ use consilium_study::sign::SignatureError;
 use crate::agreement::BadKey;
 use crate::alarm::Alarm;
 use crate::consistency::Inconsistent;
-use crate::numbering::{Attempt, Epoch, SiteIndex};
+use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::pin::PinMismatch;
 
 /// Why a site refuses a message.
@@ -78,6 +78,9 @@ pub enum SiteRefusal {
     /// A member without a settled pair key.
     #[error("no pair key is settled with {0}")]
     NoPairKey(SiteName),
+    /// A round before one that was opened here.
+    #[error("round {0} is over: a later one was opened here")]
+    RoundOver(RoundNumber),
     /// The starting model was opened with survivors that this Selection does not have.
     #[error("this model was opened with other survivors")]
     RepeatRule,
