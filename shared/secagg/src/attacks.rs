@@ -1,7 +1,10 @@
 //! Attacks that must fail: a hostile coordinator against the real machines.
 
 mod by_sites;
+mod context;
+mod receipts;
 mod setup;
+mod survivors;
 
 use std::collections::BTreeSet;
 
@@ -117,7 +120,7 @@ fn every_field_of_a_context_is_checked() {
     fields.selection = crate::context::Selection::new(sites).unwrap();
     let context = federation.sign(fields);
     assert_eq!(begin(&mut federation, &context), Err(SiteRefusal::OtherAdvert(name(2))));
-    federation.coordinator = SigningKey::generate();
+    federation.coordinator = SigningKey::generate().into();
     let context = federation.sign(federation.fields(1));
     assert!(matches!(begin(&mut federation, &context), Err(SiteRefusal::Signature(_))));
     // Nothing of all this used the attempt up.

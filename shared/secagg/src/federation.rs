@@ -118,7 +118,7 @@ impl Node {
 
 pub(crate) struct Federation {
     pub(crate) pin: StudyPin,
-    pub(crate) coordinator: SigningKey,
+    pub(crate) coordinator: Arc<SigningKey>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) setup: EpochSetup,
 }
@@ -151,7 +151,7 @@ impl Federation {
         floors: impl Fn(usize) -> Floors,
         restless: bool,
     ) -> Self {
-        let coordinator = SigningKey::generate();
+        let coordinator = Arc::new(SigningKey::generate());
         let keys: Vec<_> = (0..sites).map(|_| Arc::new(SigningKey::generate())).collect();
         let purposes = [Purpose::Train, Purpose::Evaluate, Purpose::Statistics];
         let pin = StudyPin {
@@ -316,7 +316,7 @@ impl Federation {
                 sum.add_chunk(index, chunk).unwrap();
             }
         }
-        sum.remove_masks(context, opened);
+        sum.remove_masks(context, opened, 2);
         sum.into_words()
     }
 }

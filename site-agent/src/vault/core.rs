@@ -160,6 +160,14 @@ impl Core {
             let (me, key) = (self.identity.site.clone(), Arc::clone(&self.key));
             SiteMachine::restore(pin.clone(), me, key, floors.clone(), record, chain)
         })?;
+        anyhow::ensure!(
+            machine.goes_with(&self.book),
+            "{} is older than what study {} was written with: it was deleted, or restored from a backup. This site no \
+             longer knows which sums it opened, and a coordinator could open one again without a hospital and read its \
+             update. Put back the file that was there last; if it is lost, enrol this site anew in an empty folder",
+            self.folder.repeat_book().display(),
+            study.short()
+        );
         let _ = self.keeping.persist(&mut machine, &mut self.book)?;
         let epoch = machine.epoch();
         case.machine = Some(machine);

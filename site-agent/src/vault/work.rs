@@ -188,13 +188,15 @@ struct Ticker<'a> {
 }
 
 impl Ticker<'_> {
+    /// Tells per cents: how many steps or files there are in all would tell how many cases a hospital has.
     fn tick(&mut self, stage: Stage, done: u64, total: u64) {
         let now = Instant::now();
         let due = self.last.is_none_or(|(last, at)| last != stage || now.duration_since(at) >= TELL_AFTER);
         if due || done == total {
             self.last = Some((stage, now));
             let (study, attempt) = (self.study, self.attempt);
-            (self.tell)(Outcome::Progress { study, attempt, stage, done, total });
+            let done = done.saturating_mul(100) / total.max(1);
+            (self.tell)(Outcome::Progress { study, attempt, stage, done, total: 100 });
         }
     }
 }
@@ -288,7 +290,7 @@ impl Task<'_> {
         let rounding = RoundingKey::new(self.study.seed, self.site, context.round);
         let counts = TrainCounts::new(trained.mean_loss, *weight).to_words();
         let words = ClippedUpdate::clip(trained.update, &context.layout, context.clip_norm)
-            .and_then(|clipped| encode(context, *weight, &clipped, &counts, &rounding))
+            .and_then(|clipped| encode(context, *weight, clipped, &counts, &rounding))
             .map_err(|error| {
                 tracing::warn!(study = self.study.hash().short(), %error, "the update cannot be summed");
                 Halt::Withdraw(Withdrawal::TrainingFailed)

@@ -1,6 +1,9 @@
 //! Hostile setup messages, backups and crashes.
 
 use super::*;
+use crate::message::{Advert, Encapsulation, EpochOpening};
+use crate::pin::StudyPin;
+use crate::site::RestoreError;
 
 #[test]
 fn an_agent_restored_from_a_backup_waits_for_the_next_epoch() {
@@ -29,18 +32,42 @@ fn an_agent_restored_from_a_backup_waits_for_the_next_epoch() {
 }
 
 #[test]
-fn a_crash_between_the_two_writes_loses_nothing() {
+fn a_record_that_was_set_back_opens_nothing_with_a_later_chain() {
+    let (mut federation, inputs) = federation(4);
+    let context = federation.sign(federation.fields(1));
+    let phase = federation.collect(&context, &inputs);
+    let mut phase = phase.close(&federation.pin, 0).map_err(|(_, reason)| reason).unwrap();
+    let ctx = phase.context().hash();
+    let Federation { pin, nodes, .. } = &mut federation;
+    let node = &mut nodes[0];
+    let before = node.disk.clone();
+    sign(pin, &ctx, &mut phase, node).unwrap();
+    // Record and book forget the signature; the chain file, which no backup holds, is the one of today.
+    node.disk.record = before.record;
+    node.disk.book = before.book;
+    node.restart(pin);
+    assert_eq!(node.machine.epoch(), None);
+    let refused = node.say(pin, |machine, book| machine.sign(&ctx, phase.survivors(), book));
+    assert_eq!(refused, Err(SiteRefusal::UnknownAttempt));
+}
+
+#[test]
+fn a_repeat_book_from_a_backup_is_noticed() {
     let (mut federation, inputs) = federation(4);
     let pin = federation.pin.clone();
     let context = federation.sign(federation.fields(1));
-    let before = federation.nodes[0].disk.record.clone();
-    begin(&mut federation, &context).unwrap();
-    // The chain stepped on, the record did not.
+    run(&mut federation, &context, &inputs);
+    let old = federation.nodes[0].disk.book.clone();
+    let context = federation.sign(federation.fields(2));
+    run(&mut federation, &context, &inputs);
     let node = &mut federation.nodes[0];
-    node.disk.record = before;
     node.restart(&pin);
-    assert!(node.machine.epoch().is_some());
-    assert_eq!(run(&mut federation, &context, &inputs), plain_sum(&inputs, &names(&[0, 1, 2, 3])));
+    assert!(node.machine.goes_with(&node.book));
+    for book in [old, None] {
+        node.disk.book = book;
+        node.restart(&pin);
+        assert!(!node.machine.goes_with(&node.book));
+    }
 }
 
 #[test]
@@ -113,4 +140,153 @@ fn a_stranger_has_no_machine() {
     let key = std::sync::Arc::new(SigningKey::generate());
     let stranger = SiteMachine::new(federation.pin, "stranger".parse().unwrap(), key, Floors::default());
     assert!(stranger.is_err());
+}
+
+#[test]
+fn openings_are_of_this_study_and_begin_after_what_was_accepted() {
+    let (mut federation, _) = federation(3);
+    let pin = federation.pin.clone();
+    let context = federation.sign(federation.fields(7));
+    begin(&mut federation, &context).unwrap();
+    let good = opening(&pin, &federation.coordinator, 2, 8).claim().unwrap();
+    let says = |federation: &mut Federation, opening: &EpochOpening, key: &SigningKey| {
+        let signed = Signed::seal(opening, Principal::Coordinator, key);
+        let node = &mut federation.nodes[0];
+        node.say(&pin, |machine, _| machine.open_epoch(&signed)).map(|_| ())
+    };
+    let key = federation.coordinator.clone();
+    assert!(matches!(says(&mut federation, &good, &SigningKey::generate()), Err(SiteRefusal::Signature(_))));
+    let other = Hash::of_bytes(b"other");
+    let stale = SiteRefusal::StaleEpoch(Epoch::new(2).unwrap());
+    for (opening, refusal) in [
+        (EpochOpening { study: other, ..good.clone() }, SiteRefusal::Foreign),
+        (EpochOpening { roster: other, ..good.clone() }, SiteRefusal::Foreign),
+        (EpochOpening { first_attempt: Attempt::new(7).unwrap(), ..good.clone() }, stale.clone()),
+        (EpochOpening { attempts: 0, ..good.clone() }, stale.clone()),
+        (EpochOpening { attempts: 101, ..good.clone() }, stale),
+    ] {
+        assert_eq!(says(&mut federation, &opening, &key), Err(refusal));
+    }
+    assert_eq!(says(&mut federation, &good, &key), Ok(()));
+}
+
+#[test]
+fn setup_messages_are_of_this_study_epoch_and_pair() {
+    let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    federation.advertise();
+    let pin = federation.pin.clone();
+    let other = Hash::of_bytes(b"other");
+    let second = Epoch::new(2).unwrap();
+    let sealed = |federation: &Federation, site: usize| {
+        let key = federation.nodes[site].key.clone();
+        (Principal::Site(name(site)), key)
+    };
+    // Adverts, as the second site would sign them; its own, as the first site signed it.
+    let advert = federation.setup.mail_for(&name(0)).adverts[0].claim().unwrap();
+    let mine = federation.setup.mail_for(&name(1)).adverts[0].clone();
+    let (signer, key) = sealed(&federation, 1);
+    for change in [
+        (|advert: &mut Advert| advert.epoch = Epoch::new(2).unwrap()) as fn(&mut Advert),
+        |advert| advert.study = Hash::of_bytes(b"other"),
+        |advert| advert.roster = Hash::of_bytes(b"other"),
+    ] {
+        let mut wrong = advert.clone();
+        change(&mut wrong);
+        let wrong = Signed::seal(&wrong, signer.clone(), &key);
+        let reply = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&[wrong])).unwrap();
+        assert_eq!((reply.refused, reply.encapsulations), (vec![SiteRefusal::Foreign], vec![]));
+    }
+    let reply = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&[mine])).unwrap();
+    assert_eq!(reply.refused, [SiteRefusal::Foreign], "a site settles nothing with itself");
+    // Encapsulations of the first site for the second.
+    let mail = federation.setup.mail_for(&name(0)).adverts;
+    let good = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&mail)).unwrap();
+    let good = good.encapsulations[0].clone();
+    let hear = |federation: &mut Federation, message: &Signed<Encapsulation>| {
+        let node = &mut federation.nodes[1];
+        let reply =
+            node.say(&pin, |machine, _| machine.take_encapsulations(std::slice::from_ref(message))).unwrap();
+        reply.refused
+    };
+    assert_eq!(hear(&mut federation, &good), [SiteRefusal::NotYet(Missing::Advert(name(0)))]);
+    let mail = federation.setup.mail_for(&name(1)).adverts;
+    federation.nodes[1].say(&pin, |machine, _| machine.take_adverts(&mail)).unwrap();
+    let (signer, key) = sealed(&federation, 0);
+    let changed = |change: &dyn Fn(&mut Encapsulation)| {
+        let mut claim = good.claim().unwrap();
+        change(&mut claim);
+        claim
+    };
+    for wrong in [
+        changed(&|claim| claim.study = other),
+        changed(&|claim| claim.epoch = second),
+        changed(&|claim| claim.to = name(2)),
+        changed(&|claim| claim.from_advert = other),
+        changed(&|claim| claim.to_advert = other),
+    ] {
+        let wrong = Signed::seal(&wrong, signer.clone(), &key);
+        assert_eq!(hear(&mut federation, &wrong), [SiteRefusal::Foreign]);
+    }
+    let forged = Signed::seal(&good.claim().unwrap(), signer.clone(), &SigningKey::generate());
+    assert!(matches!(hear(&mut federation, &forged)[..], [SiteRefusal::Signature(_)]));
+    // The higher name never encapsulates.
+    let (higher, its_key) = sealed(&federation, 2);
+    let upwards = changed(&|claim| (claim.from, claim.to) = (name(2), name(1)));
+    assert_eq!(hear(&mut federation, &Signed::seal(&upwards, higher, &its_key)), [SiteRefusal::Foreign]);
+    assert_eq!(hear(&mut federation, &good), []);
+    // A second ciphertext for one pair is an alarm.
+    let twice = changed(&|claim| claim.ciphertext.as_mut_slice()[0] ^= 1);
+    let refused = hear(&mut federation, &Signed::seal(&twice, signer, &key));
+    assert!(
+        matches!(refused[..], [SiteRefusal::Alarm(alarm)] if matches!(alarm.occasion, Occasion::Encapsulation(_)))
+    );
+}
+
+#[test]
+fn without_setup_keys_no_further_pair_settles() {
+    let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    federation.advertise();
+    let pin = federation.pin.clone();
+    let [first, second, _] = &mut federation.nodes[..] else { panic!("three sites") };
+    let of = |site: usize| federation.setup.mail_for(&name(site)).adverts;
+    let good = first.say(&pin, |machine, _| machine.take_adverts(&of(0))).unwrap();
+    second.say(&pin, |machine, _| machine.take_adverts(&of(1))).unwrap();
+    second.machine.erase_setup_keys();
+    let reply = second.say(&pin, |machine, _| machine.take_encapsulations(&good.encapsulations)).unwrap();
+    assert!(reply.refused.contains(&SiteRefusal::StaleEpoch(Epoch::new(1).unwrap())), "{:?}", reply.refused);
+    // When everybody is settled, the keys go by themselves.
+    let mut settled = Federation::new(3, &layout());
+    for node in &mut settled.nodes {
+        assert!(node.machine.chain().epoch.as_ref().unwrap().secrets().is_none(), "{}", node.name);
+    }
+}
+
+#[test]
+fn a_record_of_another_study_roster_or_site_makes_no_machine() {
+    let (federation, _) = federation(3);
+    let node = &federation.nodes[0];
+    let (record, chain) = (node.disk.record.clone().unwrap(), node.disk.chain.clone());
+    let restored = |pin: StudyPin, me: SiteName| {
+        SiteMachine::restore(pin, me, node.key.clone(), Floors::default(), &record, chain.as_deref())
+            .map(|_| ())
+    };
+    let pin = &federation.pin;
+    let other = Hash::of_bytes(b"other");
+    assert_eq!(restored(pin.clone(), name(0)), Ok(()));
+    for (pin, me) in [
+        (StudyPin { study: other, ..pin.clone() }, name(0)),
+        (StudyPin { roster: other, ..pin.clone() }, name(0)),
+        (pin.clone(), name(1)),
+    ] {
+        assert_eq!(restored(pin, me), Err(RestoreError::Foreign));
+    }
+    let damaged = SiteMachine::restore(
+        pin.clone(),
+        name(0),
+        node.key.clone(),
+        Floors::default(),
+        &record[1..],
+        chain.as_deref(),
+    );
+    assert!(matches!(damaged.map(|_| ()), Err(RestoreError::Record(_))));
 }

@@ -236,7 +236,7 @@ impl SiteMachine {
         let mut refused = None;
         for receipt in receipts {
             if let Err(refusal) = self.take_receipt(ctx, receipt) {
-                refused = Some(refusal);
+                refused = Some(graver(refused, refusal));
             }
         }
         self.open_envelopes(ctx)?;
@@ -252,7 +252,7 @@ impl SiteMachine {
         let mut refused = None;
         for envelope in envelopes {
             if let Err(refusal) = self.take_envelope(ctx, envelope) {
-                refused = Some(refusal);
+                refused = Some(graver(refused, refusal));
             }
         }
         self.open_envelopes(ctx)?;
@@ -345,5 +345,13 @@ impl SiteMachine {
         let receipt = attempt.receipts.get(&dealer).ok_or(SiteRefusal::NotYet(Missing::Receipt(dealer)))?;
         let key = self.pair_key(&attempt.context, dealer)?;
         Row::open(key, envelope, receipt).map_err(|_| SiteRefusal::ForeignEnvelope(dealer))
+    }
+}
+
+/// Of the refusals of a batch the one that is told: an alarm, which belongs into the journal, before all others.
+fn graver(before: Option<SiteRefusal>, now: SiteRefusal) -> SiteRefusal {
+    match before {
+        Some(alarm @ SiteRefusal::Alarm(_)) => alarm,
+        _ => now,
     }
 }

@@ -48,6 +48,9 @@ pub struct RepeatBook {
     sets: Vec<BTreeSet<SiteName>>,
     #[n(1)]
     opened: BTreeMap<(Part, Hash), u64>,
+    /// Grows with every change, so that the record of a study can tell an older book.
+    #[n(2)]
+    version: u64,
     #[cbor(skip)]
     changed: bool,
 }
@@ -112,7 +115,7 @@ impl RepeatBook {
         for part in Self::parts(context.purpose, context.model, context.baseline) {
             self.opened.entry(part).or_insert(index as u64);
         }
-        self.changed = true;
+        self.touch();
     }
 
     /// A person at the site lets `model` be summed once more for `purpose`, compared with `baseline`, with other
@@ -131,10 +134,19 @@ impl RepeatBook {
                 for part in Self::parts(purpose, model, baseline) {
                     self.opened.remove(&part);
                 }
-                self.changed = true;
+                self.touch();
                 Ok(())
             }
         }
+    }
+
+    fn touch(&mut self) {
+        self.version += 1;
+        self.changed = true;
+    }
+
+    pub(super) const fn version(&self) -> u64 {
+        self.version
     }
 
     /// The bytes to save, if something changed since the last call of [`RepeatBook::saved`].

@@ -110,6 +110,7 @@ impl SiteMachine {
             alarms: Vec::new(),
             guilty: BTreeSet::new(),
             opened: None,
+            book: 0,
         };
         let chain = Chain { instance, version: 0, epoch: None };
         Ok(Self { pin, me, key, floors, record, chain, saved: None })
@@ -118,8 +119,9 @@ impl SiteMachine {
     /// The machine as it was last persisted, from the bytes that the store was given.
     ///
     /// Where the chain file is missing or does not belong to the record (an agent restored from a backup), the
-    /// pair keys are gone: the attempt is dead and the site waits for the next epoch. A record that is exactly
-    /// one write older than its chain is a crash between the two writes and is accepted.
+    /// pair keys are gone: the attempt is dead and the site waits for the next epoch. So it does with a chain from
+    /// another write than the record's: with a later one an older record would have forgotten what it signed. See
+    /// also [`Self::goes_with`].
     pub fn restore(
         pin: StudyPin,
         me: SiteName,
@@ -134,16 +136,13 @@ impl SiteMachine {
         if record.study != mine.study || record.roster != mine.roster || record.site != mine.site {
             return Err(RestoreError::Foreign);
         }
-        let chain = chain.and_then(|bytes| Chain::from_bytes(bytes, &record.study).ok()).filter(|chain| {
-            chain.instance == *record.instance
-                && (0..=1).contains(&chain.version.wrapping_sub(record.version))
-        });
+        let chain = chain
+            .and_then(|bytes| Chain::from_bytes(bytes, &record.study).ok())
+            .filter(|chain| chain.instance == *record.instance && chain.version == record.version);
         machine.record = record;
         if let Some(chain) = chain {
-            machine.saved = (chain.version == machine.record.version).then_some(chain.version);
-            machine.record.version = chain.version;
+            machine.saved = Some(chain.version);
             machine.chain = chain;
-            machine.drop_what_has_no_keys();
         } else {
             // The instance that `new` drew is one that no file carries.
             machine.record.instance = machine.chain.instance.into();
@@ -154,21 +153,10 @@ impl SiteMachine {
         Ok(machine)
     }
 
-    /// After a crash between the two writes the chain may be a step ahead of the record.
-    fn drop_what_has_no_keys(&mut self) {
-        let epoch = self.record.epoch.as_ref().map(|epoch| epoch.opening.epoch);
-        let chain = self.chain.epoch.as_ref().map(|chain| (chain.epoch(), chain.at()));
-        if epoch != chain.map(|(epoch, _)| epoch) {
-            self.record.epoch = None;
-            self.record.attempt = None;
-            self.chain.epoch = None;
-            self.touch();
-        } else if let (Some(attempt), Some((_, at))) = (&self.record.attempt, chain)
-            && attempt.context.attempt != at
-        {
-            self.record.attempt = None;
-            self.touch();
-        }
+    /// Whether the repeat book is the one that this machine was last written with, or a later one. An older book was
+    /// restored from a backup or lost: it has forgotten survivors that this site signed.
+    pub fn goes_with(&self, book: &RepeatBook) -> bool {
+        self.record.book <= book.version()
     }
 
     /// Writes the state, if the store does not have it yet: chain first, then record and book. The proof opens
@@ -177,6 +165,7 @@ impl SiteMachine {
         let unsaved_book = book.unsaved();
         if self.saved != Some(self.record.version) || unsaved_book.is_some() {
             self.chain.version = self.record.version;
+            self.record.book = book.version();
             store.save_chain(&self.record.study, &self.chain.to_bytes(&self.record.study))?;
             store.save_record(&self.record.study, &self.record.to_canonical(), unsaved_book.as_deref())?;
             self.saved = Some(self.record.version);

@@ -11,8 +11,9 @@ pub trait Store {
     /// Why a write failed.
     type Error;
 
-    /// Replaces the chain file of a study. Kept outside databases and backups, under a key that is replaced
-    /// with every write, so that earlier contents cannot be read again.
+    /// Writes the chain file of a study beside the one before, which [`Store::save_record`] takes away: after a crash
+    /// between the two, the chain that goes with the record is still there. Kept outside databases and backups, under
+    /// a key that is replaced with every write, so that earlier contents cannot be read again.
     fn save_chain(&mut self, study: &Hash, chain: &[u8]) -> Result<(), Self::Error>;
 
     /// Replaces the record of a study and, where it changed, the repeat book, in one transaction. Called after

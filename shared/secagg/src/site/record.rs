@@ -50,6 +50,9 @@ pub(super) struct Record {
     /// The last round that was opened here.
     #[n(11)]
     pub(super) opened: Option<OpenedRound>,
+    /// The version that the repeat book had at least when this was written.
+    #[n(12)]
+    pub(super) book: u64,
 }
 
 /// A round in which survivors were written down, with the model that each of its sums is about.

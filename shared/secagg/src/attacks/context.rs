@@ -1,0 +1,138 @@
+//! Contexts that are no context, or not this study's, or not this site's.
+
+use consilium_study::canonical::Canonical;
+
+use super::*;
+use crate::context::{ContextFields, InvalidSelection, Member, Selection};
+use crate::layout::{Block, BlockKind};
+use crate::quantiser::count_limit;
+
+/// The fields make no context, neither here nor when they arrive.
+fn refused(fields: &ContextFields) -> InvalidContext {
+    assert!(
+        Context::from_canonical(&fields.to_canonical()).is_err(),
+        "decoding goes through the constructor"
+    );
+    Context::new(fields.clone()).unwrap_err()
+}
+
+#[test]
+fn what_this_protocol_does_not_speak_is_no_context() {
+    let (federation, _) = federation(4);
+    let with = |change: &dyn Fn(&mut ContextFields)| {
+        let mut fields = federation.fields(1);
+        change(&mut fields);
+        refused(&fields)
+    };
+    let unsupported = |change: &dyn Fn(&mut ContextFields), what| {
+        let refusal = with(change);
+        assert!(matches!(refusal, InvalidContext::Unsupported { what: got, .. } if got == what), "{refusal}");
+    };
+    unsupported(&|fields| fields.version = 2, "protocol version");
+    unsupported(&|fields| fields.groups = 2, "number of groups");
+    unsupported(&|fields| fields.chunk_words = 1, "chunk length");
+    unsupported(&|fields| fields.ring_bits = 16, "ring width");
+    assert_eq!(with(&|fields| fields.thresholds.threshold -= 1), InvalidContext::Formula);
+    assert_eq!(with(&|fields| fields.thresholds.corrupt = 0), InvalidContext::Formula);
+    // Only an evaluation compares, and with another model.
+    let other = Hash::of_bytes(b"other");
+    assert_eq!(with(&|fields| fields.baseline = Some(other)), InvalidContext::Baseline);
+    let itself = |fields: &mut ContextFields| {
+        (fields.purpose, fields.baseline) = (Purpose::Evaluate, Some(fields.model));
+    };
+    assert_eq!(with(&itself), InvalidContext::Baseline);
+    // Weights that could wrap around.
+    for cap in [0, count_limit(4) + 1] {
+        let refusal = with(&|fields| fields.weight_cap = cap);
+        assert_eq!(refusal, InvalidContext::WeightCap { cap, sites: 4 });
+    }
+}
+
+#[test]
+fn a_selection_names_each_site_once_and_in_order() {
+    let (federation, _) = federation(4);
+    let good = federation.fields(1).selection;
+    let list = |change: &dyn Fn(&mut Vec<Member>)| {
+        let mut members = good.members().to_vec();
+        change(&mut members);
+        Selection::from_canonical(&members.to_canonical()).map_err(|error| error.to_string())
+    };
+    assert_eq!(list(&|_| ()), Ok(good.clone()));
+    for (change, complaint) in [
+        (&(|members: &mut Vec<Member>| members.swap(1, 2)) as &dyn Fn(&mut Vec<Member>), "out of order"),
+        (&|members| members[2] = members[1].clone(), "out of order"),
+        (&|members| members[3].index = SiteIndex::new(9).unwrap(), "index of its position"),
+        (&|members| members.truncate(2), "3 to 200 sites"),
+    ] {
+        let refusal = list(change).unwrap_err();
+        assert!(refusal.contains(complaint), "{refusal}");
+    }
+    let advert = good.members()[0].advert;
+    let many = (0..201).map(|site| (name(site), advert));
+    assert_eq!(Selection::new(many), Err(InvalidSelection::Size(201)));
+}
+
+#[test]
+fn ranges_and_members_are_those_of_the_study() {
+    let block = |range_exponent| Block { kind: BlockKind::Update, length: 2, range_exponent };
+    let with_range = |exponent| Layout::new(vec![block(exponent)], 0).unwrap();
+    let mut federation = Federation::new(4, &with_range(0));
+    // The clip norm is 1: ranges lie between 2^-20 and 1.
+    for (exponent, lawful) in [(0, true), (-20, true), (1, false), (-21, false)] {
+        let mut fields = federation.fields(1);
+        fields.layout = with_range(exponent);
+        let checked = federation.pin.check(&Context::new(fields).unwrap());
+        assert_eq!(checked, if lawful { Ok(()) } else { Err(PinMismatch::Range(0)) }, "2^{exponent}");
+    }
+    // A kind of sum that the study does not have.
+    federation.pin.layouts.remove(&Purpose::Statistics);
+    let mut fields = federation.fields(1);
+    fields.purpose = Purpose::Statistics;
+    assert_eq!(federation.pin.check(&Context::new(fields).unwrap()), Err(PinMismatch::Layout));
+    // Somebody whom the study does not name, in the place of somebody whom it does.
+    let mut fields = federation.fields(1);
+    let mut members: Vec<_> =
+        fields.selection.members().iter().map(|member| (member.site.clone(), member.advert)).collect();
+    members[3].0 = "stranger".parse().unwrap();
+    fields.selection = Selection::new(members).unwrap();
+    assert_eq!(federation.pin.check(&Context::new(fields).unwrap()), Err(PinMismatch::Stranger));
+    // Fewer honest sites than the study asks for.
+    federation.pin.min_honest = 3;
+    let context = Context::new(federation.fields(1)).unwrap();
+    assert_eq!(federation.pin.check(&context), Err(PinMismatch::MinHonest));
+}
+
+#[test]
+fn a_site_insists_on_its_own_policy() {
+    let floors = |site| match site {
+        0 => Floors { min_honest: 4, ..Floors::default() },
+        1 => Floors { known_sites: vec![name(5)], ..Floors::default() },
+        _ => Floors::default(),
+    };
+    let mut federation = Federation::with(6, &layout(), floors, false);
+    let context = federation.sign(federation.fields_of(1, &names(&[0, 1, 2, 3, 4])));
+    let Federation { pin, nodes, .. } = &mut federation;
+    let mut says =
+        |site: usize| nodes[site].say(pin, |machine, book| machine.begin(&context, book)).unwrap_err();
+    assert_eq!(says(0), SiteRefusal::MinHonest { got: 3, want: 4 });
+    assert_eq!(says(1), SiteRefusal::UnknownSelection(name(5)));
+    assert_eq!(says(5), SiteRefusal::NotSelected);
+}
+
+#[test]
+fn without_settled_pairs_a_site_does_not_begin() {
+    let mut federation = Federation::unsettled(4, &layout(), |_| Floors::default(), false);
+    federation.advertise();
+    let context = federation.sign(federation.fields(1));
+    let refusal = begin(&mut federation, &context).unwrap_err();
+    assert_eq!(refusal, SiteRefusal::NoPairKey(name(1)));
+    // The adverts of the others are known, and no key is confirmed.
+    let Federation { pin, nodes, setup, .. } = &mut federation;
+    let mail = setup.mail_for(&name(0));
+    nodes[0].say(pin, |machine, _| machine.take_adverts(&mail.adverts)).unwrap();
+    let refusal = begin(&mut federation, &context).unwrap_err();
+    assert_eq!(refusal, SiteRefusal::NoPairKey(name(1)));
+    // Nothing was used up: once all is settled the same context is accepted.
+    federation.settle_pairs();
+    assert!(begin(&mut federation, &context).is_ok());
+}
