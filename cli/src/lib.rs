@@ -1,6 +1,8 @@
 //! `consilium`: the command line of a consortium.
 
 pub mod audit;
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod consortium;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -42,6 +44,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[cfg(feature = "simulate")]
     Simulate(simulate::SimulateArgs),
+    #[cfg(feature = "bench")]
+    Bench(bench::BenchArgs),
     Init(consortium::init::InitArgs),
     #[cfg(feature = "remote")]
     Site(site::SiteArgs),
@@ -72,6 +76,8 @@ pub fn main() -> ExitCode {
         Command::Part { parent, part } => return part.play(&parent),
         #[cfg(feature = "simulate")]
         Command::Simulate(args) => simulate::run(&args, output),
+        #[cfg(feature = "bench")]
+        Command::Bench(args) => bench::run(&args, output),
         Command::Init(args) => consortium::init::run(&args, output),
         #[cfg(feature = "remote")]
         Command::Site(args) => site::run(args, output),

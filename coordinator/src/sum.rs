@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 
 use consilium_rounds::StudyMachine;
 use consilium_rounds::sum::{Sum, SumError, SumJob, sum};
@@ -70,7 +71,8 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
         };
         Ok(model.block(block)?)
     };
-    match sum(study, job, read, start)? {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    match sum(study, job, threads, read, start)? {
         Sum::Train { aggregate, candidate, figures, largest } => {
             let origin = Some(Origin { study: study.hash(), round: job.context.round.get() });
             let mut writer = parts.blobs.writer()?;

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -457,9 +458,10 @@ def clip(layout: list[Any], clip_norm: float, update: np.ndarray) -> tuple[np.nd
     return np.where(parameters, scaled, update), 1
 
 
-def rounding_stream(study_seed: int, site: str, round: int, words: int) -> np.ndarray:
-    """The words r_j (6.4)."""
-    return keystream(PH("rounding", [study_seed, site, round]), words)
+def rounding_stream(study_seed: int, site: str, round: int, numbers: int) -> np.ndarray:
+    """The numbers r_j, of 16 bits each (6.4)."""
+    words = keystream(PH("rounding", [study_seed, site, round]), -(-numbers // 2))
+    return words.astype("<u4").view("<u2")[:numbers]
 
 
 def quantise(
@@ -468,7 +470,7 @@ def quantise(
     """The words of a block and the number of its saturated entries (6.4)."""
     share = float(weight) / float(weight_cap)
     scale = share * 2.0 ** (bits(n) - 1) / 2.0**exponent
-    up = (r.astype(np.float64) + 0.5) / 2.0**32
+    up = (r.astype(np.float64) + 0.5) / 2.0**16
     product = x.astype(np.float64) * np.float64(scale)
     v = np.floor(product + up)
     Q = float(2 ** (bits(n) - 1) - 1)
@@ -683,7 +685,8 @@ def chunk_leaves(ctx: bytes, sender: int, words: np.ndarray) -> list[bytes]:
     """The leaves of a masked vector's chunks (7.4)."""
     chunks = [words[start : start + CHUNK_WORDS] for start in range(0, len(words), CHUNK_WORDS)]
     return [
-        PH("masked-chunk", [ctx, sender, x, sha256(little_endian(chunk))]) for x, chunk in enumerate(chunks)
+        PH("masked-chunk", [ctx, sender, x, blake3(little_endian(chunk)).digest()])
+        for x, chunk in enumerate(chunks)
     ]
 
 

@@ -40,7 +40,7 @@ pub(super) fn average<'u>(
             *sum += f64::from(weight) * f64::from(*entry);
         }
         total += f64::from(weight);
-        let contribution = contribution(study, site, context, weight, &clipped, local.mean_loss)?;
+        let contribution = contribution(study, site, context, weight, clipped, local.mean_loss)?;
         for (sum, word) in words.iter_mut().zip(contribution) {
             *sum = sum.wrapping_add(word);
         }
@@ -57,7 +57,7 @@ fn contribution(
     site: &SiteName,
     context: &Context,
     weight: u32,
-    clipped: &ClippedUpdate,
+    clipped: ClippedUpdate,
     loss: f64,
 ) -> Option<Vec<u32>> {
     let rounding = RoundingKey::new(study.seed, site, context.round);

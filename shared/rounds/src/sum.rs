@@ -85,12 +85,13 @@ pub enum SumError<E> {
     Statistics,
 }
 
-/// Adds the uploads, takes the masks off and reads the sum. `read(site, index)` returns chunk `index` of a
+/// Adds the uploads, takes the masks off (on so many `threads`) and reads the sum. `read(site, index)` returns chunk `index` of a
 /// site's upload; `start(block)` returns one block of the model that the context names. Both are asked in order,
 /// the latter after training only.
 pub fn sum<E>(
     study: &Study,
     job: &SumJob,
+    threads: usize,
     mut read: impl FnMut(&SiteName, usize) -> Result<Vec<u8>, E>,
     mut start: impl FnMut(usize) -> Result<Vec<f32>, E>,
 ) -> Result<Sum, SumError<E>> {
@@ -102,7 +103,7 @@ pub fn sum<E>(
             total.add_chunk(index, &chunk)?;
         }
     }
-    total.remove_masks(&job.context, &job.seeds);
+    total.remove_masks(&job.context, &job.seeds, threads);
     let words = total.into_words();
     let aggregate = hash_of(&words);
     let mut decoded = decode(&job.context, words)?;
@@ -130,11 +131,13 @@ pub fn sum<E>(
 /// Plain hash of words, little-endian, one after the other.
 fn hash_of(words: &[u32]) -> Hash {
     let mut hasher = Hasher::new();
-    let mut buffer = Vec::with_capacity(1 << 16);
-    for part in words.chunks(1 << 14) {
-        buffer.clear();
-        buffer.extend(part.iter().flat_map(|word| word.to_le_bytes()));
-        hasher.update(&buffer);
+    let mut buffer = [0; 1 << 14];
+    for part in words.chunks(buffer.len() / 4) {
+        let bytes = &mut buffer[..part.len() * 4];
+        for (word, bytes) in part.iter().zip(bytes.as_chunks_mut::<4>().0) {
+            *bytes = word.to_le_bytes();
+        }
+        hasher.update(bytes);
     }
     hasher.finish()
 }

@@ -2,10 +2,11 @@
 
 use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
+use pulp::Arch;
 
 use crate::context::Context;
 use crate::layout::CHUNK_WORDS;
-use crate::mask::{MaskStream, Role, Sign, apply_all};
+use crate::mask::{Mask, Role, Sign, apply_whole, combine};
 use crate::numbering::SiteIndex;
 use crate::secret::MaskSeed;
 
@@ -90,16 +91,14 @@ impl Accumulator {
             return Err(WrongChunk { index, got: bytes.len(), want: part.len() * 4 });
         }
         let (masked, _) = bytes.as_chunks::<4>();
-        for (word, masked) in part.iter_mut().zip(masked) {
-            *word = join(*word, u32::from_le_bytes(*masked));
-        }
+        Arch::new().dispatch(|| combine(part, masked, join));
         Ok(())
     }
 
-    /// Takes all opened masks out of the sum, in one pass over it.
-    pub fn remove_masks(&mut self, context: &Context, opened: &OpenedSeeds) {
+    /// Takes all opened masks out of the sum, in one pass over it, on so many threads.
+    pub fn remove_masks(&mut self, context: &Context, opened: &OpenedSeeds, threads: usize) {
         let ctx = context.hash();
-        let mut streams: Vec<_> = opened
+        let masks: Vec<_> = opened
             .masks
             .iter()
             .map(|mask| {
@@ -109,10 +108,10 @@ impl Accumulator {
                 } else {
                     (Role::Pair, Sign::of_pair(mask.survivor, mask.peer))
                 };
-                MaskStream::new(&seed, &ctx, role, sign.undo())
+                Mask::new(&seed, &ctx, role, sign.undo())
             })
             .collect();
-        apply_all(&mut streams, &mut self.words);
+        apply_whole(&masks, &mut self.words, threads);
     }
 
     /// The sum.

@@ -53,17 +53,21 @@ impl ClippedUpdate {
         if entries.len() != want {
             return Err(EncodeError::Length { got: entries.len(), want });
         }
-        if let Some(index) = entries.iter().position(|entry| !entry.is_finite()) {
-            return Err(EncodeError::NotFinite { index });
-        }
         let mut square = 0.0f64;
+        let mut finite = true;
         let mut rest = entries.as_slice();
         for block in layout.blocks() {
             let (part, after) = rest.split_at(block.length as usize);
+            // Squares of floats of 32 bits are finite in 64, and so are their sums.
+            let sum = part.iter().map(|entry| f64::from(*entry).powi(2)).sum::<f64>();
+            finite &= sum.is_finite();
             if block.kind == BlockKind::Update {
-                square += part.iter().map(|entry| f64::from(*entry).powi(2)).sum::<f64>();
+                square += sum;
             }
             rest = after;
+        }
+        if !finite && let Some(index) = entries.iter().position(|entry| !entry.is_finite()) {
+            return Err(EncodeError::NotFinite { index });
         }
         let norm = square.sqrt();
         let was_clipped = norm > bound.get();
@@ -91,5 +95,10 @@ impl ClippedUpdate {
     /// Whether the norm was over the bound.
     pub const fn was_clipped(&self) -> bool {
         self.was_clipped
+    }
+
+    /// The entries, and whether the norm was over the bound.
+    pub(crate) fn into_parts(self) -> (Vec<f32>, bool) {
+        (self.entries, self.was_clipped)
     }
 }

@@ -5,7 +5,7 @@
 //! (Flamingo); masks bound to the received model against model inconsistency (Pasquini et al. 2022);
 //! differencing over rounds (Lam et al. 2021, So et al. 2023). **The composition is our own. It went through
 //! one hostile reading, whose findings are built in, and through no outside review.** It is written to make
-//! such a review easy: the crate is pure (no sockets, files, clock or threads), each file holds one idea, and
+//! such a review easy: the crate is pure (no sockets, files or clock), each file holds one idea, and
 //! each refusal has a name.
 //!
 //! # The flow of calls
@@ -52,7 +52,7 @@
 //!
 //! let mut sum = Accumulator::new(context.layout.words());
 //! for site in survivors { for (index, chunk) in spool { sum.add_chunk(index, chunk)? } }
-//! sum.remove_masks(&context, &opened);  let aggregate = quantiser::decode(&context, sum.into_words())?;
+//! sum.remove_masks(&context, &opened, threads);  let aggregate = quantiser::decode(&context, sum.into_words())?;
 //! ```
 
 pub mod accumulator;
@@ -64,6 +64,7 @@ mod consistency;
 pub mod context;
 pub mod coordinator;
 mod dealing;
+pub mod floor;
 pub mod guilt;
 mod held;
 pub mod layout;

@@ -9,14 +9,16 @@ use zeroize::Zeroize;
 use crate::context::{Context, CtxHash};
 use crate::dealing::{Dealt, deal};
 use crate::layout::CHUNK_WORDS;
-use crate::mask::{MaskStream, Role, Sign, apply_all};
+use crate::mask::{Mask, MaskStream, Role, Sign, apply_all};
 use crate::merkle;
 use crate::numbering::SiteIndex;
 use crate::secret::{MaskSeed, PairKey, hash_parts};
 
-/// The leaf of a chunk in the tree of a receipt. Index and sender are in it, so that chunks cannot change places.
+/// The leaf of a chunk in the tree of a receipt. Index and sender are in it, so that chunks cannot change places. The
+/// bytes go through BLAKE3 (O'Connor et al. 2020), four times as fast as SHA-256 and the largest part of a sum's cost.
 pub(crate) fn chunk_leaf(ctx: &CtxHash, sender: SiteIndex, index: usize, bytes: &[u8]) -> Hash {
-    hash_parts("masked-chunk", &(ctx, sender, index as u64, Hash::of_bytes(bytes)))
+    let digest = Hash::from_bytes(blake3::hash(bytes).into());
+    hash_parts("masked-chunk", &(ctx, sender, index as u64, digest))
 }
 
 /// Masks one vector. Made by [`crate::site::SiteMachine::mask`] after the context was written down.
@@ -73,11 +75,12 @@ impl Masker {
             .indices()
             .zip(&seeds)
             .map(|(index, seed)| {
-                if index == me {
-                    MaskStream::new(seed, &ctx, Role::Own, Sign::Plus)
+                let mask = if index == me {
+                    Mask::new(seed, &ctx, Role::Own, Sign::Plus)
                 } else {
-                    MaskStream::new(seed, &ctx, Role::Pair, Sign::of_pair(me, index))
-                }
+                    Mask::new(seed, &ctx, Role::Pair, Sign::of_pair(me, index))
+                };
+                mask.stream(0)
             })
             .collect();
         let chunk = Vec::with_capacity(vector.len().min(CHUNK_WORDS) * 4);
@@ -105,8 +108,10 @@ impl Masker {
         let words = &mut rest[..length];
         // The plain words are masked in place, so that nothing of them is left once a chunk was taken.
         apply_all(&mut self.streams, words);
-        self.chunk.clear();
-        self.chunk.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        self.chunk.resize(words.len() * 4, 0);
+        for (word, bytes) in words.iter().zip(self.chunk.as_chunks_mut::<4>().0) {
+            *bytes = word.to_le_bytes();
+        }
         let index = self.leaves.len();
         self.leaves.push(chunk_leaf(&self.ctx, self.me, index, &self.chunk));
         self.position += length;
@@ -171,7 +176,7 @@ mod tests {
             assert!(chi_square(&words(&chunk)) < LIMIT, "a masked vector looks random");
             sum.add_chunk(0, &chunk).unwrap();
             let mut mask = vec![0; layout.words()];
-            apply_all(&mut [MaskStream::new(&own, &ctx, Role::Own, Sign::Plus)], &mut mask);
+            apply_all(&mut [Mask::new(&own, &ctx, Role::Own, Sign::Plus).stream(0)], &mut mask);
             let mask: Vec<u8> = mask.iter().flat_map(|word| word.to_le_bytes()).collect();
             sum.remove_chunk(0, &mask).unwrap();
         }

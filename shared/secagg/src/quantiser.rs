@@ -11,6 +11,7 @@ use aes::Aes256;
 use aes::cipher::{KeyIvInit, StreamCipher};
 use consilium_study::name::SiteName;
 use ctr::Ctr64LE;
+use pulp::Arch;
 
 pub use crate::clip::{ClipNorm, ClippedUpdate};
 use crate::context::Context;
@@ -107,56 +108,94 @@ impl RoundingKey {
     }
 }
 
-/// The vector of a site: its weight, its update and exact integers. Every word is what the site contributes.
+/// Words that are worked on at a time: short enough that the memory's next words are fetched meanwhile.
+const STRETCH: usize = 512;
+
+/// The vector of a site: its weight, its update and exact integers. Every word is what the site contributes. The words
+/// take the place of the update's entries, so that one vector is in memory.
 pub fn encode(
     context: &Context,
     weight: u32,
-    update: &ClippedUpdate,
+    update: ClippedUpdate,
     counts: &[u32],
     rounding: &RoundingKey,
 ) -> Result<Vec<u32>, EncodeError> {
+    let (entries, was_clipped) = update.into_parts();
+    check_frame(context, weight, entries.len(), counts)?;
     let layout = &context.layout;
-    let mut words = frame(context, weight, update.entries().len(), counts)?;
+    let mut words = bytemuck::cast_vec::<f32, u32>(entries);
+    words.resize(layout.words(), 0);
     let bits = entry_bits(context.selection.len());
     let largest = f64::from(((1u64 << (bits - 1)) - 1) as u32);
     let share = f64::from(weight) / f64::from(context.weight_cap);
+    let simd = Arch::new();
     let mut dice = rounding.stream();
-    let mut noise = [0u8; 4096];
-    let mut entries = update.entries();
-    let mut at = layout.update().start;
-    for (index, block) in layout.blocks().iter().enumerate() {
+    let mut noise = [0u8; STRETCH * 2];
+    let mut rounded = [0u32; STRETCH];
+    // The word of an entry stands one place further on, so the first entry after a stretch is kept aside.
+    let mut next = words[0];
+    let mut from = 0;
+    let mut saturated = Vec::with_capacity(layout.blocks().len());
+    for block in layout.blocks() {
         let scale = share * f64::from(bits - 1).exp2() / block.range();
-        let mut saturated = 0;
-        let (part, rest) = entries.split_at(block.length as usize);
-        for some in part.chunks(noise.len() / 4) {
-            let noise = &mut noise[..some.len() * 4];
+        let end = from + block.length as usize;
+        let mut over = 0;
+        while from < end {
+            let length = STRETCH.min(end - from);
+            let (rounded, noise) = (&mut rounded[..length], &mut noise[..length * 2]);
             dice.write_keystream(noise);
-            let (noise, _) = noise.as_chunks::<4>();
-            for ((entry, noise), word) in some.iter().zip(noise).zip(&mut words[at..]) {
-                // Uniform in (0, 1): the floor of value plus noise is unbiased.
-                let up = (f64::from(u32::from_le_bytes(*noise)) + 0.5) / 2f64.powi(32);
-                let value = (f64::from(*entry) * scale + up).floor();
-                saturated += u32::from(value.abs() > largest);
-                *word = value.clamp(-largest, largest) as i32 as u32;
-            }
-            at += some.len();
+            let (noise, _) = noise.as_chunks::<2>();
+            let before = std::mem::replace(&mut words[from], next);
+            let entries = &words[from..from + length];
+            over += simd.dispatch(|| round(entries, noise, scale, largest, rounded));
+            words[from] = before;
+            next = words[from + length];
+            words[from + 1..=from + length].copy_from_slice(rounded);
+            from += length;
         }
-        entries = rest;
-        words[layout.saturated().start + index] = saturated.min(count_limit(context.selection.len()));
+        saturated.push(over.min(count_limit(context.selection.len())));
     }
-    if let Some(clipped) = layout.clipped() {
-        words[clipped] = u32::from(update.was_clipped());
+    words[layout.saturated()].copy_from_slice(&saturated);
+    if let Some(at) = layout.clipped() {
+        words[at] = was_clipped.into();
     }
+    words[layout.weight()] = weight;
+    words[layout.counts()].copy_from_slice(counts);
     Ok(words)
+}
+
+/// Rounds entries, given as the bits of their floats, to words, and counts those beyond the range. Compiled for each
+/// kind of vector unit; every operation is one of IEEE 754, so the words are the same on all.
+#[inline(always)]
+fn round(entries: &[u32], noise: &[[u8; 2]], scale: f64, largest: f64, words: &mut [u32]) -> u32 {
+    /// Added to a whole number below 2^51 in magnitude, it leaves that number in the low bits.
+    const ALIGN: f64 = 6_755_399_441_055_744.0;
+    let mut saturated = 0u32;
+    for ((entry, noise), word) in entries.iter().zip(noise).zip(words) {
+        // Uniform in (0, 1): the floor of value plus noise is unbiased, to within 2^-17 of a step.
+        let up = (f64::from(u16::from_le_bytes(*noise)) + 0.5) * 2f64.powi(-16);
+        let value = (f64::from(f32::from_bits(*entry)) * scale + up).floor();
+        let held = value.max(-largest).min(largest);
+        // At most one for each of the 2^32 words of a vector.
+        saturated = saturated.wrapping_add(u32::from(value.abs() > largest));
+        *word = (held + ALIGN).to_bits() as u32;
+    }
+    saturated
 }
 
 /// The vector of a sum without update blocks, as evaluations and statistics use. Every site weighs 1.
 pub fn encode_counts(context: &Context, counts: &[u32]) -> Result<Vec<u32>, EncodeError> {
-    frame(context, 1, 0, counts)
+    let weight = 1;
+    check_frame(context, weight, 0, counts)?;
+    let layout = &context.layout;
+    let mut words = vec![0; layout.words()];
+    words[layout.weight()] = weight;
+    words[layout.counts()].copy_from_slice(counts);
+    Ok(words)
 }
 
-/// Checks lengths and limits, and writes weight and exact integers.
-fn frame(context: &Context, weight: u32, entries: usize, counts: &[u32]) -> Result<Vec<u32>, EncodeError> {
+/// Checks lengths and limits.
+fn check_frame(context: &Context, weight: u32, entries: usize, counts: &[u32]) -> Result<(), EncodeError> {
     let layout = &context.layout;
     for (got, want) in [(entries, layout.update().len()), (counts.len(), layout.counts().len())] {
         if got != want {
@@ -168,13 +207,10 @@ fn frame(context: &Context, weight: u32, entries: usize, counts: &[u32]) -> Resu
         return Err(EncodeError::Weight { got: weight, cap });
     }
     let limit = count_limit(context.selection.len());
-    if let Some((index, got)) = counts.iter().enumerate().find(|(_, count)| **count > limit) {
-        return Err(EncodeError::Count { index, got: *got, limit });
+    match counts.iter().enumerate().find(|(_, count)| **count > limit) {
+        Some((index, got)) => Err(EncodeError::Count { index, got: *got, limit }),
+        None => Ok(()),
     }
-    let mut words = vec![0; layout.words()];
-    words[layout.weight()] = weight;
-    words[layout.counts()].copy_from_slice(counts);
-    Ok(words)
 }
 
 /// What a sum says.
@@ -228,20 +264,37 @@ pub fn decode(context: &Context, mut words: Vec<u32>) -> Result<Aggregate, Decod
     let saturated = words[layout.saturated()].to_vec();
     let clipped = layout.clipped().map_or(0, |at| words[at]);
     let counts = words[layout.counts()].to_vec();
-    let mut rest = &mut words[layout.update()];
+    let simd = Arch::new();
+    let mut means = [0u32; STRETCH];
+    let mut from = layout.update().start;
+    let mut to = 0;
     for block in layout.blocks() {
         let scale = block.range() * step;
-        let (part, after) = rest.split_at_mut(block.length as usize);
-        for word in part {
-            *word = ((f64::from(word.cast_signed()) * scale) as f32).to_bits();
+        let end = from + block.length as usize;
+        while from < end {
+            let length = STRETCH.min(end - from);
+            let means = &mut means[..length];
+            simd.dispatch(|| mean(&words[from..from + length], scale, means));
+            words[to..to + length].copy_from_slice(means);
+            from += length;
+            to += length;
         }
-        rest = after;
     }
-    words.truncate(layout.update().end);
-    words.drain(..layout.update().start);
-    // The standard library collects into the same allocation.
-    let update = words.into_iter().map(f32::from_bits).collect();
+    words.truncate(to);
+    let update = bytemuck::cast_vec(words);
     Ok(Aggregate { weight, update, saturated, clipped, counts })
+}
+
+/// Words of a sum to the bits of the mean's entries.
+#[expect(
+    clippy::inline_always,
+    reason = "what is dispatched is compiled for the unit only where it is inlined"
+)]
+#[inline(always)]
+fn mean(words: &[u32], scale: f64, means: &mut [u32]) {
+    for (word, mean) in words.iter().zip(means) {
+        *mean = ((f64::from(word.cast_signed()) * scale) as f32).to_bits();
+    }
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ impl<M: Models> Federation<M> {
                 .cloned()
                 .ok_or(SumRefused)
         };
-        match sum(study, job, read, start).map_err(|_| SumRefused)? {
+        match sum(study, job, 1, read, start).map_err(|_| SumRefused)? {
             Sum::Train { aggregate, candidate, figures, largest } => {
                 Ok(Summed::Train { aggregate, candidate: self.models.write(candidate), figures, largest })
             }

@@ -267,7 +267,7 @@ impl LocalSite {
                     .map_err(|_| Withdrawal::TrainingFailed)?;
                 let counts = TrainCounts::new(trained.mean_loss, self.weight).to_words();
                 let rounding = RoundingKey::new(self.study.seed, &self.name, context.round);
-                let vector = encode(context, self.weight, &update, &counts, &rounding);
+                let vector = encode(context, self.weight, update, &counts, &rounding);
                 Ok((vector.map_err(|_| Withdrawal::TrainingFailed)?, trained.busy_ms))
             }
             Purpose::Evaluate => {

@@ -346,7 +346,7 @@ impl Sim {
                         .cloned()
                         .ok_or(())
                 };
-                let outcome = match sum(study, job, read, start) {
+                let outcome = match sum(study, job, 2, read, start) {
                     Ok(Sum::Train { aggregate, candidate, figures, largest }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));
                         let hash = hash_of_model(&candidate);
@@ -380,7 +380,7 @@ impl Sim {
                         ClippedUpdate::clip(trained.update, &context.layout, context.clip_norm).unwrap();
                     let weight = 1 << position.min(4);
                     let rounding = RoundingKey::new(self.machine.study().seed, site, context.round);
-                    encode(context, weight, &update, &TrainCounts::new(0.5, weight).to_words(), &rounding)
+                    encode(context, weight, update, &TrainCounts::new(0.5, weight).to_words(), &rounding)
                         .unwrap()
                 }
                 _ => encode_counts(context, &work.evaluate(context).unwrap().to_words()).unwrap(),

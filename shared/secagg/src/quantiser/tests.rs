@@ -52,7 +52,7 @@ fn aggregate(context: &Context, updates: &[Vec<f32>], weights: &[u32]) -> Aggreg
         .map(|(site, (update, weight))| {
             let clipped = ClippedUpdate::clip(update.clone(), &context.layout, context.clip_norm).unwrap();
             let key = RoundingKey::new(1, &name(site), context.round);
-            encode(context, *weight, &clipped, &[], &key).unwrap()
+            encode(context, *weight, clipped, &[], &key).unwrap()
         })
         .collect();
     decode(context, wrapping_sum(&vectors)).unwrap()
@@ -117,7 +117,7 @@ fn nothing_wraps_at_the_edge() {
         let vectors: Vec<_> = (0..sites)
             .map(|site| {
                 let key = RoundingKey::new(1, &name(site), round(1));
-                encode(&context, 64, &clipped, &[count_limit(sites)], &key).unwrap()
+                encode(&context, 64, clipped.clone(), &[count_limit(sites)], &key).unwrap()
             })
             .collect();
         let sum = decode(&context, wrapping_sum(&vectors)).unwrap();
@@ -141,7 +141,8 @@ fn rounding_repeats_within_a_round_and_is_unbiased() {
     let clipped =
         ClippedUpdate::clip(vec![entry as f32; 40_000], &context.layout, context.clip_norm).unwrap();
     let vector = |seed, site, number| {
-        encode(&context, 64, &clipped, &[], &RoundingKey::new(seed, &name(site), round(number))).unwrap()
+        encode(&context, 64, clipped.clone(), &[], &RoundingKey::new(seed, &name(site), round(number)))
+            .unwrap()
     };
     assert_eq!(vector(1, 0, 1), vector(1, 0, 1));
     for other in [vector(2, 0, 1), vector(1, 1, 1), vector(1, 0, 2)] {
@@ -177,12 +178,12 @@ fn numbers_that_cannot_be_summed_are_refused() {
     let zero = clip(vec![0.0; 2]).unwrap();
     assert!(!zero.was_clipped());
     let key = RoundingKey::new(1, &name(0), round(1));
-    assert_eq!(encode(&context, 0, &zero, &[0], &key), Err(EncodeError::Weight { got: 0, cap: 64 }));
-    assert_eq!(encode(&context, 65, &zero, &[0], &key), Err(EncodeError::Weight { got: 65, cap: 64 }));
-    assert_eq!(encode(&context, 1, &zero, &[], &key), Err(EncodeError::Length { got: 0, want: 1 }));
+    assert_eq!(encode(&context, 0, zero.clone(), &[0], &key), Err(EncodeError::Weight { got: 0, cap: 64 }));
+    assert_eq!(encode(&context, 65, zero.clone(), &[0], &key), Err(EncodeError::Weight { got: 65, cap: 64 }));
+    assert_eq!(encode(&context, 1, zero.clone(), &[], &key), Err(EncodeError::Length { got: 0, want: 1 }));
     let limit = count_limit(4);
     let over = EncodeError::Count { index: 0, got: limit + 1, limit };
-    assert_eq!(encode(&context, 1, &zero, &[limit + 1], &key), Err(over));
+    assert_eq!(encode(&context, 1, zero, &[limit + 1], &key), Err(over));
     assert_eq!(encode_counts(&context, &[1]), Err(EncodeError::Length { got: 0, want: 2 }));
     let words = vec![0; layout.words()];
     assert_eq!(decode(&context, words.clone()), Err(DecodeError::Weight { got: 0, sites: 4 }));

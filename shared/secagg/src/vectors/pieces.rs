@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{floats_hex, hex, words_hex};
 use crate::context::CtxHash;
 use crate::layout::{Block, BlockKind, CHUNK_WORDS, Layout};
-use crate::mask::{MaskStream, Role, Sign, apply_all};
+use crate::mask::{Mask, Role, Sign, apply_all};
 use crate::masker::chunk_leaf;
 use crate::merkle;
 use crate::numbering::{RoundNumber, SiteIndex};
@@ -21,7 +21,7 @@ pub(super) fn ctx() -> CtxHash {
 pub(super) fn stream(seed: &[u8; 32], role: &str, words: usize) -> Vec<u32> {
     let role = if role == "self" { Role::Own } else { Role::Pair };
     let mut stream = vec![0; words];
-    apply_all(&mut [MaskStream::new(&MaskSeed::from_bytes(seed), &ctx(), role, Sign::Plus)], &mut stream);
+    apply_all(&mut [Mask::new(&MaskSeed::from_bytes(seed), &ctx(), role, Sign::Plus).stream(0)], &mut stream);
     stream
 }
 
@@ -146,7 +146,7 @@ fn quantised((blocks, members, clip, cap, weight, update): &Case) -> Value {
     let key = RoundingKey::new(seed, &site, RoundNumber::new(round).unwrap());
     let context = super::verify::context_for(&layout, *members, clip_norm, *cap);
     let clipped = crate::quantiser::ClippedUpdate::clip(update.clone(), &layout, clip_norm).unwrap();
-    let words = encode(&context, *weight, &clipped, &counts, &key).unwrap();
+    let words = encode(&context, *weight, clipped, &counts, &key).unwrap();
     json!({
         "layout": hex(&layout.to_canonical()), "members": members,
         "clip_norm": hex(&clip.to_bits().to_be_bytes()), "weight_cap": cap, "weight": weight,

@@ -65,7 +65,7 @@ fn contribution(context: &Context, position: usize) -> Contribution {
     let weight = 4 << position;
     let rounding = RoundingKey::new(STUDY_SEED, &name(position), context.round);
     let clipped = ClippedUpdate::clip(update.clone(), layout, context.clip_norm).unwrap();
-    let words = encode(context, weight, &clipped, &counts, &rounding).unwrap();
+    let words = encode(context, weight, clipped, &counts, &rounding).unwrap();
     Contribution { weight, update, counts, words }
 }
 

@@ -15,7 +15,7 @@ use crate::agreement::derive;
 use crate::context::{Context, ContextFields, Purpose, Selection};
 use crate::dealing::{Row, shares_match};
 use crate::layout::{CHUNK_WORDS, Layout};
-use crate::mask::{MaskStream, Role, Sign, apply_all};
+use crate::mask::{Mask, Role, Sign, apply_all};
 use crate::masker::chunk_leaf;
 use crate::merkle;
 use crate::message::{
@@ -115,7 +115,7 @@ fn quantised(file: &Value) {
         let seed = case["study_seed"].as_str().unwrap().parse().unwrap();
         let key = RoundingKey::new(seed, &site, RoundNumber::new(number("round")).unwrap());
         let update = ClippedUpdate::clip(floats_of(&case["update"]), &layout, clip).unwrap();
-        let words = encode(&context, number("weight"), &update, &counts(case), &key).unwrap();
+        let words = encode(&context, number("weight"), update, &counts(case), &key).unwrap();
         assert_eq!(words_hex(&words), case["words"]);
     }
 }
@@ -238,13 +238,13 @@ impl Transcript<'_> {
             let own = MaskSeed::from_bytes(&unhex_32(&vector["self_seed"]));
             let receipt = &self.receipts[&me];
             assert_eq!(receipt.self_commitment, own.commitment(&ctx, me, me));
-            let mut streams = vec![MaskStream::new(&own, &ctx, Role::Own, Sign::Plus)];
+            let mut streams = vec![Mask::new(&own, &ctx, Role::Own, Sign::Plus).stream(0)];
             for (peer, published) in vector["pair_seeds"].as_object().unwrap() {
                 let seed = self.key(&name, &peer.parse().unwrap()).mask_seed(&ctx);
                 assert_eq!(hex(seed.as_bytes()), *published);
                 let peer = self.index(peer);
                 assert_eq!(receipt.pair_commitment(peer), Some(&seed.commitment(&ctx, me, peer)));
-                streams.push(MaskStream::new(&seed, &ctx, Role::Pair, Sign::of_pair(me, peer)));
+                streams.push(Mask::new(&seed, &ctx, Role::Pair, Sign::of_pair(me, peer)).stream(0));
             }
             apply_all(&mut streams, &mut words);
             assert_eq!(words_hex(&words), vector["masked"]);
@@ -264,7 +264,7 @@ impl Transcript<'_> {
             let update = floats_of(&contribution["update"]);
             let clipped = ClippedUpdate::clip(update, &self.context.layout, self.context.clip_norm).unwrap();
             let weight = contribution["weight"].as_u64().unwrap() as u32;
-            encode(&self.context, weight, &clipped, &counts, &rounding).unwrap()
+            encode(&self.context, weight, clipped, &counts, &rounding).unwrap()
         } else {
             encode_counts(&self.context, &counts).unwrap()
         };
@@ -341,7 +341,7 @@ impl Transcript<'_> {
         for vector in self.file["vectors"].as_object().unwrap().values() {
             sum.add_chunk(0, &unhex(&vector["masked"])).unwrap();
         }
-        sum.remove_masks(&self.context, &self.opened());
+        sum.remove_masks(&self.context, &self.opened(), 2);
         let words = sum.into_words();
         assert_eq!(words_hex(&words), self.file["sum"]);
         assert_eq!(words, words_of(&self.file["sum"]));
