@@ -13,6 +13,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Chunks are taken out of what was received, not copied.
+    tonic_prost_build::configure()
+        .bytes(".consilium.v1.UploadChunk.bytes")
+        .bytes(".consilium.v1.FetchChunk.bytes")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -40,6 +40,10 @@ use tracing::{debug, info, warn};
 
 /// HTTP/2 pings keep idle connections alive through firewalls, and find dead ones.
 const PING: Duration = Duration::from_secs(20);
+/// How much of one upload, and of all uploads of a connection, may be under way unread.
+const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+/// Longest HTTP/2 frame: a chunk, rather than sixty-four pieces of it.
+const FRAME: u32 = 1 << 20;
 /// How often live connections are judged again without an occasion.
 const SWEEP: Duration = Duration::from_secs(15);
 /// Finished handshakes that wait to be served.
@@ -107,6 +111,9 @@ pub fn http2() -> tonic::transport::Server {
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PING))
         .max_concurrent_streams(64)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_frame_size(FRAME)
 }
 
 struct Door {

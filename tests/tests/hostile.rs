@@ -70,7 +70,7 @@ async fn a_member_that_lies_is_refused_and_the_others_finish() {
         let state = client.upload_state(UploadStateRequest { name: name.clone() }).await;
         assert!(state.is_err() || state.unwrap().into_inner().closed);
         for offset in [0, 1, 1 << 20, u64::MAX] {
-            let chunk = UploadChunk { name: name.clone(), offset, bytes: vec![1; 1 << 20] };
+            let chunk = UploadChunk { name: name.clone(), offset, bytes: vec![1; 1 << 20].into() };
             let chunks = vec![chunk.clone(), chunk];
             let reply = client.upload(tokio_stream::iter(chunks)).await;
             let taken = reply.is_ok_and(|reply| match reply.into_inner().verdict {

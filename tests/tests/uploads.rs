@@ -145,7 +145,8 @@ async fn lies_about_an_upload_are_refused_and_the_true_one_goes_on() {
         ("chunk", offset, [truth(offset), vec![0]].concat()),
     ];
     for (code, at, bytes) in lies {
-        let (length, chunk) = (bytes.len(), UploadChunk { name: Some(name.clone()), offset: at, bytes });
+        let (length, chunk) =
+            (bytes.len(), UploadChunk { name: Some(name.clone()), offset: at, bytes: bytes.into() });
         let verdict = client.upload(tokio_stream::iter([chunk])).await.unwrap().into_inner().verdict;
         let Some(upload_reply::Verdict::Refused(refused)) = verdict else {
             panic!("{length} bytes at {at}: {verdict:?}");
@@ -154,7 +155,7 @@ async fn lies_about_an_upload_are_refused_and_the_true_one_goes_on() {
         assert_eq!(state(&mut client).await.offset, offset, "nothing was kept");
     }
     // Cut off after one true chunk: that one is kept.
-    let chunk = UploadChunk { name: Some(name.clone()), offset, bytes: truth(offset) };
+    let chunk = UploadChunk { name: Some(name.clone()), offset, bytes: truth(offset).into() };
     client.upload(tokio_stream::iter([chunk])).await.unwrap();
     assert_eq!(state(&mut client).await.offset, next);
     drop(client);

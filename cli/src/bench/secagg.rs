@@ -8,6 +8,7 @@ mod attempt;
 mod kernels;
 mod parties;
 mod stopwatch;
+mod transport;
 
 use std::io::IsTerminal as _;
 
@@ -58,6 +59,8 @@ struct Final {
     quantise_ratio: f64,
     /// Rate of integers to floats against `a[i] += b[i]`.
     dequantise_ratio: f64,
+    /// Rate of an upload through gRPC against one through TLS alone.
+    transport_ratio: f64,
     /// One site's time with ten sites and ten million parameters.
     client_seconds: f64,
     /// The coordinator's time with the same.
@@ -107,6 +110,8 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
         }
         rows.push(row);
     }
+    progress("transport");
+    let transport = transport::measure()?;
     let reference = match reference {
         Some(row) => row,
         None => attempt::measure(REFERENCE)?,
@@ -121,15 +126,18 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
         accumulate_ratio: kernels.accumulate,
         quantise_ratio: kernels.quantise,
         dequantise_ratio: kernels.dequantise,
+        transport_ratio: transport.ratio(),
         client_seconds: reference.client_seconds,
         coordinator_seconds: reference.coordinator_seconds,
     };
     output.show(&last, |last| {
         format!(
-            "masking {:.0} % of the key stream, accumulating {:.0} % of a plain sum; ten sites with ten million \
-             parameters: {:.3} s a site, {:.3} s at the coordinator",
+            "masking {:.0} % of the key stream, accumulating {:.0} % of a plain sum, an upload {:.0} % of bare TLS \
+             ({:.2} GB/s); ten sites with ten million parameters: {:.3} s a site, {:.3} s at the coordinator",
             100.0 * last.mask_ratio,
             100.0 * last.accumulate_ratio,
+            100.0 * last.transport_ratio,
+            0.04 / transport.grpc,
             last.client_seconds,
             last.coordinator_seconds,
         )

@@ -288,7 +288,7 @@ impl Site for Services {
                 };
                 study.count_down(length);
                 offset += length;
-                let reply = piece.map(|(bytes, length)| FetchChunk { length, bytes });
+                let reply = piece.map(|(bytes, length)| FetchChunk { length, bytes: bytes.into() });
                 if sender.send(reply).await.is_err() || done {
                     return;
                 }

@@ -20,6 +20,7 @@ mod models;
 use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_identity::{Anchor, Roster};
+use consilium_rounds::record::Adoption;
 use consilium_rounds::vector::study_pin;
 use consilium_secagg::context::{Context, CtxHash};
 use consilium_secagg::message::{EpochOpening, Survivors};
@@ -101,6 +102,8 @@ struct StudyWalk {
     adopted: BTreeSet<(u32, Hash)>,
     /// What the last opened training made, until it is adopted or refused.
     candidate: Option<Candidate>,
+    /// Candidates that were adopted or refused, in order.
+    adoptions: Vec<Adoption>,
     /// The starting model of the last candidate that too few sites would have trained from.
     declined: Option<Hash>,
     /// Sites whose updates are in an adopted model.

@@ -55,6 +55,7 @@
 //!   named wait keeps it.
 
 mod event;
+pub mod gate;
 pub mod local;
 mod machine;
 pub mod message;

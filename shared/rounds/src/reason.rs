@@ -162,6 +162,8 @@ reasons!(
         0 LossIncrease = "it loses more than the study's margin against the model before",
         1 BadCounts = "the counts contradict each other",
         2 TooFewWilling = "too few hospitals would train from it",
+        3 NormGrowth = "its update is much longer than those before",
+        4 LossDrift = "it loses more than the study's margin against the best model before",
     }
 );
 

@@ -286,5 +286,12 @@ fn evaluation(evaluation: &Evaluation, f: &mut Findings) {
             || format!("{increase} is no increase of a loss"),
             "write a number from 0 to 100, for example 0.1, or leave the gate out",
         );
+        let growth = gate.max_norm_growth;
+        f.require(
+            (1.0..=1e6).contains(&growth),
+            "evaluation.gate.max_norm_growth",
+            || format!("{growth} would refuse aggregates for being as long as those before"),
+            "write a number from 1 to 1000000, for example 1.5",
+        );
     }
 }

@@ -299,9 +299,18 @@ impl Default for Evaluation {
 #[serde(deny_unknown_fields)]
 #[cbor(map)]
 pub struct AcceptanceGate {
-    /// Largest increase of the mean clipped loss that is still adopted.
+    /// Largest increase of the mean clipped loss that is still adopted: against the starting model, and against the
+    /// best model so far that the same sites measured.
     #[n(0)]
     pub max_loss_increase: f64,
+    /// How many times as long as the longest of the last three adopted aggregates an aggregate may be, in L2 norm.
+    #[n(1)]
+    #[serde(default = "default_max_norm_growth")]
+    pub max_norm_growth: f64,
+}
+
+fn default_max_norm_growth() -> f64 {
+    1.5
 }
 
 /// The floor of `h`, the least number of honest sites behind an opened sum: 2, and 3 from five sites on.

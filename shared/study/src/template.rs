@@ -74,7 +74,9 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # bins = 256                         # resolution of the score histograms behind AUROC
 # operating_point = 0.5              # probability from which a case counts as positive
 # recommend = "auroc"                # loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier, ece
-# gate = { max_loss_increase = 0.1 } # refuse a model that loses more than this; without the line none is refused for it
+# A model is refused that loses more than max_loss_increase, or whose update is more than max_norm_growth times as long as
+# the last ones: one bad hospital among eight must not get its way. Without the line nothing is refused for that.
+gate = { max_loss_increase = 0.05, max_norm_growth = 1.5 }
 "#;
 
 #[cfg(test)]
@@ -101,8 +103,8 @@ mod tests {
         let spelt: String = plain
             .lines()
             .map(|line| {
-                // `# key = value` in a section; prose has no such shape, and the gate has no default.
-                let key = line.strip_prefix("# ").filter(|rest| !rest.starts_with("gate"));
+                // `# key = value` in a section; prose has no such shape.
+                let key = line.strip_prefix("# ");
                 key.filter(|rest| rest.split(' ').nth(1) == Some("=")).unwrap_or(line).to_owned() + "\n"
             })
             .collect();

@@ -84,7 +84,7 @@ async fn feed(
             return false;
         }
         let length = bytes.len() as u64;
-        if network.send(UploadChunk { name: name.take(), offset, bytes }).await.is_err() {
+        if network.send(UploadChunk { name: name.take(), offset, bytes: bytes.into() }).await.is_err() {
             return false;
         }
         offset += length;

@@ -334,7 +334,7 @@ impl Federation {
                         let past = upload.len().min((index + 1) * CHUNK_BYTES);
                         Ok::<_, &str>(upload[index * CHUNK_BYTES..past].to_vec())
                     };
-                    let outcome = match sum(self.machine.study(), &job, read, start).unwrap() {
+                    let outcome = match sum(self.machine.study(), &job, 1, read, start).unwrap() {
                         Sum::Train { aggregate, candidate, figures, largest } => {
                             let file =
                                 ModelFile { identity: self.identity.clone(), origin: None, model: candidate };

@@ -97,6 +97,7 @@ impl Walk {
             model,
             adopted: BTreeSet::from([(0, model)]),
             candidate: None,
+            adoptions: Vec::new(),
             declined: None,
             counted: BTreeSet::new(),
             guilty: BTreeSet::new(),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use consilium_rounds::fewest_sites;
 use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::record::{Adoption, Course, Evaluated, Release, Verdict};
+use consilium_rounds::{fewest_sites, gate};
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::Purpose;
 use consilium_secagg::guilt::DealerGuilt;
+use consilium_study::document::AcceptanceGate;
 use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::Signed;
@@ -39,9 +40,11 @@ impl Walk {
             trained: &made.counted.iter().cloned().collect(),
             fewest: fewest_sites(&study.study),
             declined: study.declined == Some(said.start),
-            limit: study.study.evaluation.gate.as_ref().map(|gate| gate.max_loss_increase),
+            gate: study.study.evaluation.gate.as_ref(),
+            before: &study.adoptions,
         };
-        judge(said.verdict, said.evaluated.as_ref(), &rule)?;
+        judge(&said, &rule)?;
+        study.adoptions.push(said.clone());
         study.candidate = None;
         if said.verdict == Verdict::Refused(CandidateRefusal::TooFewWilling) {
             study.declined = Some(said.start);
@@ -198,15 +201,19 @@ pub(super) struct Rule<'a> {
     pub(super) fewest: usize,
     /// Whether too few would have trained from an earlier candidate with the same starting model.
     pub(super) declined: bool,
-    /// The most that the gate lets it lose; none with the gate off.
-    pub(super) limit: Option<f64>,
+    /// None with the gate off.
+    pub(super) gate: Option<&'a AcceptanceGate>,
+    /// The candidates before it.
+    pub(super) before: &'a [Adoption],
 }
 
 /// What too few sites would train from is refused. With the gate off everything else is adopted; with it on,
-/// exactly what loses no more than allowed. Nothing is adopted unseen with a gate or after a refusal of the first kind.
-pub(super) fn judge(verdict: Verdict, evaluated: Option<&Evaluated>, rule: &Rule<'_>) -> Result<(), Fault> {
+/// exactly what it lets pass. Nothing is adopted unseen with a gate or after a refusal of the first kind.
+pub(super) fn judge(said: &Adoption, rule: &Rule<'_>) -> Result<(), Fault> {
+    let Adoption { verdict, evaluated, .. } = said;
+    let (verdict, evaluated) = (*verdict, evaluated.as_ref());
     let declined = evaluated.is_some_and(|evaluated| evaluated.willing(rule.trained) < rule.fewest);
-    match (verdict, evaluated, rule.limit) {
+    match (verdict, evaluated, rule.gate) {
         (Verdict::Refused(CandidateRefusal::TooFewWilling), ..) if declined => Ok(()),
         (Verdict::Refused(CandidateRefusal::TooFewWilling), ..) => {
             Err(Fault::Verdict("enough sites would train from it"))
@@ -214,7 +221,7 @@ pub(super) fn judge(verdict: Verdict, evaluated: Option<&Evaluated>, rule: &Rule
         _ if declined => Err(Fault::Verdict("too few sites would train from it")),
         (Verdict::Unevaluated(_), Some(_), _) => Err(Fault::Verdict("it was evaluated")),
         (Verdict::Adopted, None, _) => Err(Fault::Verdict("it was not evaluated")),
-        (Verdict::Unevaluated(_), None, limit) if rule.declined || limit.is_some() => {
+        (Verdict::Unevaluated(_), None, gate) if rule.declined || gate.is_some() => {
             Err(Fault::Verdict("an unevaluated candidate has to wait"))
         }
         (Verdict::Refused(CandidateRefusal::BadCounts), None, None) if rule.declined => Ok(()),
@@ -225,13 +232,13 @@ pub(super) fn judge(verdict: Verdict, evaluated: Option<&Evaluated>, rule: &Rule
         (Verdict::Unevaluated(_), None, _)
         | (Verdict::Adopted, Some(_), None)
         | (Verdict::Refused(CandidateRefusal::BadCounts), None, Some(_)) => Ok(()),
-        (Verdict::Refused(CandidateRefusal::LossIncrease) | Verdict::Adopted, _, Some(limit)) => {
-            let increase = evaluated.and_then(|evaluated| evaluated.figures.loss_increase());
-            let increase = increase.ok_or(Fault::Verdict("nothing says how much it lost"))?;
-            if (increase <= limit) == (verdict == Verdict::Adopted) {
+        (Verdict::Refused(_), None, Some(_)) => Err(Fault::Verdict("nothing says how much it lost")),
+        (Verdict::Refused(_) | Verdict::Adopted, Some(evaluated), Some(gate)) => {
+            let refusal = gate::refusal(gate, rule.before, &said.trained, evaluated);
+            if refusal.map_or(Verdict::Adopted, Verdict::Refused) == verdict {
                 Ok(())
             } else {
-                Err(Fault::Verdict("the loss says otherwise"))
+                Err(Fault::Verdict("losses and lengths say otherwise"))
             }
         }
     }

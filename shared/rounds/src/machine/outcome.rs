@@ -11,6 +11,7 @@ use super::fewest_sites;
 use super::run::{Gathering, Life, Run, Stage, Step, Summing, Trained};
 use super::{Effects, StudyMachine};
 use crate::event::{Effect, Notice, SumRefused, Summed};
+use crate::gate;
 use crate::message::{Settled, SettledAs, StudyState};
 use crate::metrics::{Figures, TrainFigures};
 use crate::reason::{Abandonment, CandidateRefusal, Unevaluated};
@@ -114,8 +115,7 @@ impl StudyMachine {
     }
 
     /// A candidate that too few sites would train from is refused, or the study would stand still. The rest is
-    /// the acceptance gate's: a candidate may not lose more than the study's margin against its starting model
-    /// over the same cases. Figures that are none do not pass a gate that is on.
+    /// the acceptance gate's. Figures that are none do not pass a gate that is on.
     fn judge(&self, trained: &Trained, evaluated: Option<&Evaluated>) -> Verdict {
         let Some(evaluated) = evaluated else {
             return if self.may_go_unseen() {
@@ -127,13 +127,10 @@ impl StudyMachine {
         if evaluated.willing(&trained.survivors) < fewest_sites(&self.study) {
             return Verdict::Refused(CandidateRefusal::TooFewWilling);
         }
-        let increase = evaluated.figures.loss_increase().unwrap_or(f64::INFINITY);
-        match self.study.evaluation.gate {
-            Some(gate) if increase > gate.max_loss_increase => {
-                Verdict::Refused(CandidateRefusal::LossIncrease)
-            }
-            Some(_) | None => Verdict::Adopted,
-        }
+        let gate = self.study.evaluation.gate;
+        let refusal =
+            gate.and_then(|gate| gate::refusal(&gate, &self.adoptions, &trained.figures, evaluated));
+        refusal.map_or(Verdict::Adopted, Verdict::Refused)
     }
 
     /// Whether a candidate is adopted that nobody can evaluate: not with a gate, and not where too few sites would

@@ -1,5 +1,8 @@
 //! Models come from sums, and verdicts from the rules of their study.
 
+use consilium_rounds::record::Evaluated;
+use consilium_study::document::AcceptanceGate;
+
 use super::*;
 
 #[test]
@@ -11,7 +14,7 @@ fn models_come_from_sums_and_verdicts_from_the_gate() {
         world.failure(&story).1
     };
     let good = world.adoption(&world.evaluate());
-    let change = |change: &dyn Fn(&mut consilium_rounds::record::Adoption)| {
+    let change = |change: &dyn Fn(&mut Adoption)| {
         let mut adoption = good.clone();
         change(&mut adoption);
         replace(15, &Happened::Adoption(adoption))
@@ -59,25 +62,45 @@ fn models_come_from_sums_and_verdicts_from_the_gate() {
     assert!(world.verify(&story).is_ok());
 }
 
+/// A verdict on the candidate of a story's first round.
+fn said(verdict: Verdict, evaluated: Option<Evaluated>) -> Adoption {
+    let world = World::new();
+    Adoption { verdict, evaluated, ..world.adoption(&world.evaluate()) }
+}
+
+fn gate(max_loss_increase: f64) -> AcceptanceGate {
+    AcceptanceGate { max_loss_increase, max_norm_growth: 1.5 }
+}
+
 #[test]
-fn the_gate_decides_by_the_loss() {
+fn the_gate_decides_by_losses_and_lengths() {
     let adopted = Verdict::Adopted;
     let refused = Verdict::Refused(CandidateRefusal::LossIncrease);
+    let longer = Verdict::Refused(CandidateRefusal::NormGrowth);
     let world = World::new();
     let mut evaluated = world.adoption(&world.evaluate()).evaluated.unwrap();
-    for (loss, limit, verdict, fine) in [
-        (0.7, 0.0, adopted, true),
-        (0.71, 0.0, adopted, false),
-        (0.71, 0.0, refused, true),
-        (0.79, 0.1, adopted, true),
-        (0.79, 0.1, refused, false),
-        (f64::NAN, 0.1, adopted, false),
+    for (loss, limit, length, verdict, fine) in [
+        (0.7, 0.0, 1.0, adopted, true),
+        (0.71, 0.0, 1.0, adopted, false),
+        (0.71, 0.0, 1.0, refused, true),
+        (0.79, 0.1, 1.0, adopted, true),
+        (0.79, 0.1, 1.0, refused, false),
+        (f64::NAN, 0.1, 1.0, adopted, false),
+        (0.7, 0.1, 1.6, adopted, false),
+        (0.7, 0.1, 1.6, refused, false),
+        (0.7, 0.1, 1.6, longer, true),
+        (0.7, 0.1, 1.4, longer, false),
     ] {
+        let mut before = said(adopted, None);
+        before.trained.update_norm = 1.0;
         evaluated.figures.loss = loss;
+        let mut said = said(verdict, Some(evaluated.clone()));
+        said.trained.update_norm = length;
         let trained = &evaluated.survivors.clone();
-        let rule = models::Rule { trained, fewest: 3, declined: false, limit: Some(limit) };
-        let verdict = models::judge(verdict, Some(&evaluated), &rule);
-        assert_eq!(verdict.is_ok(), fine, "{loss} {limit}");
+        let (gate, before) = (&gate(limit), &[before]);
+        let rule = models::Rule { trained, fewest: 3, declined: false, gate: Some(gate), before };
+        assert_eq!(models::judge(&said, &rule).is_ok(), fine, "{loss} {limit} {length} {verdict:?}");
+        evaluated.figures.loss = 0.7;
     }
 }
 
@@ -98,25 +121,22 @@ fn what_too_few_would_train_from_is_refused_and_nothing_else_is_for_that() {
         (4, u32::MAX, declined, true),
     ] {
         evaluated.figures.declines = declines;
-        for limit in [None, Some(0.1)] {
-            let rule = models::Rule {
-                trained: &(0..trained).map(site).collect(),
-                fewest: 3,
-                declined: false,
-                limit,
-            };
-            let verdict = models::judge(verdict, Some(&evaluated), &rule);
-            assert_eq!(verdict.is_ok(), fine, "{declines} of {trained}");
+        for gate in [None, Some(&gate(0.1))] {
+            let trained = &(0..trained).map(site).collect();
+            let rule = models::Rule { trained, fewest: 3, declined: false, gate, before: &[] };
+            let verdict = models::judge(&said(verdict, Some(evaluated.clone())), &rule);
+            assert_eq!(verdict.is_ok(), fine, "{declines} of {trained:?}");
         }
     }
-    let rule = models::Rule { trained: &BTreeSet::new(), fewest: 3, declined: false, limit: None };
-    assert!(models::judge(declined, None, &rule).is_err());
+    let nobody = BTreeSet::new();
+    let rule = models::Rule { trained: &nobody, fewest: 3, declined: false, gate: None, before: &[] };
+    assert!(models::judge(&said(declined, None), &rule).is_err());
     // After such a refusal nothing is adopted unseen from the same starting model.
-    let unseen = Verdict::Unevaluated(Unevaluated::NoQuorum);
-    let contradiction = Verdict::Refused(CandidateRefusal::BadCounts);
+    let unseen = said(Verdict::Unevaluated(Unevaluated::NoQuorum), None);
+    let contradiction = said(Verdict::Refused(CandidateRefusal::BadCounts), None);
     for (declined, seen) in [(false, false), (true, true)] {
         let rule = models::Rule { declined, ..rule };
-        assert_eq!(models::judge(unseen, None, &rule).is_err(), seen);
-        assert_eq!(models::judge(contradiction, None, &rule).is_ok(), seen);
+        assert_eq!(models::judge(&unseen, &rule).is_err(), seen);
+        assert_eq!(models::judge(&contradiction, &rule).is_ok(), seen);
     }
 }
