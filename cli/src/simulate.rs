@@ -10,6 +10,7 @@
 mod bench;
 mod engine;
 mod hospitals;
+mod hostile;
 mod plain;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
 use serde::Serialize;
 
 use self::bench::Crew;
 use self::engine::{Simulation, simulate};
+use self::hostile::Hostile;
 use crate::demo::arms::{Arm, Job, Outcome, perform};
 use crate::demo::progress::Story;
 use crate::output::{Output, bytes};
@@ -54,6 +57,10 @@ pub struct SimulateArgs {
     /// Also average the plain updates, and print how far each round's sum is from that
     #[arg(long)]
     pub plaintext: bool,
+    /// From the third round on this site sends FACTOR times its update, for example site-3:-10: what the study's
+    /// acceptance gate makes of a bad hospital
+    #[arg(long, value_name = "SITE:FACTOR")]
+    pub hostile: Option<Hostile>,
 }
 
 /// The last line of `--json`.
@@ -96,8 +103,17 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     let draft = Draft::new(plan).context("the study, with the sites of this simulation")?;
     let hospitals = hospitals::load(&draft, &dealt, folder.path(), &story)?;
 
+    if let Some(hostile) = &args.hostile {
+        anyhow::ensure!(
+            draft.sites.contains(hostile.site()),
+            "{} is no site of this simulation; they are called {}",
+            hostile.site(),
+            listed(&draft.sites)
+        );
+    }
+
     let crew = Crew::new()?;
-    let simulation = simulate(draft, &hospitals, &crew, args.plaintext, &story)?;
+    let simulation = simulate(draft, &hospitals, &crew, args.hostile.as_ref(), args.plaintext, &story)?;
     let scored = score_release(&simulation, dealt.test, folder.path(), &crew, &story)?;
 
     let Simulation { study, rounds, release, .. } = &simulation;
@@ -137,6 +153,10 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         )
     })?;
     Ok(())
+}
+
+fn listed(sites: &[SiteName]) -> String {
+    sites.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// The released file on cases that no site had, if there are any that can be scored.

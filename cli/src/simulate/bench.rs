@@ -23,6 +23,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::engine::Shelf;
 use super::hospitals::{Hospital, Hospitals};
+use super::hostile::Hostile;
 use crate::demo::progress::Story;
 
 /// How often the line of progress is redrawn.
@@ -225,6 +226,7 @@ fn is_due(last: &Mutex<Option<Instant>>) -> bool {
 pub(super) struct Desk<'b, 'a> {
     pub(super) site: SiteName,
     pub(super) bench: &'b RefCell<Bench<'a>>,
+    pub(super) hostile: Option<&'a Hostile>,
 }
 
 impl Work for Desk<'_, '_> {
@@ -236,5 +238,11 @@ impl Work for Desk<'_, '_> {
 
     fn evaluate(&mut self, context: &Context) -> Result<EvaluationCounts, Withdrawal> {
         self.bench.borrow_mut().evaluate(&self.site, context)
+    }
+
+    fn tamper(&mut self, context: &Context, words: &mut [u32]) {
+        if let Some(hostile) = self.hostile {
+            hostile.tamper(&self.site, context, words);
+        }
     }
 }

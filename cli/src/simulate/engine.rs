@@ -26,6 +26,7 @@ use consilium_study::weight::WeightRule;
 
 use super::bench::{Bench, Crew, Desk};
 use super::hospitals::Hospitals;
+use super::hostile::Hostile;
 use super::plain::{self, PlainSum};
 use crate::demo::progress::{Plaintext, Round, Story};
 
@@ -81,6 +82,7 @@ pub(super) fn simulate(
     draft: Draft,
     hospitals: &Hospitals,
     crew: &Crew,
+    hostile: Option<&Hostile>,
     plaintext: bool,
     story: &Story,
 ) -> anyhow::Result<Simulation> {
@@ -103,7 +105,7 @@ pub(super) fn simulate(
             moment += 1;
             Timestamp::from_millis(moment)
         },
-        |site| Desk { site: site.clone(), bench: &bench },
+        |site| Desk { site: site.clone(), bench: &bench, hostile },
         |effect| watch.see(effect, &bench),
     )?;
     let rounds = watch.finish()?;

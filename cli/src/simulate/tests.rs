@@ -2,13 +2,16 @@
 
 use consilium_learning::{Dataset, Pixels};
 use consilium_rounds::reason::Withdrawal;
-use consilium_study::document::Draft;
+use consilium_rounds::record::ReleaseReason;
+use consilium_study::document::{AcceptanceGate, Draft};
+use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
 
 use super::bench::Crew;
 use super::engine::{Simulation, simulate};
 use super::hospitals::{Hospital, Hospitals};
-use crate::demo::progress::Story;
+use super::hostile::Hostile;
+use crate::demo::progress::{Round, Story};
 use crate::output::Output;
 
 const SIDE: usize = 8;
@@ -58,8 +61,12 @@ fn hospitals(sites: usize) -> Hospitals {
 }
 
 fn play(draft: Draft, hospitals: &Hospitals) -> anyhow::Result<Simulation> {
+    attacked(draft, hospitals, None)
+}
+
+fn attacked(draft: Draft, hospitals: &Hospitals, hostile: Option<&Hostile>) -> anyhow::Result<Simulation> {
     let story = Story::new(Output { json: true }, std::time::Instant::now());
-    simulate(draft, hospitals, &Crew::new()?, true, &story)
+    simulate(draft, hospitals, &Crew::new()?, hostile, true, &story)
 }
 
 #[test]
@@ -117,4 +124,36 @@ fn too_few_sites_with_cases_are_said_before_anything_runs() {
     hospitals.insert(name(2), Err(Withdrawal::TooFewCases));
     let error = play(draft(4, 2, 1), &hospitals).err().unwrap().to_string();
     assert!(error.starts_with("2 of 4 sites have cases to train on"), "{error}");
+}
+
+/// One hospital of eight, from the third round on. What does harm is refused; what passes does none.
+#[test]
+fn one_bad_hospital_of_eight_does_not_get_its_way() {
+    let hospitals = hospitals(8);
+    let gated = |rounds| {
+        let mut plan = (*draft(8, rounds, 1)).clone();
+        plan.evaluation.gate = Some(AcceptanceGate { max_loss_increase: 0.05, max_norm_growth: 1.5 });
+        plan.evaluation.recommend = Metric::Loss;
+        Draft::new(plan).unwrap()
+    };
+    let states = |simulation: &Simulation| -> Vec<_> {
+        let state = |round: &Round| serde_json::to_value(round).unwrap()["state"].clone();
+        simulation.rounds.iter().map(state).collect()
+    };
+    let loss = |simulation: &Simulation| match &simulation.release.reason {
+        ReleaseReason::BestEvaluated { evaluated, .. } => evaluated.figures.loss,
+        reason => panic!("nothing was evaluated: {reason:?}"),
+    };
+    let honest = attacked(gated(6), &hospitals, None).unwrap();
+    assert_eq!(states(&honest), ["adopted"; 6]);
+    let before = attacked(gated(2), &hospitals, None).unwrap();
+    for (factor, refused) in [(100, true), (-100, true), (-10, false), (10, false), (3, false), (-1, false)] {
+        let hostile = format!("s7:{factor}").parse().unwrap();
+        let simulation = attacked(gated(6), &hospitals, Some(&hostile)).unwrap();
+        let states = states(&simulation);
+        assert_eq!(states[..2], ["adopted"; 2], "{factor}");
+        assert!(!refused || states[2..].iter().all(|state| state == "refused"), "{factor}: {states:?}");
+        assert!(loss(&simulation) <= loss(&before), "{factor}: {states:?}, {}", loss(&simulation));
+    }
+    assert!(loss(&honest) < loss(&before));
 }

@@ -27,6 +27,8 @@ pub trait Work {
     fn train(&mut self, context: &Context) -> Result<Trained, Withdrawal>;
     /// Scores held-out cases with the candidate that the context names and with its baseline.
     fn evaluate(&mut self, context: &Context) -> Result<EvaluationCounts, Withdrawal>;
+    /// What a hostile site makes of its vector before it is masked. An honest one leaves it alone.
+    fn tamper(&mut self, _: &Context, _: &mut [u32]) {}
 }
 
 /// The result of local training.
@@ -243,10 +245,11 @@ impl LocalSite {
         let Some((context, _, _)) = self.machine.current() else { return Err(SiteRefusal::UnknownAttempt) };
         let context = context.clone();
         let attempt = context.attempt;
-        let (vector, busy_ms) = match self.vector(&context, work) {
+        let (mut vector, busy_ms) = match self.vector(&context, work) {
             Ok(made) => made,
             Err(cause) => return Ok(vec![Reply::Say(SiteMessage::Withdrawn { attempt, cause })]),
         };
+        work.tamper(&context, &mut vector);
         let mut masker = self.machine.mask(permit, vector)?;
         let mut chunks = Vec::new();
         while let Some(chunk) = masker.next_chunk() {
