@@ -6,7 +6,7 @@
 //! are suddenly longer. It does not catch a change that leaves losses and lengths as they were, such as a backdoor, and
 //! it cannot say who sent it.
 
-use consilium_study::document::AcceptanceGate;
+use consilium_study::document::{AcceptanceGate, Study};
 
 use crate::metrics::TrainFigures;
 use crate::reason::CandidateRefusal;
@@ -14,6 +14,12 @@ use crate::record::{Adoption, Evaluated, Verdict};
 
 /// So many of the last adopted aggregates say how long one usually is. A single short one does not lower the limit.
 const REMEMBERED: usize = 3;
+
+/// Whether a mean update is longer than any update in it may be, so that some hospital did not clip its own. Such a
+/// candidate is refused with the gate off, too: hospitals would not train from it. Rounding adds less than a thousandth.
+pub fn is_too_long(study: &Study, trained: &TrainFigures) -> bool {
+    trained.update_norm > 1.001 * study.aggregation.clip_norm.get()
+}
 
 /// Why the gate refuses a candidate; nothing where it lets it pass. `history` are the candidates before it, in order.
 pub fn refusal(
@@ -43,7 +49,9 @@ pub fn refusal(
 #[cfg(test)]
 mod tests {
     use consilium_secagg::numbering::RoundNumber;
+    use consilium_study::document::Draft;
     use consilium_study::hash::Hash;
+    use consilium_study::template::study_toml;
 
     use super::*;
     use crate::metrics::{EvaluationCounts, EvaluationShape};
@@ -52,6 +60,16 @@ mod tests {
 
     fn trained(norm: f64) -> TrainFigures {
         TrainFigures { loss: 0.5, weight: 8, clipped: 0, saturated: 0, update_norm: norm }
+    }
+
+    #[test]
+    fn nothing_is_longer_than_the_longest_that_a_hospital_may_send() {
+        let sites = ["a", "b", "c"].map(|site| site.parse().unwrap());
+        let text = study_toml(&"lungs".parse().unwrap(), &sites);
+        let study = Draft::from_toml(&text).unwrap().with_initial_model(Hash::of_bytes(b"initial"));
+        let clip_norm = study.aggregation.clip_norm.get();
+        assert!(!is_too_long(&study, &trained(clip_norm)));
+        assert!(is_too_long(&study, &trained(clip_norm * 1.01)));
     }
 
     /// A loss, beside that of the starting model, over the cases of some sites.

@@ -164,6 +164,7 @@ reasons!(
         2 TooFewWilling = "too few hospitals would train from it",
         3 NormGrowth = "its update is much longer than those before",
         4 LossDrift = "it loses more than the study's margin against the best model before",
+        5 TooLong = "its update is longer than any hospital may send",
     }
 );
 

@@ -145,6 +145,7 @@ impl Core {
             model,
             baseline,
             reference: participation.reference,
+            last: participation.reference.and_then(|last| self.models.find(&last.model)),
             stop: Arc::clone(&stop),
             parent: case.parent.clone(),
         };

@@ -79,6 +79,12 @@ impl Core {
                 keep.push(settled.model);
                 keep.extend(settled.candidate);
             }
+            keep.extend(
+                case.record
+                    .participation()
+                    .and_then(|participation| participation.reference)
+                    .map(|last| last.model),
+            );
             if let Some((context, ..)) = case.machine.as_ref().and_then(|machine| machine.current()) {
                 keep.push(context.model);
                 keep.extend(context.baseline);

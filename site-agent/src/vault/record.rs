@@ -7,7 +7,7 @@ use consilium_identity::{Anchor, Roster};
 use consilium_rounds::message::{Binding, Settled, StudyState};
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::Context;
-use consilium_secagg::numbering::{Attempt, Epoch};
+use consilium_secagg::numbering::{Attempt, Epoch, RoundNumber};
 use consilium_study::canonical::{Canonical as _, NotCanonical};
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
@@ -137,9 +137,12 @@ pub struct Reference {
     /// The model.
     #[n(0)]
     pub model: Hash,
-    /// Its mean loss on this site's held-out cases.
+    /// Its mean loss on this site's held-out cases; none without such cases.
     #[n(1)]
-    pub loss: f64,
+    pub loss: Option<f64>,
+    /// The round that started from it.
+    #[n(2)]
+    pub round: RoundNumber,
 }
 
 /// A person's answer, as `approve`, `decline` and `consent` leave it.

@@ -19,7 +19,7 @@ use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
-use consilium_study::document::Study;
+use consilium_study::document::{Strategy, Study};
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
@@ -43,6 +43,20 @@ pub(super) const TELL_AFTER: Duration = Duration::from_secs(1);
 fn most_loss(last: f64, trap_factor: f64, classes: usize) -> f64 {
     let guess = (classes.max(2) as f64).ln();
     trap_factor * last.max(guess)
+}
+
+/// How far the trained parameters of two models are apart, in L2 norm.
+fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
+    let trained = study.model.parameters().iter().filter(|block| block.is_trainable());
+    let entries = trained.flat_map(|block| one[block.range()].iter().zip(&other[block.range()]));
+    entries.map(|(one, other)| (f64::from(*one) - f64::from(*other)).powi(2)).sum::<f64>().sqrt()
+}
+
+/// How far so many rounds can move a model: a mean of updates is no longer than the longest that a site may send, and
+/// the server's step is that many times its rate. Rounding adds less than a thousandth.
+fn furthest(study: &Study, rounds: u32) -> f64 {
+    let Strategy::FedAvg { server_learning_rate } = study.rounds.strategy;
+    1.001 * f64::from(rounds) * server_learning_rate.get() * study.aggregation.clip_norm.get()
 }
 
 /// Something for the worker to do.
@@ -69,6 +83,8 @@ pub(super) struct AttemptJob {
     pub(super) baseline: Option<PathBuf>,
     /// The starting model that was accepted last.
     pub(super) reference: Option<Reference>,
+    /// Its file, if it is still here.
+    pub(super) last: Option<PathBuf>,
     /// Set when the attempt is over or the study pauses.
     pub(super) stop: Arc<AtomicBool>,
     /// W3C trace context of the round.
@@ -302,21 +318,43 @@ impl Task<'_> {
     /// compare with, and declines nothing.
     fn is_too_bad(&self, loss: f64) -> bool {
         let classes = self.study.data.labels.len();
-        self.job.reference.is_some_and(|last| loss > most_loss(last.loss, self.trap_factor, classes))
+        let last = self.job.reference.and_then(|last| last.loss);
+        last.is_some_and(|last| loss > most_loss(last, self.trap_factor, classes))
+    }
+
+    /// Refuses a starting model that is further from the last one than the rounds since then can have moved it.
+    fn check_movement(&self, start: &[f32]) -> Result<(), Halt> {
+        let (Some(last), Some(file)) = (self.job.reference, &self.job.last) else { return Ok(()) };
+        let rounds = self.job.context.round.get().saturating_sub(last.round.get()).max(1);
+        let (moved, most) = (distance(self.study, start, &self.read(file)?), furthest(self.study, rounds));
+        if moved <= most {
+            return Ok(());
+        }
+        let words = format!(
+            "declines a starting model that no honest sum leads to: it is {moved:.3} away from the one of round {}, \
+             and {rounds} rounds of this study move a model by at most {most:.3}. Tell the consortium: the \
+             coordinator may be lying, or a hospital sends updates that are not clipped",
+            last.round.get()
+        );
+        Err(Halt::Decline(Decline::Model, words))
     }
 
     /// Refuses a starting model that is much worse here than the last one: a trap that makes single cases
     /// show in the update is one. The coordinator heard in the evaluation how many would refuse it, so an honest
     /// one goes on with what was evaluated only where enough are left.
     fn judge(&self, start: &[f32]) -> Result<Option<Reference>, Halt> {
-        let model = self.job.context.model;
+        let (model, round) = (self.job.context.model, self.job.context.round);
         let last = self.job.reference;
-        if self.cohort.held_out.is_empty() || last.is_some_and(|last| last.model == model) {
+        if last.is_some_and(|last| last.model == model) {
             return Ok(None);
+        }
+        self.check_movement(start)?;
+        if self.cohort.held_out.is_empty() {
+            return Ok(Some(Reference { model, loss: None, round }));
         }
         let loss = self.mean_loss(&self.score(start)?);
         let first = model == self.study.initial_model();
-        if let Some(last) = last
+        if let Some(last) = last.and_then(|last| last.loss)
             && !first
             && self.is_too_bad(loss)
         {
@@ -324,11 +362,11 @@ impl Task<'_> {
                 "declines a starting model that is much worse here than the last: loss {loss:.2} after {:.2}; \
                  policy.trap_factor = {} sets the limit. Ask the consortium for a smaller learning rate, or raise \
                  the limit in site.toml and start the agent again",
-                last.loss, self.trap_factor
+                last, self.trap_factor
             );
             return Err(Halt::Decline(Decline::Model, words));
         }
-        Ok(Some(Reference { model, loss }))
+        Ok(Some(Reference { model, loss: Some(loss), round }))
     }
 
     fn evaluate(&self, ticker: &mut Ticker<'_>) -> Result<Vec<u32>, Halt> {
@@ -418,6 +456,9 @@ pub(super) fn span(work: Work, parent: &str, attempt: u32, began: SystemTime) ->
 
 #[cfg(test)]
 mod tests {
+    use consilium_study::document::Draft;
+    use consilium_study::template::study_toml;
+
     use super::*;
 
     #[test]
@@ -427,5 +468,26 @@ mod tests {
         assert!(2.0 * guess < most_loss(1e-3, 3.0, 2));
         assert!(4.0 * guess > most_loss(1e-3, 3.0, 2));
         assert!(2.9 < most_loss(1.0, 3.0, 2) && 3.1 > most_loss(1.0, 3.0, 2));
+    }
+
+    #[test]
+    fn a_model_moves_no_further_than_its_rounds_allow() {
+        let sites = ["a", "b", "c"].map(|site| site.parse().unwrap());
+        let text = study_toml(&"lungs".parse().unwrap(), &sites);
+        let text = text.replace("# clip_norm = 10.0 ", "clip_norm = 2.0 ").replace("small-cnn", "cnn-bn");
+        let text = text
+            .replace("# strategy", "strategy")
+            .replace("server_learning_rate = 1.0", "server_learning_rate = 1.5");
+        let study = Draft::from_toml(&text).unwrap().with_initial_model(Hash::of_bytes(b"initial"));
+        assert!((furthest(&study, 3) - 9.009).abs() < 1e-9);
+        let zeros = vec![0.0; study.model.len()];
+        let mut other = zeros.clone();
+        let blocks = study.model.parameters();
+        other[blocks[0].range().start] = 3.0;
+        other[blocks[0].range().start + 1] = -4.0;
+        // Running statistics are measured, and may be anywhere.
+        let statistics = blocks.iter().find(|block| !block.is_trainable()).unwrap();
+        other[statistics.range().start] = 1e6;
+        assert!((distance(&study, &zeros, &other) - 5.0).abs() < 1e-9);
     }
 }

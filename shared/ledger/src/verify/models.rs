@@ -40,6 +40,7 @@ impl Walk {
             trained: &made.counted.iter().cloned().collect(),
             fewest: fewest_sites(&study.study),
             declined: study.declined == Some(said.start),
+            too_long: gate::is_too_long(&study.study, &said.trained),
             gate: study.study.evaluation.gate.as_ref(),
             before: &study.adoptions,
         };
@@ -201,6 +202,8 @@ pub(super) struct Rule<'a> {
     pub(super) fewest: usize,
     /// Whether too few would have trained from an earlier candidate with the same starting model.
     pub(super) declined: bool,
+    /// Whether its update is longer than any hospital may send.
+    pub(super) too_long: bool,
     /// None with the gate off.
     pub(super) gate: Option<&'a AcceptanceGate>,
     /// The candidates before it.
@@ -214,6 +217,11 @@ pub(super) fn judge(said: &Adoption, rule: &Rule<'_>) -> Result<(), Fault> {
     let (verdict, evaluated) = (*verdict, evaluated.as_ref());
     let declined = evaluated.is_some_and(|evaluated| evaluated.willing(rule.trained) < rule.fewest);
     match (verdict, evaluated, rule.gate) {
+        (Verdict::Refused(CandidateRefusal::TooLong), ..) if rule.too_long => Ok(()),
+        (Verdict::Refused(CandidateRefusal::TooLong), ..) => {
+            Err(Fault::Verdict("it is as long as hospitals may send"))
+        }
+        _ if rule.too_long => Err(Fault::Verdict("it is longer than any hospital may send")),
         (Verdict::Refused(CandidateRefusal::TooFewWilling), ..) if declined => Ok(()),
         (Verdict::Refused(CandidateRefusal::TooFewWilling), ..) => {
             Err(Fault::Verdict("enough sites would train from it"))

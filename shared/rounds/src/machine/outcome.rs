@@ -114,9 +114,12 @@ impl StudyMachine {
         self.add_line(line, effects);
     }
 
-    /// A candidate that too few sites would train from is refused, or the study would stand still. The rest is
-    /// the acceptance gate's. Figures that are none do not pass a gate that is on.
+    /// A candidate that is too long, or that too few sites would train from, is refused, or the study would stand
+    /// still. The rest is the acceptance gate's. Figures that are none do not pass a gate that is on.
     fn judge(&self, trained: &Trained, evaluated: Option<&Evaluated>) -> Verdict {
+        if gate::is_too_long(&self.study, &trained.figures) {
+            return Verdict::Refused(CandidateRefusal::TooLong);
+        }
         let Some(evaluated) = evaluated else {
             return if self.may_go_unseen() {
                 Verdict::Unevaluated(Unevaluated::BadCounts)
@@ -145,7 +148,12 @@ impl StudyMachine {
     /// Nobody can say how good the candidate is, and nothing waits for it.
     pub(super) fn conclude_unevaluated(&mut self, cause: Unevaluated, now: Timestamp, effects: &mut Effects) {
         let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else { return };
-        self.conclude(round, &trained, Verdict::Unevaluated(cause), None, now, effects);
+        let verdict = if gate::is_too_long(&self.study, &trained.figures) {
+            Verdict::Refused(CandidateRefusal::TooLong)
+        } else {
+            Verdict::Unevaluated(cause)
+        };
+        self.conclude(round, &trained, verdict, None, now, effects);
         if let Some(settled) = &mut self.settled {
             settled.model = self.model;
             settled.candidate = None;
@@ -153,7 +161,10 @@ impl StudyMachine {
         let line = RoundLine {
             round: round.get(),
             kind: crate::status::Kind::Evaluate,
-            state: LineState::Unevaluated(cause),
+            state: match verdict {
+                Verdict::Refused(cause) => LineState::Refused(cause),
+                Verdict::Adopted | Verdict::Unevaluated(_) => LineState::Unevaluated(cause),
+            },
             loss: None,
             auroc: None,
             selected: 0,

@@ -98,7 +98,8 @@ fn the_gate_decides_by_losses_and_lengths() {
         said.trained.update_norm = length;
         let trained = &evaluated.survivors.clone();
         let (gate, before) = (&gate(limit), &[before]);
-        let rule = models::Rule { trained, fewest: 3, declined: false, gate: Some(gate), before };
+        let rule =
+            models::Rule { trained, fewest: 3, declined: false, too_long: false, gate: Some(gate), before };
         assert_eq!(models::judge(&said, &rule).is_ok(), fine, "{loss} {limit} {length} {verdict:?}");
         evaluated.figures.loss = 0.7;
     }
@@ -123,13 +124,39 @@ fn what_too_few_would_train_from_is_refused_and_nothing_else_is_for_that() {
         evaluated.figures.declines = declines;
         for gate in [None, Some(&gate(0.1))] {
             let trained = &(0..trained).map(site).collect();
-            let rule = models::Rule { trained, fewest: 3, declined: false, gate, before: &[] };
+            let rule =
+                models::Rule { trained, fewest: 3, declined: false, too_long: false, gate, before: &[] };
             let verdict = models::judge(&said(verdict, Some(evaluated.clone())), &rule);
             assert_eq!(verdict.is_ok(), fine, "{declines} of {trained:?}");
         }
     }
+    // Longer than any hospital may send: refused for that, whatever else.
+    let everybody = (0..4).map(site).collect();
+    let rule = models::Rule {
+        trained: &everybody,
+        fewest: 3,
+        declined: false,
+        too_long: true,
+        gate: None,
+        before: &[],
+    };
+    let long = Verdict::Refused(CandidateRefusal::TooLong);
+    for (verdict, too_long, fine) in
+        [(long, true, true), (long, false, false), (Verdict::Adopted, true, false)]
+    {
+        let rule = models::Rule { too_long, ..rule };
+        evaluated.figures.declines = 0;
+        assert_eq!(models::judge(&said(verdict, Some(evaluated.clone())), &rule).is_ok(), fine);
+    }
     let nobody = BTreeSet::new();
-    let rule = models::Rule { trained: &nobody, fewest: 3, declined: false, gate: None, before: &[] };
+    let rule = models::Rule {
+        trained: &nobody,
+        fewest: 3,
+        declined: false,
+        too_long: false,
+        gate: None,
+        before: &[],
+    };
     assert!(models::judge(&said(declined, None), &rule).is_err());
     // After such a refusal nothing is adopted unseen from the same starting model.
     let unseen = said(Verdict::Unevaluated(Unevaluated::NoQuorum), None);
