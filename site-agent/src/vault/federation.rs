@@ -2,6 +2,7 @@
 //! on disk, and a network that repeats what it carries. A core may be dropped at any message and opened
 //! again from its files, which is what a kill leaves behind.
 
+mod hostile_bytes;
 mod mortal;
 mod tests;
 
@@ -334,7 +335,7 @@ impl Federation {
                         let past = upload.len().min((index + 1) * CHUNK_BYTES);
                         Ok::<_, &str>(upload[index * CHUNK_BYTES..past].to_vec())
                     };
-                    let outcome = match sum(self.machine.study(), &job, read, start).unwrap() {
+                    let outcome = match sum(self.machine.study(), &job, 1, read, start).unwrap() {
                         Sum::Train { aggregate, candidate, figures, largest } => {
                             let file =
                                 ModelFile { identity: self.identity.clone(), origin: None, model: candidate };
