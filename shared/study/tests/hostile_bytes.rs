@@ -89,7 +89,7 @@ fn read_model(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn strangers_bytes_are_read_faithfully_or_refused() {
+fn hostile_bytes_are_read_faithfully_or_refused() {
     let study = study();
     let key = SigningKey::generate();
     let site = Principal::Site("ada".parse().unwrap());
