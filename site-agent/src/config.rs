@@ -150,7 +150,7 @@ impl Config {
         Self::parse(&text, folder).map_err(|source| ConfigError::Invalid { path, source: Box::new(source) })
     }
 
-    fn parse(text: &str, folder: &SiteFolder) -> Result<Self, toml::de::Error> {
+    pub(crate) fn parse(text: &str, folder: &SiteFolder) -> Result<Self, toml::de::Error> {
         let mut config: Self = toml::from_str(text)?;
         let from_root = |path: &mut PathBuf| *path = folder.root().join(&*path);
         match &mut config.source {

@@ -345,7 +345,7 @@ pub fn read(store: &dyn Store, path: &Path) -> Result<Vec<Record>, JournalError>
 }
 
 /// The records in `bytes`, and how many bytes hold whole records.
-fn parse(bytes: &[u8]) -> Result<(Vec<Record>, usize), JournalError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Vec<Record>, usize), JournalError> {
     let mut rest = bytes;
     let mut records: Vec<Record> = Vec::new();
     loop {

@@ -112,6 +112,23 @@ fn status(answer: &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
+mod hostile_bytes {
+    use consilium_fuzz::{Target, run};
+
+    use super::status;
+
+    #[test]
+    fn a_proxys_answer_is_a_status_or_nothing() {
+        let answers = ["HTTP/1.1 200 Connection established\r\n\r\n", "HTTP/1.0 407 No\r\nA: b\r\n\r\n"];
+        run([Target::new(
+            "client-proxy-answer",
+            |bytes| status(bytes).is_some_and(|status| status < 1000),
+            answers.map(|answer| answer.as_bytes().to_vec()),
+        )]);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -25,6 +25,8 @@ pub mod commission;
 pub mod enrolment;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod hostile_bytes;
 pub mod invitation;
 pub mod issuing;
 pub mod key;

@@ -60,7 +60,11 @@ fn limit_self() -> rustix::io::Result<()> {
     })
 }
 
-fn serve(input: &mut impl io::Read, output: &mut impl io::Write) -> Result<(), super::protocol::BrokenPipe> {
+/// Answers one request after the other, until there is no more.
+pub(crate) fn serve(
+    input: &mut impl io::Read,
+    output: &mut impl io::Write,
+) -> Result<(), super::protocol::BrokenPipe> {
     while let Some((request, file)) = read_frame::<Request>(input)? {
         // Decoders of foreign code may panic on hostile files; that costs the file, not the child.
         let decoded = panic::catch_unwind(AssertUnwindSafe(|| decode(&request, file)));

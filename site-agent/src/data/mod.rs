@@ -27,6 +27,8 @@ pub mod dicom;
 pub mod display;
 mod files;
 pub mod folder;
+#[cfg(test)]
+mod hostile_bytes;
 pub mod local;
 pub mod npz;
 pub mod orientation;

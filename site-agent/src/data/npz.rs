@@ -13,6 +13,8 @@ use super::protocol::{ArchiveDefect, ArchivePiece, BrokenPipe, Part, write_frame
 
 const MOST_CASES: u64 = 16_000_000;
 const LONGEST_SIDE: u64 = 4096;
+/// Longest header of an array, as NumPy itself has it: the library that reads one allocates what it declares.
+const LONGEST_HEADER: u32 = 10_000;
 /// Bodies of [`ArchivePiece::Cases`] are at most about this long.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -119,6 +121,9 @@ fn open<'a, R: Read + Seek>(
             if !known {
                 return Err(ArchiveDefect::Compression.into());
             }
+            drop(member);
+            let member = archive.zip_archive().by_index(index).map_err(|_| ArchiveDefect::DamagedArray)?;
+            check_header(member)?;
         }
     }
     if !known {
@@ -126,6 +131,17 @@ fn open<'a, R: Read + Seek>(
     }
     let array = archive.by_name(name).map_err(|_| ArchiveDefect::DamagedArray)?;
     Ok(array.ok_or(ArchiveDefect::MissingArray)?)
+}
+
+/// Refuses an array whose header declares to be longer than headers are (NEP 1: two bytes of length in version 1,
+/// four in later ones).
+fn check_header(mut member: impl Read) -> Result<(), ArchiveDefect> {
+    let mut start = [0; 12];
+    member.read_exact(&mut start).map_err(|_| ArchiveDefect::DamagedArray)?;
+    let [.., version, _, a, b, c, d] = start;
+    let length =
+        if version == 1 { u32::from_le_bytes([a, b, 0, 0]) } else { u32::from_le_bytes([a, b, c, d]) };
+    if length <= LONGEST_HEADER { Ok(()) } else { Err(ArchiveDefect::DamagedArray) }
 }
 
 fn is_plain<R: Read>(array: &NpyFile<R>, kind: TypeChar, bytes: u64) -> bool {

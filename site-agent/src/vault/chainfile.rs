@@ -87,7 +87,7 @@ fn place_of_current(store: &dyn Store, files: &StudyFolder) -> Result<u8, StoreE
     Ok(u8::from(current.and_then(|bytes| bytes.first().copied()) != Some(0)))
 }
 
-fn open(sealed: &[u8], keys: &[u8], study: &Hash) -> Option<Chain> {
+pub(super) fn open(sealed: &[u8], keys: &[u8], study: &Hash) -> Option<Chain> {
     let (place @ (0 | 1), sealed) = sealed.split_first()? else { return None };
     let start = usize::from(*place) * KEY_BYTES;
     let key: &[u8; KEY_BYTES] = keys.get(start..start + KEY_BYTES)?.try_into().ok()?;

@@ -2,6 +2,7 @@
 //! on disk, and a network that repeats what it carries. A core may be dropped at any message and opened
 //! again from its files, which is what a kill leaves behind.
 
+mod hostile_bytes;
 mod mortal;
 mod tests;
 

@@ -336,7 +336,7 @@ impl StudyRecord {
         store.replace(Kind::Study, &folder.study(&self.hash()).record(), &self.saved.to_canonical())
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, NotCanonical> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, NotCanonical> {
         let saved = Saved::from_canonical(bytes)?;
         Ok(Self { study: saved.study.claim()?, saved })
     }

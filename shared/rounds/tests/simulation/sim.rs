@@ -66,7 +66,7 @@ pub(crate) struct Sim {
     pub(crate) now: u64,
     pub(crate) dice: Dice,
     /// Everything that was ever said to the coordinator.
-    said: Vec<(usize, SiteMessage)>,
+    pub(crate) said: Vec<(usize, SiteMessage)>,
 }
 
 impl Sim {

@@ -49,7 +49,7 @@ pub struct RepeatBook {
     #[n(1)]
     opened: BTreeMap<(Part, Hash), u64>,
     /// Grows with every change, so that the record of a study can tell an older book.
-    #[n(2)]
+    #[cbor(n(2), decode_with = "super::record::writes")]
     version: u64,
     #[cbor(skip)]
     changed: bool,

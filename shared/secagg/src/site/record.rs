@@ -6,7 +6,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 use minicbor::bytes::ByteArray;
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode, decode};
 
 use crate::alarm::Alarm;
 use crate::context::{Context, Purpose};
@@ -17,6 +17,19 @@ use crate::message::{
 };
 use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::terms::RosterSet;
+
+/// More often than this nothing is written; counting on from a larger number could end in an overflow.
+const MOST_WRITES: u64 = u64::MAX / 2;
+
+/// Decodes how often something was written.
+pub(super) fn writes<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<u64, decode::Error> {
+    let writes = d.u64()?;
+    if writes <= MOST_WRITES {
+        Ok(writes)
+    } else {
+        Err(decode::Error::message("nothing is written that often"))
+    }
+}
 
 /// The record of one study at one site.
 #[derive(Encode, Decode)]
@@ -30,7 +43,7 @@ pub(super) struct Record {
     pub(super) site: SiteName,
     #[n(3)]
     pub(super) instance: ByteArray<16>,
-    #[n(4)]
+    #[cbor(n(4), decode_with = "writes")]
     pub(super) version: u64,
     /// The last epoch that was opened here, also where its keys were lost.
     #[n(5)]
