@@ -23,6 +23,11 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
         Directive::Begin { .. } if site == "a" => vec![],
         other => vec![other],
     });
+    // Nor does that hear that the victim refuses, and so go on without it.
+    scene.hostile.on_message(|_, message| match message {
+        SiteMessage::Declined { .. } => None,
+        other => Some(other),
+    });
     scene.launch(&patient(5));
     let honest = scene.context("a", 1);
     let forged = |change: &dyn Fn(&mut ContextFields)| forge::context(&scene.hostile, &honest, change);
@@ -51,10 +56,6 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
             "the signed bytes are not a statement of this kind: bytes do not decode: decode error: the thresholds are not those of the formula",
         ),
         (
-            forged(&|fields| fields.thresholds = Thresholds { honest: 2, threshold: 3, ..stated }),
-            "the signed bytes are not a statement of this kind: bytes do not decode: decode error: the thresholds are not those of the formula",
-        ),
-        (
             forged(&|fields| fields.selection = with_other(&fields.selection, "e", ("z", None))),
             "it selects a site that the study does not name",
         ),
@@ -75,6 +76,10 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
         (
             forged(&|fields| fields.model = Hash::of_bytes(b"a trap")),
             "its first round does not start from the study's model",
+        ),
+        (
+            forged(&|fields| fields.thresholds = Thresholds { honest: 2, threshold: 3, ..stated }),
+            "the signed bytes are not a statement of this kind: bytes do not decode: decode error: the thresholds are not those of the formula",
         ),
         (forged(&|fields| fields.weight_cap /= 2), "its largest weight is not the study's"),
         (

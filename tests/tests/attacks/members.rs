@@ -1,28 +1,31 @@
 //! Sites that help nobody: what they send enters no sum, and the round goes on.
 
-use std::time::Duration;
-
 use consilium_rounds::message::{Masked, SiteMessage};
-use consilium_secagg::message::{Envelope, Receipt, ReceiptFields};
+use consilium_secagg::message::{Receipt, ReceiptFields};
 use consilium_study::name::Principal;
 use consilium_study::sign::{Signed, SigningKey};
 use consilium_tests::Study;
+use serde_json::json;
 
 use crate::{PATIENCE, Scene, forge, patient};
 
 /// The site that lies.
-const LIAR: &str = "d";
+pub(crate) const LIAR: &str = "d";
 
 fn liar() -> Principal {
     Principal::Site(LIAR.parse().unwrap())
 }
 
-fn study(name: &'static str, collect_timeout: &'static str) -> Study {
-    Study { name, rounds: 1, required: vec![], collect_timeout, ..patient(4) }
+fn study(collect_timeout: &'static str) -> Study {
+    Study { rounds: 1, required: vec![], collect_timeout, ..patient(4) }
 }
 
 /// The same announcement with another receipt, which the liar signs.
-fn with_receipt(key: &SigningKey, mut masked: Masked, change: impl FnOnce(&mut ReceiptFields)) -> Masked {
+pub(crate) fn with_receipt(
+    key: &SigningKey,
+    mut masked: Masked,
+    change: impl FnOnce(&mut ReceiptFields),
+) -> Masked {
     let mut fields = (*masked.upload.receipt.claim().unwrap()).clone();
     change(&mut fields);
     masked.upload.receipt = Signed::seal(&Receipt::new(fields).unwrap(), liar(), key);
@@ -53,7 +56,7 @@ fn foreign_flipped_and_cut_vectors_are_refused_and_the_round_goes_on() {
         }
         _ => bytes,
     });
-    scene.lab.launch_with_all(&study("lungs", "20s"), PATIENCE).unwrap();
+    scene.lab.launch_with_all(&study("20s"), PATIENCE).unwrap();
     for tries in 1..=5 {
         scene.until("the vector is refused", || (scene.hostile.refused(LIAR).len() >= tries).then_some(()));
         // It would try again by itself, later.
@@ -65,48 +68,41 @@ fn foreign_flipped_and_cut_vectors_are_refused_and_the_round_goes_on() {
     assert_eq!(refused[..5], [wrong.clone(), wrong.clone(), wrong.clone(), long, wrong]);
     scene.lab.released("lungs", PATIENCE).unwrap();
     let status = scene.lab.status("lungs").unwrap();
-    assert_eq!(status["lines"][0]["missing"], serde_json::json!([LIAR]), "{status}");
+    assert_eq!(status["lines"][0]["missing"], json!([LIAR]), "{status}");
     assert_eq!(status["lines"][0]["counted"], 3);
 }
 
+/// Commitments that differ from those of two peers: of the pairs that do not fit it is in most.
 #[test]
-fn unequal_commitments_slandered_envelopes_and_wrong_shares_cost_the_liar_and_nobody_else() {
+fn unequal_pair_commitments_cost_the_liar_its_place_and_nobody_else() {
     let mut scene = Scene::new(4);
-    scene.lab.start_agents().unwrap();
-
-    // Commitments that differ from those of two peers: of the pairs that do not fit it is in most.
-    let key = forge::key_of(&scene.lab, LIAR);
-    scene.hostile.on_message(move |site, message| match message {
-        SiteMessage::Masked(masked) if site == LIAR => {
-            Some(SiteMessage::Masked(with_receipt(&key, masked, |fields| {
-                fields.pair_commitments[0] = fields.chunks;
-                fields.pair_commitments[1] = fields.chunks;
-            })))
-        }
-        other => Some(other),
+    scene.lies_in_its_announcement(|key, masked| {
+        with_receipt(key, masked, |fields| {
+            let other = fields.chunks;
+            fields.pair_commitments[..2].fill(other);
+        })
     });
-    scene.lab.launch_with_all(&study("unequal", "30s"), PATIENCE).unwrap();
-    scene.is_left_out_of("unequal");
+    scene.is_left_out();
+}
 
-    // An envelope that its holder cannot open.
-    let key = forge::key_of(&scene.lab, LIAR);
-    scene.hostile.on_message(move |site, message| match message {
-        SiteMessage::Masked(mut masked) if site == LIAR => {
-            let envelope: &mut Envelope = &mut masked.upload.envelopes[0];
-            envelope.sealed[0] ^= 1;
-            let (holder, hash) = (envelope.recipient, envelope.hash());
-            Some(SiteMessage::Masked(with_receipt(&key, masked, |fields| {
-                fields.envelopes[holder.position()] = hash;
-            })))
-        }
-        other => Some(other),
+/// An envelope that its holder cannot open, although it is the one that the receipt names.
+#[test]
+fn an_envelope_that_does_not_open_costs_its_dealer_its_place() {
+    let mut scene = Scene::new(4);
+    scene.lies_in_its_announcement(|key, mut masked| {
+        let envelope = &mut masked.upload.envelopes[0];
+        envelope.sealed[0] ^= 1;
+        let (holder, hash) = (envelope.recipient, envelope.hash());
+        with_receipt(key, masked, |fields| fields.envelopes[holder.position()] = hash)
     });
-    scene.lab.launch_with_all(&study("sealed", "30s"), PATIENCE).unwrap();
-    scene.is_left_out_of("sealed");
+    scene.is_left_out();
+}
 
-    // A share that is not the one that was dealt names its holder, and another is used.
+/// A share that is not the one that was dealt names its holder, and another is used.
+#[test]
+fn a_wrong_share_names_its_holder_and_the_sum_is_opened_without_it() {
+    let mut scene = Scene::new(4);
     let key = forge::key_of(&scene.lab, LIAR);
-    let before = scene.hostile.refused(LIAR).len();
     scene.hostile.on_message(move |site, message| match message {
         SiteMessage::Answer(answer) if site == LIAR => {
             let mut said = answer.claim().unwrap();
@@ -115,22 +111,34 @@ fn unequal_commitments_slandered_envelopes_and_wrong_shares_cost_the_liar_and_no
         }
         other => Some(other),
     });
-    scene.lab.launch_with_all(&study("shares", "30s"), PATIENCE).unwrap();
-    scene.lab.released("shares", PATIENCE).unwrap();
-    let refused = scene.hostile.refused(LIAR);
+    scene.lab.start_agents().unwrap();
+    scene.lab.launch_with_all(&study("30s"), PATIENCE).unwrap();
+    scene.lab.released("lungs", PATIENCE).unwrap();
     let wrong = "the share that d gives back is not the one that site 1 dealt".to_owned();
-    assert!(refused[before..].contains(&("refused".to_owned(), wrong)), "{refused:?}");
-    let status = scene.lab.status("shares").unwrap();
+    let refused = scene.hostile.refused(LIAR);
+    assert!(refused.contains(&("refused".to_owned(), wrong)), "{refused:?}");
+    let status = scene.lab.status("lungs").unwrap();
     assert_eq!(status["lines"][0]["counted"], 4, "its vector is in the sum: {status}");
 }
 
 impl Scene {
-    /// Every round ends without the liar and is not tried twice.
-    fn is_left_out_of(&self, study: &str) {
-        self.lab.released(study, PATIENCE + Duration::from_mins(1)).unwrap();
-        let status = self.lab.status(study).unwrap();
+    /// The liar announces something else than its machine does.
+    fn lies_in_its_announcement(&self, lie: impl Fn(&SigningKey, Masked) -> Masked + Send + 'static) {
+        let key = forge::key_of(&self.lab, LIAR);
+        self.hostile.on_message(move |site, message| match message {
+            SiteMessage::Masked(masked) if site == LIAR => Some(SiteMessage::Masked(lie(&key, masked))),
+            other => Some(other),
+        });
+    }
+
+    /// Every round ends without the liar, and none is tried twice.
+    fn is_left_out(&mut self) {
+        self.lab.start_agents().unwrap();
+        self.lab.launch_with_all(&study("30s"), PATIENCE).unwrap();
+        self.lab.released("lungs", PATIENCE).unwrap();
+        let status = self.lab.status("lungs").unwrap();
         let line = &status["lines"][0];
-        assert_eq!(line["missing"], serde_json::json!([LIAR]), "{status}");
-        assert_eq!(line["counted"], 3, "{status}");
+        assert_eq!((&line["missing"], &line["counted"]), (&json!([LIAR]), &json!(3)), "{status}");
+        assert!(!status["lines"].as_array().unwrap().iter().any(|line| line["state"] == "abandoned"));
     }
 }

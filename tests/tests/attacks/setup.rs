@@ -11,7 +11,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
 use consilium_study::sign::{Signed, SigningKey};
 
-use crate::{Scene, forge, number, patient};
+use crate::{Scene, forge, patient};
 
 fn epoch(number: u32) -> Epoch {
     Epoch::new(number).unwrap()
@@ -184,6 +184,11 @@ fn an_agent_without_its_chain_keys_waits_for_the_next_epoch() {
     }
     let before = scene.masked("a", 1).len();
     scene.hostile.on_message(|_, message| Some(message));
+    // It hears of no attempt for a while.
+    scene.hostile.on_directive(|site, directive| match directive {
+        Directive::Begin { .. } if site == "a" => vec![],
+        other => vec![other],
+    });
     scene.lab.start_agent("a", &[]).unwrap();
     scene.until("a has lost its keys", || {
         scene.hostile.said("a").contains(&SiteMessage::KeysLost { epoch: epoch(1) }).then_some(())
@@ -191,9 +196,11 @@ fn an_agent_without_its_chain_keys_waits_for_the_next_epoch() {
     scene
         .until("a has keys of the next epoch", || (scene.settled("a", epoch(2)) == ["b", "c"]).then_some(()));
     assert_eq!(scene.masked("a", 1).len(), before, "its vector is not announced again");
-    scene.lab.released("lungs", crate::PATIENCE).unwrap();
-    // A new attempt with the old keys is refused.
     let again = forge::context(&scene.hostile, &first, |fields| fields.attempt = Attempt::new(50).unwrap());
-    assert_eq!(number(&again), 50);
-    assert!(!scene.took_part("a", 50));
+    scene.hostile.tell("a", Directive::Begin { context: again }).unwrap();
+    scene.refuses("a", "epoch 1 is over, or begins too early");
+    // With the new keys it takes part again.
+    scene.hostile.on_directive(|_, directive| vec![directive]);
+    scene.kill_and_start("a");
+    scene.lab.released("lungs", crate::PATIENCE).unwrap();
 }

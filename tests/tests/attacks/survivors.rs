@@ -3,10 +3,12 @@
 use consilium_rounds::message::{Directive, SiteMessage};
 use consilium_secagg::alarm::{Alarm, Occasion};
 use consilium_secagg::context::CtxHash;
-use consilium_secagg::message::{Survivors, SurvivorsSignature, UnmaskRequest};
+use consilium_secagg::message::{Envelope, Survivors, SurvivorsSignature, UnmaskRequest};
+use consilium_secagg::numbering::SiteIndex;
 use consilium_study::sign::Signed;
 
-use crate::{Scene, patient};
+use crate::members::{LIAR, with_receipt};
+use crate::{Scene, forge, patient};
 
 impl Scene {
     /// The survivors that the real coordinator names.
@@ -114,4 +116,36 @@ fn shares_are_given_for_enough_signatures_only() {
     assert!(!scene.answered("a"));
     tell(vec![a, b, c]);
     scene.until("a answers", || scene.answered("a").then_some(()));
+}
+
+/// A second receipt of a peer, and envelopes that are not those of the first.
+#[test]
+fn second_receipts_and_foreign_envelopes_are_refused() {
+    let mut scene = Scene::new(4);
+    scene.hostile.on_message(|_, message| match message {
+        SiteMessage::Signature(_) => None,
+        other => Some(other),
+    });
+    scene.launch(&patient(4));
+    let (ctx, survivors) = scene.survivors("a");
+    scene.signature("a", &survivors);
+    let masked = scene.awaits_masked(LIAR, 1);
+    let first = masked.upload.receipt.claim().unwrap().hash();
+
+    // One for somebody else, and one that is said to be another's.
+    let for_b = masked.upload.envelopes[1].clone();
+    let of_c = Envelope { sender: SiteIndex::new(3).unwrap(), ..masked.upload.envelopes[0].clone() };
+    for (envelope, sender) in [(for_b, 4), (of_c, 3)] {
+        let envelopes = vec![envelope];
+        scene.hostile.tell("a", Directive::Envelopes { ctx, envelopes }).unwrap();
+        let reason = format!("this envelope of site {sender} is not the one its receipt names");
+        scene.refuses("a", &reason);
+    }
+
+    let key = forge::key_of(&scene.lab, LIAR);
+    let lie = with_receipt(&key, masked, |fields| fields.chunks = fields.shares).upload.receipt;
+    let second = lie.claim().unwrap().hash();
+    scene.hostile.tell("a", Directive::Receipts { ctx, receipts: vec![lie] }).unwrap();
+    let attempt = scene.context("a", 1).claim().unwrap().attempt;
+    scene.alarms("a", Alarm { occasion: Occasion::Receipt(attempt), first, second });
 }
