@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) upstream: BTreeMap<String, SiteClient<Channel>>,
     /// Where directives for a connected site go.
     pub(crate) streams: BTreeMap<String, mpsc::Sender<Result<WireDirective, Status>>>,
+    /// Directives that some site has taken in.
+    pub(crate) acknowledged: BTreeSet<Vec<u8>>,
     /// What the real coordinator told each site.
     pub(crate) heard: Vec<(String, Letter<Directive>)>,
     /// What each site said.
@@ -106,6 +108,7 @@ impl HostileCoordinator {
                 on_upload: Box::new(|_, bytes| bytes),
                 upstream: BTreeMap::new(),
                 streams: BTreeMap::new(),
+                acknowledged: BTreeSet::new(),
                 heard: Vec::new(),
                 said: Vec::new(),
                 kept: BTreeSet::new(),
@@ -176,16 +179,21 @@ impl HostileCoordinator {
         &self.identity
     }
 
-    /// Tells a site something, as soon as it listens.
+    /// Tells a site something until it has taken it in, whether or not it does what it was asked.
     pub(crate) fn tell(&self, site: &str, directive: Directive) -> anyhow::Result<()> {
         let study = self.study().context("a study that the sites were told of")?;
         let wire = to_wire(&Letter { study, message: directive });
-        let told = wait_until(Duration::from_secs(30), || {
+        self.shared.lock().acknowledged.remove(&wire.id);
+        for _ in 0..30 {
+            // A stream may be one that the agent has just left for another, so silence says nothing.
             let stream = self.shared.lock().streams.get(site).cloned();
-            stream.is_some_and(|stream| stream.blocking_send(Ok(wire.clone())).is_ok())
-        });
-        anyhow::ensure!(told, "{site} does not listen");
-        Ok(())
+            let sent = stream.is_some_and(|stream| stream.blocking_send(Ok(wire.clone())).is_ok());
+            let heard = || self.shared.lock().acknowledged.contains(&wire.id);
+            if wait_until(Duration::from_millis(if sent { 2_000 } else { 100 }), heard) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{site} does not listen")
     }
 
     /// The study that the sites were told of.

@@ -69,12 +69,10 @@ fn a_round_that_was_opened_and_called_abandoned_is_not_opened_again_without_the_
         scene.hostile.tell(site, Directive::Begin { context: smaller.clone() }).unwrap();
         scene.refuses(site, "this model was opened with other survivors");
         assert!(!scene.took_part(site, 2));
-        let declined = scene
-            .hostile
-            .said(site)
-            .into_iter()
-            .any(|message| matches!(message, SiteMessage::Declined { reason: Decline::Repeat, .. }));
-        assert!(declined, "{site} says that it is for the repeat rule");
+        scene.until("the site says that it is for the repeat rule", || {
+            let repeats = |message| matches!(message, SiteMessage::Declined { reason: Decline::Repeat, .. });
+            scene.hostile.said(site).into_iter().any(repeats).then_some(())
+        });
     }
 
     // With everybody selected they take part, for nobody may be missing; whoever is called missing costs the signatures.

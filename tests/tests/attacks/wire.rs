@@ -88,7 +88,9 @@ impl Site for Wire {
         &self,
         request: Request<AcknowledgeRequest>,
     ) -> Result<Response<AcknowledgeReply>, Status> {
-        let mut client = self.shared.upstream(&site(&request)?, false).await?;
+        let site = site(&request)?;
+        self.shared.lock().acknowledged.extend(request.get_ref().ids.iter().cloned());
+        let mut client = self.shared.upstream(&site, false).await?;
         client.acknowledge(request.into_inner()).await
     }
 
