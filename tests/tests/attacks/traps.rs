@@ -9,10 +9,14 @@ use crate::{Scene, forge, number, patient};
 #[test]
 fn a_trap_model_is_declined_by_every_site_by_its_own_check() {
     let mut scene = Scene::new(3);
-    // Nobody hears of the second round but from the test.
+    // Nobody hears of the second round but from the test, nor does the real coordinator hear of what becomes of it.
     scene.hostile.on_directive(|_, directive| match directive {
         Directive::Begin { context } if number(&context) > 2 => vec![],
         other => vec![other],
+    });
+    scene.hostile.on_message(|_, message| match message {
+        SiteMessage::Declined { .. } => None,
+        other => Some(other),
     });
     scene.launch(&patient(3));
     let honest = scene.context("a", 3);
