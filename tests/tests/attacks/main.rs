@@ -1,4 +1,4 @@
-//! Attacks that must fail, against real agents over the real wire: the table of `docs/cryptography.md`, section 7.
+//! Attacks that must fail, against real agents over the real wire (`docs/cryptography.md`, sections 4 and 9).
 //!
 //! A [`hostile::HostileCoordinator`] has the coordinator's keys and stands between it and the agents. What a site
 //! refuses is looked up in its journal, word for word; what a coordinator is left with goes through a test for

@@ -31,7 +31,8 @@ impl Scene {
     }
 
     /// The others have opened their sum, which says something; with the vector of the victim, who was shown a lie, it
-    /// says nothing.
+    /// says nothing. This is all that a coordinator gets: too few saw the lie to open the victim's own mask. That the
+    /// masks of pairs do not cancel either, is for the tests of `masker.rs`, which can take that one off.
     fn leaves_noise(&self, attempt: u32) {
         self.awaits_masked("a", attempt);
         self.context("b", attempt + 1);
