@@ -181,12 +181,12 @@ fn only_attempt_1(_: &str, directive: Directive) -> Vec<Directive> {
 #[test]
 fn contexts_of_old_attempts_and_of_other_epochs_start_nothing() {
     let mut scene = Scene::new(3);
-    scene.launch(&patient(3));
     // The third attempt trains for the second round; the fourth never begins.
     scene.hostile.on_directive(|_, directive| match directive {
         Directive::Begin { context } if number(&context) > 3 => vec![],
         other => vec![other],
     });
+    scene.launch(&patient(3));
     let first = scene.context("a", 1);
     let third = scene.context("a", 3);
     scene.awaits_masked("a", 3);

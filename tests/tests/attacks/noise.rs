@@ -13,7 +13,7 @@ const ALL: [&str; 4] = ["a", "b", "c", "d"];
 
 /// A model with enough parameters for a test of frequencies, and rounds that go on without the victim.
 fn study(rounds: u32) -> Study {
-    Study { model: "small-cnn", rounds, required: vec![], collect_timeout: "4s", ..patient(4) }
+    Study { model: "small-cnn", rounds, required: vec![], collect_timeout: "8s", ..patient(4) }
 }
 
 impl Scene {
@@ -86,7 +86,7 @@ fn a_site_that_is_shown_another_model_leaves_noise() {
 fn a_masked_vector_is_noise_and_under_weaker_masks_it_is_not() {
     let mut scene = Scene::new(4);
     scene.lab.start_agents().unwrap();
-    scene.lab.launch_with_all(&study(1), PATIENCE).unwrap();
+    scene.lab.launch_with_all(&Study { model: "small-cnn", ..patient(4) }, PATIENCE).unwrap();
     scene.context("a", 2);
     let context = scene.context("a", 1);
     let vectors = ALL.map(|site| scene.hostile.upload(site, 1).unwrap());

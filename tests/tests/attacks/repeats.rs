@@ -20,12 +20,35 @@ impl Scene {
     /// So many sums were opened, with everybody, and nobody was told of the end of the last. From now on nobody hears
     /// the real coordinator, nor it them. Returns the context of the last.
     fn opened(&mut self, sums: u32) -> Signed<Context> {
-        self.hostile.on_directive(move |_, directive| match directive {
-            Directive::Settled(settled) if settled.attempt.get() >= sums => vec![],
-            Directive::Begin { context } if number(&context) > sums => vec![],
-            other => vec![other],
+        let mut last = None;
+        self.hostile.on_directive(move |site, directive| {
+            if let Directive::Begin { context } = &directive
+                && number(context) == sums
+            {
+                last = Some(context.claim().unwrap().hash());
+            }
+            match directive {
+                Directive::Settled(settled) if settled.attempt.get() >= sums => vec![],
+                Directive::Begin { context } if number(&context) > sums => vec![],
+                // Three signatures open the sum, and without c there are two until the others have signed.
+                Directive::Survivors { ctx, .. } if last == Some(ctx) && (site == "c" || site == "d") => {
+                    vec![]
+                }
+                other => vec![other],
+            }
         });
         self.launch(&patient(4));
+        let ctx = self.context("c", sums).claim().unwrap().hash();
+        let survivors = self.until("survivors are named", || {
+            self.hostile.heard("c").into_iter().find_map(|directive| match directive {
+                Directive::Survivors { ctx: named, survivors } if named == ctx => Some(survivors),
+                _ => None,
+            })
+        });
+        for site in ["a", "b"] {
+            self.signature(site, &survivors);
+        }
+        self.hostile.tell("c", Directive::Survivors { ctx, survivors }).unwrap();
         self.context("a", sums + 1);
         self.hostile.on_directive(|_, _| vec![]);
         self.hostile.on_message(|_, _| None);
