@@ -103,7 +103,7 @@ impl Core {
         let mut wait = false;
         for refusal in refused {
             wait |= refusal.is_temporary();
-            self.raise(study, &refusal)?;
+            self.note_refused(study, &refusal)?;
         }
         Ok(if wait { Taken::Park } else { Taken::Done })
     }
@@ -155,6 +155,18 @@ impl Core {
             _ => Decline::Epoch,
         };
         Ok(Taken::Refused { reason, attempt: None, why: refusal.to_string() })
+    }
+
+    /// One message of a batch was refused. The others count, so the batch as a whole is not declined; that somebody
+    /// sent keys that are not a peer's is for the hospital to know all the same.
+    fn note_refused(&mut self, study: Hash, refusal: &SiteRefusal) -> anyhow::Result<()> {
+        self.raise(study, refusal)?;
+        if refusal.is_temporary() {
+            return Ok(());
+        }
+        let why = refusal.to_string();
+        tracing::warn!(study = study.short(), why, "keys of a peer were refused");
+        self.note(Event::DirectiveRefused { study: Some(study), reason: why })
     }
 
     /// Writes an alarm into the journal and tells the coordinator, whose ledger others read.
