@@ -39,9 +39,7 @@ fn a_trap_model_is_declined_by_every_site_by_its_own_check() {
         assert_eq!(declined, (Some(3), Decline::Model));
         let noted = scene.refusals(site);
         assert_eq!(noted.len(), 1, "{noted:?}");
-        assert!(
-            noted[0].starts_with("declines a starting model that is much worse here than the last: loss ")
-        );
+        assert!(noted[0].starts_with("declines a starting model that no honest sum leads to: it is "));
         assert!(scene.masked(site, 3).is_empty());
     }
     // From the true model they train.

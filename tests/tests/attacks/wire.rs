@@ -159,7 +159,7 @@ impl Site for Wire {
         let mut offset = offset.unwrap_or_default();
         let mut sent_chunks = Vec::new();
         for chunk in sent.chunks(consilium_proto::CHUNK) {
-            sent_chunks.push(UploadChunk { name: name.take(), offset, bytes: chunk.to_vec() });
+            sent_chunks.push(UploadChunk { name: name.take(), offset, bytes: chunk.to_vec().into() });
             offset += chunk.len() as u64;
         }
         let mut client = self.shared.upstream(&site, false).await?;
@@ -177,7 +177,7 @@ impl Site for Wire {
         let own = hash.and_then(|hash| self.shared.lock().files.get(&hash).cloned());
         if let Some(file) = own {
             let rest = file.get(*offset as usize..).unwrap_or_default();
-            let chunk = FetchChunk { length: file.len() as u64, bytes: rest.to_vec() };
+            let chunk = FetchChunk { length: file.len() as u64, bytes: rest.to_vec().into() };
             return Ok(Response::new(Box::pin(tokio_stream::iter([Ok(chunk)]))));
         }
         let mut client = self.shared.upstream(&site, false).await?;
