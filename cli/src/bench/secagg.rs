@@ -101,7 +101,7 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for case in &cases {
         progress(&format!("{} sites, {} parameters, {} lost", case.sites, case.parameters, case.lost));
-        let row = attempt::measure(*case)?;
+        let row = attempt::measure(*case, kernels.floors)?;
         if *case == REFERENCE {
             reference = Some(row.clone());
         }
@@ -114,7 +114,7 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
     let transport = transport::measure()?;
     let reference = match reference {
         Some(row) => row,
-        None => attempt::measure(REFERENCE)?,
+        None => attempt::measure(REFERENCE, kernels.floors)?,
     };
     progress("");
     if !output.json {
@@ -170,7 +170,9 @@ fn attempt_table(rows: &[Attempt]) -> String {
                 row.parameters.to_string(),
                 row.lost.to_string(),
                 format!("{:.4}", row.client_seconds),
+                format!("{:.1}", row.client_seconds / row.client_floor_seconds),
                 format!("{:.4}", row.coordinator_seconds),
+                format!("{:.1}", row.coordinator_seconds / row.coordinator_floor_seconds),
                 format!("{:.4}", row.setup_seconds),
                 bytes(row.bytes_up),
                 format!("{:.3}", row.words_per_parameter),
@@ -178,7 +180,18 @@ fn attempt_table(rows: &[Attempt]) -> String {
             ]
         })
         .collect();
-    let header =
-        ["sites", "parameters", "lost", "site s", "coordinator s", "setup s", "up", "words", "memory + sum"];
+    let header = [
+        "sites",
+        "parameters",
+        "lost",
+        "site s",
+        "/ floor",
+        "coordinator s",
+        "/ floor",
+        "setup s",
+        "up",
+        "words",
+        "memory + sum",
+    ];
     table(&header, &rows)
 }

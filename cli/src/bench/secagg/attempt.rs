@@ -16,6 +16,7 @@ use consilium_study::canonical::Canonical as _;
 use consilium_study::name::SiteName;
 use serde::Serialize;
 
+use super::kernels::Floors;
 use super::parties::{Parties, WEIGHT_CAP};
 use super::stopwatch::{Peak, Stopwatch};
 
@@ -38,6 +39,10 @@ pub(super) struct Attempt {
     pub(super) client_seconds: f64,
     /// Check every chunk and message, add, rebuild seeds, take masks off, dequantise.
     pub(super) coordinator_seconds: f64,
+    /// Key stream of a site's masks alone.
+    pub(super) client_floor_seconds: f64,
+    /// Plain sum of all vectors, and key stream of the masks that are left in it on all cores.
+    pub(super) coordinator_floor_seconds: f64,
     /// One site's share of an epoch's setup: with all others, once in up to a hundred attempts.
     pub(super) setup_seconds: f64,
     /// What one site sends.
@@ -81,7 +86,7 @@ fn check(phase: &CollectMasked, site: &SiteName, spool: &[Vec<u8>]) -> anyhow::R
 }
 
 /// Runs an attempt.
-pub(super) fn measure(case: Case) -> anyhow::Result<Attempt> {
+pub(super) fn measure(case: Case, floors: Floors) -> anyhow::Result<Attempt> {
     let Case { sites, parameters, lost } = case;
     let mut setup = Stopwatch::default();
     let mut parties = setup.time(|| Parties::new(sites, parameters))?;
@@ -177,12 +182,17 @@ pub(super) fn measure(case: Case) -> anyhow::Result<Attempt> {
 
     let mut seconds: Vec<f64> = clients.iter().map(Stopwatch::seconds).collect();
     seconds.sort_by(f64::total_cmp);
+    let words = context.layout.words() as f64;
+    let left = (survivors + survivors * lost) as f64;
     Ok(Attempt {
         sites,
         parameters,
         lost,
         client_seconds: seconds[seconds.len() / 2],
         coordinator_seconds: coordinator.seconds(),
+        client_floor_seconds: words * sites as f64 * floors.stream,
+        coordinator_floor_seconds: words
+            * (survivors as f64 * floors.sum + left * floors.stream / threads() as f64),
         setup_seconds: setup.seconds() / sites as f64,
         bytes_up,
         words_per_parameter: bytes_up as f64 / 4.0 / f64::from(parameters),

@@ -36,9 +36,19 @@ pub(super) struct Kernel {
     pub(super) ratio: Option<f64>,
 }
 
+/// Seconds a word that nothing gets below on one thread of this machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Floors {
+    /// Of key stream, for each mask.
+    pub(super) stream: f64,
+    /// Of a plain sum, for each vector.
+    pub(super) sum: f64,
+}
+
 /// All kernels, and the ratios that the last line repeats.
 pub(super) struct Kernels {
     pub(super) rows: Vec<Kernel>,
+    pub(super) floors: Floors,
     pub(super) mask: f64,
     pub(super) accumulate: f64,
     pub(super) quantise: f64,
@@ -153,6 +163,7 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
             row("quantise", quantise, Some(plain)),
             row("dequantise", dequantise, Some(plain)),
         ],
+        floors: Floors { stream: stream_floor / words as f64, sum: sum_floor / words as f64 },
         mask: stream_floor / ten,
         accumulate: sum_floor / accumulate,
         quantise: sum_floor / quantise,
