@@ -40,8 +40,9 @@ use tracing::{debug, info, warn};
 
 /// HTTP/2 pings keep idle connections alive through firewalls, and find dead ones.
 const PING: Duration = Duration::from_secs(20);
-/// How much of one upload, and of all uploads of a connection, may be under way unread.
-const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+/// How much of one upload, and of all uploads of a connection, may be under way unread: two chunks. Every hospital may
+/// have so much in memory here.
+const WINDOWS: (u32, u32) = (2 << 20, 2 << 20);
 /// Longest HTTP/2 frame: a chunk, rather than sixty-four pieces of it.
 const FRAME: u32 = 1 << 20;
 /// How often live connections are judged again without an occasion.

@@ -1,11 +1,12 @@
 //! Small studies through the whole engine, on cases made here.
 
 use consilium_learning::{Dataset, Pixels};
-use consilium_rounds::reason::Withdrawal;
+use consilium_rounds::reason::{CandidateRefusal, Withdrawal};
 use consilium_rounds::record::ReleaseReason;
 use consilium_study::document::{AcceptanceGate, Draft};
 use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
+use consilium_study::quantity::ClipNorm;
 
 use super::bench::Crew;
 use super::engine::{Simulation, simulate};
@@ -126,34 +127,50 @@ fn too_few_sites_with_cases_are_said_before_anything_runs() {
     assert!(error.starts_with("2 of 4 sites have cases to train on"), "{error}");
 }
 
+/// Eight hospitals whose updates are far below the clip norm.
+fn eight(rounds: u32, gate: Option<AcceptanceGate>) -> Draft {
+    let mut plan = (*draft(8, rounds, 1)).clone();
+    plan.aggregation.clip_norm = ClipNorm::new(50.0).unwrap();
+    plan.evaluation.gate = gate;
+    plan.evaluation.recommend = Metric::Loss;
+    Draft::new(plan).unwrap()
+}
+
+fn told(simulation: &Simulation, key: &str) -> Vec<serde_json::Value> {
+    let value = |round: &Round| serde_json::to_value(round).unwrap()[key].clone();
+    simulation.rounds.iter().map(value).collect()
+}
+
 /// One hospital of eight, from the third round on. What does harm is refused; what passes does none.
 #[test]
 fn one_bad_hospital_of_eight_does_not_get_its_way() {
     let hospitals = hospitals(8);
-    let gated = |rounds| {
-        let mut plan = (*draft(8, rounds, 1)).clone();
-        plan.evaluation.gate = Some(AcceptanceGate { max_loss_increase: 0.05, max_norm_growth: 1.5 });
-        plan.evaluation.recommend = Metric::Loss;
-        Draft::new(plan).unwrap()
-    };
-    let states = |simulation: &Simulation| -> Vec<_> {
-        let state = |round: &Round| serde_json::to_value(round).unwrap()["state"].clone();
-        simulation.rounds.iter().map(state).collect()
-    };
+    let gate = Some(AcceptanceGate { max_loss_increase: 0.05, max_norm_growth: 1.5 });
     let loss = |simulation: &Simulation| match &simulation.release.reason {
         ReleaseReason::BestEvaluated { evaluated, .. } => evaluated.figures.loss,
         reason => panic!("nothing was evaluated: {reason:?}"),
     };
-    let honest = attacked(gated(6), &hospitals, None).unwrap();
-    assert_eq!(states(&honest), ["adopted"; 6]);
-    let before = attacked(gated(2), &hospitals, None).unwrap();
+    let honest = attacked(eight(6, gate), &hospitals, None).unwrap();
+    assert_eq!(told(&honest, "state"), ["adopted"; 6]);
+    let before = attacked(eight(2, gate), &hospitals, None).unwrap();
     for (factor, refused) in [(100, true), (-100, true), (-10, false), (10, false), (3, false), (-1, false)] {
         let hostile = format!("s7:{factor}").parse().unwrap();
-        let simulation = attacked(gated(6), &hospitals, Some(&hostile)).unwrap();
-        let states = states(&simulation);
+        let simulation = attacked(eight(6, gate), &hospitals, Some(&hostile)).unwrap();
+        let states = told(&simulation, "state");
         assert_eq!(states[..2], ["adopted"; 2], "{factor}");
         assert!(!refused || states[2..].iter().all(|state| state == "refused"), "{factor}: {states:?}");
         assert!(loss(&simulation) <= loss(&before), "{factor}: {states:?}, {}", loss(&simulation));
+        // It is the gate that refuses them.
+        let simulation = attacked(eight(3, None), &hospitals, Some(&hostile)).unwrap();
+        assert_eq!(told(&simulation, "state"), ["adopted"; 3], "{factor}");
     }
     assert!(loss(&honest) < loss(&before));
+}
+
+#[test]
+fn a_sum_that_nobody_may_send_is_refused_without_a_gate_too() {
+    let hostile = "s7:100".parse().unwrap();
+    let simulation = attacked(draft(8, 4, 1), &hospitals(8), Some(&hostile)).unwrap();
+    assert_eq!(told(&simulation, "state"), ["adopted", "adopted", "refused", "refused"]);
+    assert_eq!(told(&simulation, "cause")[2], CandidateRefusal::TooLong.text());
 }
