@@ -40,6 +40,15 @@ pub struct OpenedSeeds {
     pub masks: Vec<OpenedMask>,
 }
 
+impl OpenedSeeds {
+    /// The masks that stand in the sum over one group of a Selection.
+    #[must_use]
+    pub fn of_group(&self, context: &Context, group: u16) -> Self {
+        let within = |mask: &&OpenedMask| context.group_of(mask.survivor) == group;
+        Self { masks: self.masks.iter().filter(within).cloned().collect() }
+    }
+}
+
 /// The sum of masked vectors in `Z_{2^32}`.
 pub struct Accumulator {
     words: Vec<u32>,

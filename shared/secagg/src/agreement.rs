@@ -185,6 +185,7 @@ mod tests {
             site: name.parse().unwrap(),
             x25519: public.x25519,
             ml_kem: public.ml_kem,
+            nonce: None,
         };
         (secrets, advert)
     }

@@ -32,6 +32,12 @@ pub enum Occasion {
     /// Another model for a round that was opened before.
     #[n(7)]
     Model(#[n(0)] Attempt),
+    /// Two draws of groups in one epoch.
+    #[n(8)]
+    Draw(#[n(0)] Epoch),
+    /// Two nonces of one site in one epoch.
+    #[n(9)]
+    Reveal(#[n(0)] Epoch),
 }
 
 /// Two statements that cannot both be honest, by their hashes. The site keeps it in its journal and repeats

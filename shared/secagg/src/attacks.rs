@@ -2,6 +2,7 @@
 
 mod by_sites;
 mod context;
+mod groups;
 mod receipts;
 mod setup;
 mod survivors;

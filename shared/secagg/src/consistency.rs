@@ -26,6 +26,14 @@ pub enum Inconsistent {
         /// The threshold.
         want: usize,
     },
+    /// A group that is there in part: too few to stand for the promise of the draw.
+    #[error("{got} sites of the group of survivor {of} are too few: it has to be left out as a whole")]
+    ThinGroup {
+        /// Its first survivor.
+        of: SiteIndex,
+        /// Survivors of the group.
+        got: usize,
+    },
     /// A survivor without a receipt, or with another than is at hand.
     #[error("the receipt of survivor {0} is not at hand")]
     Receipt(SiteIndex),
@@ -113,6 +121,11 @@ pub(crate) fn check<'a>(
     let want = usize::from(context.thresholds.threshold);
     if survivors.len() < want {
         return Err(Inconsistent::TooFew { got: survivors.len(), want });
+    }
+    if let Some(thin) = context.thin_groups(survivors.indices()).first()
+        && let Some(of) = thin.first()
+    {
+        return Err(Inconsistent::ThinGroup { of: *of, got: thin.len() });
     }
     let ctx = context.hash();
     let mut held = BTreeMap::new();

@@ -4,15 +4,18 @@
 //! shown different models, Selections or parameters therefore derive different masks, and the coordinator is
 //! left with noise (Pasquini et al. 2022 describe the attack this closes).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 
 use consilium_study::canonical::Canonical;
+use consilium_study::grouping::{GroupPlan, NoGroups};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::Statement;
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
+use crate::grouping::Grouping;
 use crate::layout::{CHUNK_WORDS, Layout};
 use crate::numbering::{Attempt, Epoch, MAX_SITES, MIN_SITES, RoundNumber, SiteIndex};
 use crate::quantiser::{ClipNorm, count_limit};
@@ -206,7 +209,7 @@ pub struct ContextFields {
     /// The invited sites.
     #[n(9)]
     pub selection: Selection,
-    /// Number of groups that are summed apart. This version sums everybody together: 1.
+    /// Number of groups that are summed apart; 1 where everybody is summed together.
     #[n(10)]
     pub groups: u16,
     /// `t`, `c`, `h` and what they follow from.
@@ -230,12 +233,15 @@ pub struct ContextFields {
     /// Scale of the noise that each site adds, in quantiser steps; 0 is none.
     #[n(17)]
     pub noise: u64,
+    /// Who is in which group, where there is more than one.
+    #[n(18)]
+    pub grouping: Option<Grouping>,
 }
 
 /// Why fields make no context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidContext {
-    /// A version, ring, chunk length or grouping that this crate does not speak.
+    /// A version, ring or chunk length that this crate does not speak.
     #[error("{what} is {got}, and this version of the protocol uses {want}")]
     Unsupported {
         /// Which field.
@@ -251,6 +257,12 @@ pub enum InvalidContext {
     /// Thresholds that are not those of the formula.
     #[error("the thresholds are not those of the formula")]
     Formula,
+    /// The sites cannot be split into so many groups.
+    #[error(transparent)]
+    Groups(#[from] NoGroups),
+    /// Groups where everybody is summed together, none where they are not, or groups that no draw leads to.
+    #[error("the groups are not those of a draw, or this sum has none")]
+    Grouping,
     /// A baseline without evaluation, or an evaluation of a model against itself.
     #[error("only an evaluation names a second model, and another one")]
     Baseline,
@@ -274,7 +286,6 @@ impl Context {
     pub fn new(fields: ContextFields) -> Result<Self, InvalidContext> {
         for (what, got, want) in [
             ("protocol version", u64::from(fields.version), u64::from(PROTOCOL_VERSION)),
-            ("number of groups", u64::from(fields.groups), 1),
             ("chunk length", u64::from(fields.chunk_words), CHUNK_WORDS as u64),
             ("ring width", u64::from(fields.ring_bits), 32),
         ] {
@@ -286,6 +297,14 @@ impl Context {
         let sites = fields.selection.len();
         if Thresholds::new(usize::from(stated.roster), sites, stated.honest)? != stated {
             return Err(InvalidContext::Formula);
+        }
+        if let Some(plan) = plan(&fields)? {
+            let grouping = fields.grouping.as_ref().ok_or(InvalidContext::Grouping)?;
+            if fields.purpose != Purpose::Train || !grouping.fits(&fields.selection, &plan) {
+                return Err(InvalidContext::Grouping);
+            }
+        } else if fields.grouping.is_some() {
+            return Err(InvalidContext::Grouping);
         }
         if fields
             .baseline
@@ -304,10 +323,39 @@ impl Context {
         CtxHash(Hash::labelled("context-hash", &self.to_canonical()))
     }
 
+    /// The group of a member; 0 for all where everybody is summed together.
+    pub fn group_of(&self, member: SiteIndex) -> u16 {
+        self.grouping.as_ref().and_then(|grouping| grouping.group_of(member)).unwrap_or(0)
+    }
+
+    /// Whether the vectors of two members carry a mask that they share.
+    pub(crate) fn share_a_mask(&self, one: SiteIndex, other: SiteIndex) -> bool {
+        one != other && self.group_of(one) == self.group_of(other)
+    }
+
+    /// Groups of which some members are in `sites`, but fewer than stand for the promise of the draw, with those members.
+    pub(crate) fn thin_groups(&self, sites: impl Iterator<Item = SiteIndex>) -> Vec<BTreeSet<SiteIndex>> {
+        let (Some(grouping), Ok(Some(plan))) = (&self.grouping, plan(&self.0)) else { return Vec::new() };
+        let thin = |(group, members): &(u16, BTreeSet<_>)| members.len() < usize::from(plan.floor(*group));
+        grouping.split(sites).into_iter().filter(thin).map(|(_, members)| members).collect()
+    }
+
     /// The fields, to change them and check again.
     pub fn into_fields(self) -> ContextFields {
         self.0
     }
+}
+
+/// How the Selection is split; none where everybody is summed together.
+fn plan(fields: &ContextFields) -> Result<Option<GroupPlan>, NoGroups> {
+    if fields.groups == 1 {
+        return Ok(None);
+    }
+    let Thresholds { roster, corrupt, honest, .. } = fields.thresholds;
+    let drawn = fields.grouping.as_ref().map_or(0, |grouping| grouping.participants);
+    // More than there are would make the odds look better.
+    let drawn = if drawn <= roster { drawn } else { 0 };
+    GroupPlan::new(usize::from(drawn), fields.groups, corrupt, honest).map(Some)
 }
 
 impl Deref for Context {

@@ -13,7 +13,7 @@ use crate::accumulator::{Accumulator, OpenedSeeds};
 use crate::context::{Context, ContextFields, CtxHash, PROTOCOL_VERSION, Purpose, Selection};
 use crate::coordinator::{CollectMasked, ConsistencyCheck, EpochSetup, Unmask};
 use crate::layout::{CHUNK_WORDS, Layout};
-use crate::message::{EpochOpening, Upload};
+use crate::message::{DrawCall, DrawFields, EpochOpening, Participant, Upload};
 use crate::numbering::{Attempt, Epoch, RoundNumber};
 use crate::pin::StudyPin;
 use crate::quantiser::ClipNorm;
@@ -144,6 +144,53 @@ impl Federation {
         federation
     }
 
+    /// Sites that have drawn `groups` groups.
+    pub(crate) fn grouped(sites: usize, layout: &Layout, groups: u16) -> Self {
+        let mut federation = Self::unsettled(sites, layout, |_| Floors::default(), false);
+        federation.group_by(groups);
+        federation.settle();
+        federation.draw();
+        federation
+    }
+
+    /// The study splits its sites.
+    pub(crate) fn group_by(&mut self, groups: u16) {
+        self.pin.groups = groups;
+        for node in &mut self.nodes {
+            node.restart(&self.pin);
+        }
+    }
+
+    /// The call of a draw in which everybody takes part.
+    pub(crate) fn call(&self) -> DrawFields {
+        let participants = self.nodes.iter().map(|node| Participant {
+            site: node.name.clone(),
+            advert: self.setup.advert(&node.name).unwrap(),
+        });
+        let EpochOpening { study, epoch, .. } = *self.setup.statement();
+        DrawFields { study, epoch, participants: participants.collect() }
+    }
+
+    pub(crate) fn sign_call(&self, call: DrawFields) -> Signed<DrawCall> {
+        Signed::seal(&DrawCall::new(call).unwrap(), Principal::Coordinator, &self.coordinator)
+    }
+
+    /// Everybody draws groups.
+    pub(crate) fn draw(&mut self) {
+        let call = self.sign_call(self.call());
+        let Self { pin, nodes, setup, .. } = self;
+        setup.call_draw(pin, &call).unwrap();
+        for node in &mut *nodes {
+            let reveal = node.say(pin, |machine, _| machine.reveal(&call)).unwrap();
+            setup.take_reveal(pin, &reveal).unwrap();
+        }
+        for node in &mut *nodes {
+            let mail = setup.mail_for(&node.name);
+            assert_eq!(node.machine.take_reveals(&mail.reveals), Ok(vec![]));
+            node.machine.persist(&mut node.book, &mut node.disk).map(drop).unwrap();
+        }
+    }
+
     /// Sites that have not heard of an epoch yet.
     pub(crate) fn unsettled(
         sites: usize,
@@ -165,6 +212,7 @@ impl Federation {
             clip_norm: ClipNorm::new(1.0).unwrap(),
             weight_cap: 64,
             noise: 0,
+            groups: 1,
             layouts: purposes.into_iter().map(|purpose| (purpose, layout.clone())).collect(),
         };
         let nodes = keys
@@ -255,7 +303,8 @@ impl Federation {
             purpose: Purpose::Train,
             model: Hash::of_bytes(&attempt.to_le_bytes()),
             baseline: None,
-            groups: 1,
+            groups: self.pin.groups,
+            grouping: self.setup.drawn().and_then(|drawn| drawn.grouping(&selection)),
             thresholds: Thresholds::new(self.pin.sites.len(), selection.len(), 0).unwrap(),
             selection,
             layout: self.pin.layouts[&Purpose::Train].clone(),

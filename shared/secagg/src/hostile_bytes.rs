@@ -14,11 +14,12 @@ use crate::chain::Chain;
 use crate::context::Context;
 use crate::coordinator::{CollectMasked, ConsistencyCheck, EpochSetup, Unmask};
 use crate::federation::{Disk, Federation, vectors};
+use crate::grouping::DrawProof;
 use crate::guilt::{DealerGuilt, HolderShares};
 use crate::layout::Layout;
 use crate::message::{
-    Advert, Answer, Confirmation, DealerVerdict, Encapsulation, Envelope, EpochOpening, Receipt, Survivors,
-    SurvivorsSignature, UnmaskRequest, Upload,
+    Advert, Answer, Confirmation, DealerVerdict, DrawCall, Encapsulation, Envelope, EpochOpening, Receipt,
+    Reveal, Survivors, SurvivorsSignature, UnmaskRequest, Upload,
 };
 use crate::numbering::SiteIndex;
 use crate::pin::StudyPin;
@@ -48,6 +49,8 @@ fn chain(bytes: &[u8]) -> bool {
 /// What the parsers below need beside bytes.
 struct Known {
     pin: StudyPin,
+    /// Of a study that sums groups.
+    grouped: StudyPin,
     site: SiteName,
     key: Arc<SigningKey>,
     context: Context,
@@ -81,6 +84,15 @@ fn guilt(bytes: &[u8]) -> bool {
     taken
 }
 
+/// A draw as an auditor checks it. Whatever it came to, it is one of the study's.
+fn draw(bytes: &[u8]) -> bool {
+    let taken = canonical::<DrawProof>(bytes);
+    if taken && let Ok((call, drawn)) = DrawProof::from_canonical(bytes).unwrap().check(&known().grouped) {
+        assert!(call.participants.iter().all(|participant| drawn.group_of(&participant.site).is_some()));
+    }
+    taken
+}
+
 /// Every type that arrives from a peer or comes back from a store, with honest bytes of it.
 fn targets() -> Vec<Target> {
     let layout = Layout::of_counts(3);
@@ -93,6 +105,8 @@ fn targets() -> Vec<Target> {
     let unmask = federation.open(check.clone());
     let mail = federation.setup.mail_for(&"site-002".parse().unwrap());
     let pin = federation.pin.clone();
+    let grouped = Federation::grouped(12, &layout, 2);
+    let proof_of_draw = grouped.setup.proof_of_draw().unwrap();
     let answer =
         federation.nodes[1].say(&pin, |machine, book| machine.answer(unmask.request(), book)).unwrap();
     let receipt = upload.receipt.claim().unwrap();
@@ -100,6 +114,7 @@ fn targets() -> Vec<Target> {
     let Disk { chain: chain_file, record: record_file, book: book_file } = federation.nodes[0].disk.clone();
     let Known { context: claimed, .. } = KNOWN.get_or_init(|| Known {
         pin: pin.clone(),
+        grouped: grouped.pin.clone(),
         site: federation.nodes[0].name.clone(),
         key: federation.nodes[0].key.clone(),
         context: context.claim().unwrap(),
@@ -141,6 +156,13 @@ fn targets() -> Vec<Target> {
         Target::canonical::<Answer>("secagg-answer", [answer.claim().unwrap()]),
         Target::canonical("secagg-answer-signed", [answer]),
         Target::canonical::<OpenedSeeds>("secagg-opened-seeds", [unmask.recover().unwrap()]),
+        Target::canonical::<DrawCall>("secagg-draw-call", [proof_of_draw.call.claim().unwrap()]),
+        Target::canonical::<Reveal>("secagg-reveal", [proof_of_draw.reveals[0].claim().unwrap()]),
+        Target::new("secagg-draw", draw, [proof_of_draw.to_canonical()]),
+        Target::canonical::<Context>(
+            "secagg-context-grouped",
+            [grouped.sign(grouped.fields(1)).claim().unwrap()],
+        ),
         Target::new("secagg-repeat-book", book, book_file),
         Target::new("secagg-chain", chain, chain_file),
         Target::new("secagg-record", record, record_file),

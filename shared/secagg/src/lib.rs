@@ -21,6 +21,8 @@
 //! Adverts         unsent = site.take_adverts(&adverts)?                  SetupReply { encapsulations, confirmations }
 //! Encapsulations  unsent = site.take_encapsulations(&list)?              SetupReply
 //! Confirmations   unsent = site.take_confirmations(&list)?               PairsSettled { epoch, with }
+//! DrawCall        unsent = site.reveal(&call)?                           Signed<Reveal>, where a study sums groups
+//! Reveals         unsent = site.take_reveals(&reveals)?                  Groups, once all are known
 //! (24 h later)    site.erase_setup_keys()
 //! Begin           unsent = site.begin(&context, &book)?                  Begun::Mask(permit) | Begun::Sealed(upload)
 //!   train, then   vector = quantiser::encode(...)?
@@ -65,6 +67,7 @@ pub mod context;
 pub mod coordinator;
 mod dealing;
 pub mod floor;
+pub mod grouping;
 pub mod guilt;
 mod held;
 pub mod layout;

@@ -1,7 +1,7 @@
 //! Masking a site's vector, chunk by chunk (Bonawitz et al. 2017, MaskedInputCollection).
 //!
-//! `y_i = q_i + PRG(b_i) + Σ_{j>i} PRG(s_ij) − Σ_{j<i} PRG(s_ij)  (mod 2^32)`. A self-mask seed masks one vector,
-//! once: a [`Masker`] draws its own and is consumed with the vector.
+//! `y_i = q_i + PRG(b_i) + Σ_{j>i} PRG(s_ij) − Σ_{j<i} PRG(s_ij)  (mod 2^32)`, over the members of the site's group. A
+//! self-mask seed masks one vector, once: a [`Masker`] draws its own and is consumed with the vector.
 
 use consilium_study::hash::Hash;
 use zeroize::Zeroize;
@@ -74,6 +74,7 @@ impl Masker {
             .selection
             .indices()
             .zip(&seeds)
+            .filter(|(index, _)| *index == me || context.share_a_mask(me, *index))
             .map(|(index, seed)| {
                 let mask = if index == me {
                     Mask::new(seed, &ctx, Role::Own, Sign::Plus)

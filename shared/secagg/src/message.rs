@@ -9,6 +9,8 @@
 //! | [`Advert`] | site → all | site | once per epoch |
 //! | [`Encapsulation`] | lower name → higher name | site | once per pair and epoch |
 //! | [`Confirmation`] | both ends of a pair | site | once per pair and epoch |
+//! | [`DrawCall`] | coordinator → sites | coordinator | once per epoch, where a study sums groups |
+//! | [`Reveal`] | participant → all | site | once per epoch |
 //! | [`crate::context::Context`] | coordinator → Selection | coordinator | an attempt begins |
 //! | [`Receipt`] | site → all | site | its masked vector is complete |
 //! | [`Envelope`] | site → each other site | sealed | with the receipt |
@@ -18,6 +20,7 @@
 //! | [`UnmaskRequest`] | coordinator → Selection | by its `t` signatures | `t` have signed |
 //! | [`Answer`] | site → coordinator | site | once per attempt |
 
+mod draw;
 mod setup;
 
 use std::fmt;
@@ -29,6 +32,7 @@ use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use zeroize::Zeroize as _;
 
+pub use self::draw::{DrawCall, DrawFields, Participant, Reveal};
 pub use self::setup::{
     Advert, Confirmation, Encapsulation, EpochOpening, KEM_CIPHERTEXT_BYTES, KEM_KEY_BYTES,
 };
@@ -390,3 +394,4 @@ macro_rules! checked {
 
 checked!(Receipt, ReceiptFields);
 checked!(Survivors, Vec<Survivor>);
+checked!(DrawCall, DrawFields);

@@ -35,6 +35,8 @@ pub struct StudyPin {
     pub weight_cap: u32,
     /// Scale of the noise of each site, in quantiser steps; 0 is none.
     pub noise: u64,
+    /// Groups whose updates are summed apart; 1 where everybody's are summed together.
+    pub groups: u16,
     /// The layout of each kind of sum. Ranges in it do not matter: those are the context's.
     pub layouts: BTreeMap<Purpose, Layout>,
 }
@@ -69,6 +71,9 @@ pub enum PinMismatch {
     /// Another noise scale.
     #[error("its noise is not the study's")]
     Noise,
+    /// Another number of groups.
+    #[error("it splits the sites otherwise than the study")]
+    Groups,
     /// A kind of sum that the study does not have, or another layout.
     #[error("its layout is not the study's for this purpose")]
     Layout,
@@ -118,6 +123,7 @@ impl StudyPin {
             (context.clip_norm == self.clip_norm, PinMismatch::ClipNorm),
             (context.weight_cap == self.weight_cap, PinMismatch::WeightCap),
             (context.noise == self.noise, PinMismatch::Noise),
+            (context.groups == self.groups_of(context.purpose), PinMismatch::Groups),
             (context.layout.same_shape(layout), PinMismatch::Layout),
         ] {
             if !holds {
@@ -137,6 +143,11 @@ impl StudyPin {
         } else {
             Err(PinMismatch::Stranger)
         }
+    }
+
+    /// Groups in a kind of sum: figures and counts are summed over everybody.
+    pub fn groups_of(&self, purpose: Purpose) -> u16 {
+        if purpose == Purpose::Train { self.groups } else { 1 }
     }
 
     /// Only the first starting model is in the study. Each later one follows from sums that no single site can check.

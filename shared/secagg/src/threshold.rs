@@ -4,6 +4,7 @@
 //! coordinator picks the Selection: otherwise it would pick a victim and two friends. For the same reason
 //! the least number of honest sites behind a sum follows the roster, not the Selection.
 
+use consilium_study::document::{colluders, least_honest};
 use minicbor::{Decode, Encode};
 
 use crate::numbering::{MAX_SITES, MIN_SITES};
@@ -44,8 +45,8 @@ impl Thresholds {
         }
         let roster = u16::try_from(roster).map_err(|_| NoThreshold::TooMany { selected: roster })?;
         let selected = selected as u16;
-        let corrupt = roster.div_ceil(3) - 1;
-        let honest = min_honest.max(if roster >= 5 { 3 } else { 2 });
+        let corrupt = colluders(roster.into()) as u16;
+        let honest = min_honest.max(least_honest(roster.into()) as u16);
         let threshold = (2 * selected / 3 + 1)
             .max(u16::midpoint(selected, corrupt) + 1)
             .max(corrupt.saturating_add(honest));

@@ -14,6 +14,7 @@ mod file;
 pub mod fingerprint;
 pub mod forecast;
 pub mod graph;
+pub mod grouping;
 pub mod hash;
 pub mod layer;
 pub mod metric;

@@ -29,7 +29,6 @@ fn what_this_protocol_does_not_speak_is_no_context() {
         assert!(matches!(refusal, InvalidContext::Unsupported { what: got, .. } if got == what), "{refusal}");
     };
     unsupported(&|fields| fields.version = 2, "protocol version");
-    unsupported(&|fields| fields.groups = 2, "number of groups");
     unsupported(&|fields| fields.chunk_words = 1, "chunk length");
     unsupported(&|fields| fields.ring_bits = 16, "ring width");
     assert_eq!(with(&|fields| fields.thresholds.threshold -= 1), InvalidContext::Formula);

@@ -155,7 +155,7 @@ pub(super) fn propose(
 ) -> Result<Survivors, NotClosed> {
     let context = &collected.context;
     let want = quorum.max(usize::from(context.thresholds.threshold));
-    let undisputed = undisputed(collected);
+    let undisputed = whole_groups(context, undisputed(collected));
     let below = NotClosed::BelowQuorum { got: undisputed.len(), want };
     let mut proposals = vec![undisputed.clone()];
     // A receipt may bind its site to earlier survivors: then it is those, or the sum goes on without it.
@@ -163,13 +163,13 @@ pub(super) fn propose(
         for bound in collected.receipts.get(index).iter().flat_map(|receipt| &receipt.terms.bound) {
             let bound: BTreeSet<_> =
                 bound.iter().filter_map(|site| context.selection.index_of(site)).collect();
-            proposals.push(undisputed.intersection(&bound).copied().collect());
+            proposals.push(whole_groups(context, undisputed.intersection(&bound).copied().collect()));
         }
     }
     let unbound = |index: &&SiteIndex| {
         collected.receipts.get(index).is_some_and(|receipt| receipt.terms.bound.is_empty())
     };
-    proposals.push(undisputed.iter().filter(unbound).copied().collect());
+    proposals.push(whole_groups(context, undisputed.iter().filter(unbound).copied().collect()));
     let mut reason = None;
     // The largest first; among equals the one that was thought of first.
     while let Some(proposal) = take_largest(&mut proposals).filter(|proposal| proposal.len() >= want) {
@@ -181,7 +181,8 @@ pub(super) fn propose(
                 if let Inconsistent::Terms { site, unmet } = inconsistent
                     && unmet != UnmetTerms::MinChange
                 {
-                    let rest: BTreeSet<_> = proposal.into_iter().filter(|index| *index != site).collect();
+                    let rest = proposal.into_iter().filter(|index| *index != site).collect();
+                    let rest = whole_groups(context, rest);
                     if !proposals.contains(&rest) {
                         proposals.push(rest);
                     }
@@ -191,6 +192,14 @@ pub(super) fn propose(
         }
     }
     Err(reason.map_or(below, NotClosed::Terms))
+}
+
+/// Without the groups of which too few sites are left: they stay out as a whole.
+fn whole_groups(context: &Context, mut sites: BTreeSet<SiteIndex>) -> BTreeSet<SiteIndex> {
+    for thin in context.thin_groups(sites.iter().copied()) {
+        sites.retain(|site| !thin.contains(site));
+    }
+    sites
 }
 
 fn take_largest(proposals: &mut Vec<BTreeSet<SiteIndex>>) -> Option<BTreeSet<SiteIndex>> {

@@ -20,6 +20,9 @@ pub enum CoordinatorRefusal {
     /// A second, different statement where a site makes one. The first counts; the two are evidence.
     #[error("{0} has made this statement before, and differently")]
     Equivocation(SiteName),
+    /// A nonce that the site did not commit to, or for no draw that was called.
+    #[error("{0} reveals another nonce than it committed to")]
+    WrongReveal(SiteName),
     /// Envelopes that are not exactly those which the receipt names.
     #[error("the envelopes are not the ones that the receipt names")]
     Envelopes,

@@ -8,8 +8,9 @@ use consilium_study::sign::{SignatureError, Signed, Statement};
 use minicbor::{Decode, Encode};
 
 use super::CoordinatorRefusal;
+use crate::grouping::{DrawProof, Drawn, commitment};
 use crate::held::Held;
-use crate::message::{Advert, Confirmation, Encapsulation, EpochOpening};
+use crate::message::{Advert, Confirmation, DrawCall, Encapsulation, EpochOpening, Participant, Reveal};
 use crate::numbering::MIN_SITES;
 use crate::pin::StudyPin;
 
@@ -27,6 +28,15 @@ pub struct EpochSetup {
     confirmations: BTreeMap<(SiteName, SiteName), Held<Confirmation>>,
     #[n(4)]
     settled: BTreeMap<SiteName, BTreeSet<SiteName>>,
+    /// Who takes part in the draw of groups, where the study sums groups.
+    #[n(5)]
+    call: Option<Held<DrawCall>>,
+    /// By participant.
+    #[n(6)]
+    reveals: BTreeMap<SiteName, Held<Reveal>>,
+    /// What the draw came to, once everybody has revealed.
+    #[n(7)]
+    drawn: Option<Drawn>,
 }
 
 /// What one site has to hear of an epoch.
@@ -38,6 +48,10 @@ pub struct SetupMail {
     pub encapsulations: Vec<Signed<Encapsulation>>,
     /// Tags for it.
     pub confirmations: Vec<Signed<Confirmation>>,
+    /// The draw that it takes part in.
+    pub call: Option<Signed<DrawCall>>,
+    /// All nonces of that draw, once everybody has revealed.
+    pub reveals: Vec<Signed<Reveal>>,
 }
 
 impl EpochSetup {
@@ -53,6 +67,9 @@ impl EpochSetup {
             encapsulations: BTreeMap::new(),
             confirmations: BTreeMap::new(),
             settled: BTreeMap::new(),
+            call: None,
+            reveals: BTreeMap::new(),
+            drawn: None,
         })
     }
 
@@ -70,7 +87,11 @@ impl EpochSetup {
     pub fn take_advert(&mut self, pin: &StudyPin, signed: &Signed<Advert>) -> Result<(), CoordinatorRefusal> {
         let site = claim(signed)?.site;
         let advert = pin.of_site(signed, &site)?;
-        if advert.study != pin.study || advert.roster != pin.roster || advert.epoch != self.opening.epoch {
+        if advert.study != pin.study
+            || advert.roster != pin.roster
+            || advert.epoch != self.opening.epoch
+            || advert.nonce.is_some() != (pin.groups > 1)
+        {
             return Err(CoordinatorRefusal::Foreign);
         }
         first_counts(&mut self.adverts, site.clone(), advert, &site)
@@ -114,6 +135,73 @@ impl EpochSetup {
         }
     }
 
+    /// Names the participants of the epoch's draw. The first call counts.
+    pub fn call_draw(&mut self, pin: &StudyPin, call: &Signed<DrawCall>) -> Result<(), CoordinatorRefusal> {
+        let call: Held<DrawCall> = pin.of_coordinator(call)?;
+        let known = |participant: &Participant| self.advert(&participant.site) == Some(participant.advert);
+        let fits = call.study == pin.study && call.epoch == self.opening.epoch;
+        if !fits || self.call.is_some() || !call.participants.iter().all(known) {
+            return Err(CoordinatorRefusal::Foreign);
+        }
+        self.call = Some(call);
+        Ok(())
+    }
+
+    /// Takes a participant's nonce.
+    pub fn take_reveal(&mut self, pin: &StudyPin, signed: &Signed<Reveal>) -> Result<(), CoordinatorRefusal> {
+        let site = claim(signed)?.site;
+        let reveal = pin.of_site(signed, &site)?;
+        let call = self.call.as_ref().ok_or(CoordinatorRefusal::Foreign)?;
+        let takes_part = call.advert_of(&site).is_some();
+        if reveal.study != pin.study || reveal.epoch != self.opening.epoch || !takes_part {
+            return Err(CoordinatorRefusal::Foreign);
+        }
+        if reveal.draw != call.hash() || self.commitment(&site) != Some(commitment(&reveal)) {
+            return Err(CoordinatorRefusal::WrongReveal(site));
+        }
+        first_counts(&mut self.reveals, site.clone(), reveal, &site)?;
+        self.drawn = self.draw(pin.groups);
+        Ok(())
+    }
+
+    fn commitment(&self, site: &SiteName) -> Option<Hash> {
+        self.adverts.get(site)?.nonce
+    }
+
+    fn draw(&self, groups: u16) -> Option<Drawn> {
+        let reveal_of = |site: &SiteName| self.reveals.get(site).map(|held| -> &Reveal { held });
+        Drawn::new(self.call.as_ref()?, groups, |site| self.commitment(site), reveal_of).ok()
+    }
+
+    /// The draw that was called.
+    pub fn call(&self) -> Option<&DrawCall> {
+        self.call.as_ref().map(|call| -> &DrawCall { call })
+    }
+
+    /// The groups, once everybody has revealed.
+    pub fn drawn(&self) -> Option<&Drawn> {
+        self.drawn.as_ref()
+    }
+
+    /// What proves the groups: the call, and the adverts and reveals of its participants.
+    pub fn proof_of_draw(&self) -> Option<DrawProof> {
+        let call = self.call.as_ref().filter(|_| self.drawn.is_some())?;
+        let takes_part = |site: &SiteName| call.advert_of(site).is_some();
+        let adverts = self.adverts.iter().filter(|(site, _)| takes_part(site));
+        Some(DrawProof {
+            call: call.signed().clone(),
+            adverts: adverts.map(|(_, held)| held.signed().clone()).collect(),
+            reveals: self.reveals.values().map(|held| held.signed().clone()).collect(),
+        })
+    }
+
+    /// Participants that have not revealed their nonce.
+    pub fn hidden(&self) -> Vec<SiteName> {
+        let call = self.call.iter().flat_map(|call| &call.participants);
+        let sites = call.map(|participant| &participant.site);
+        sites.filter(|site| !self.reveals.contains_key(site)).cloned().collect()
+    }
+
     /// Hash of a site's advert, which a Selection carries.
     pub fn advert(&self, site: &SiteName) -> Option<Hash> {
         self.adverts.get(site).map(|advert| advert.hash())
@@ -128,10 +216,16 @@ impl EpochSetup {
     /// Everything that a site has to hear, whatever it heard before: the site takes each message once.
     pub fn mail_for(&self, site: &SiteName) -> SetupMail {
         let adverts = self.adverts.iter().filter(|(name, _)| *name != site);
+        let call = self.call.as_ref().filter(|call| call.advert_of(site).is_some());
+        let all_are_here = call.is_some() && self.drawn.is_some();
+        let reveals =
+            self.reveals.iter().filter(|(name, _)| all_are_here && *name != site).map(|(_, held)| held);
         SetupMail {
             adverts: adverts.map(|(_, advert)| advert.signed().clone()).collect(),
             encapsulations: to(&self.encapsulations, site),
             confirmations: to(&self.confirmations, site),
+            call: call.map(|call| call.signed().clone()),
+            reveals: reveals.map(|reveal| reveal.signed().clone()).collect(),
         }
     }
 

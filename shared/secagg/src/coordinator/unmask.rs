@@ -20,6 +20,7 @@ use crate::numbering::SiteIndex;
 use crate::pin::StudyPin;
 use crate::secret::MaskSeed;
 use crate::shamir;
+use crate::site::{dropped_peers, opened_of};
 
 /// `t` survivors have signed, and answers are arriving.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -106,10 +107,6 @@ impl Unmask {
         envelopes_for(&self.context, &self.envelopes, site)
     }
 
-    fn dropped(&self) -> Vec<SiteIndex> {
-        self.context.selection.indices().filter(|index| !self.survivors().contains(*index)).collect()
-    }
-
     /// Takes a member's answer. Every share is checked against the receipt of its dealer: one that misses names
     /// the holder, whose signature under the answer is the proof.
     pub fn take_answer(
@@ -127,7 +124,6 @@ impl Unmask {
         {
             return Err(CoordinatorRefusal::Foreign);
         }
-        let dropped = self.dropped();
         let wrong = || CoordinatorRefusal::WrongAnswer(site.clone());
         if answer.dealers.windows(2).any(|pair| pair[0].dealer >= pair[1].dealer) {
             return Err(wrong());
@@ -135,9 +131,7 @@ impl Unmask {
         for given in &answer.dealers {
             let dealer = given.dealer;
             let receipt = self.receipts.get(&dealer).ok_or_else(wrong)?;
-            let mut about: Vec<_> = dropped.clone();
-            about.push(dealer);
-            about.sort_unstable();
+            let about = opened_of(&self.context, self.survivors(), dealer);
             if !given.shares.iter().map(|opened| opened.about).eq(about) {
                 return Err(wrong());
             }
@@ -145,8 +139,10 @@ impl Unmask {
                 return Err(CoordinatorRefusal::WrongShare { holder: site.clone(), dealer });
             }
         }
-        let asked: &[SiteIndex] = if self.survivors().contains(holder) { &dropped } else { &[] };
-        if !answer.seeds.iter().map(|opened| opened.dropped).eq(asked.iter().copied()) {
+        let survives = self.survivors().contains(holder);
+        let asked =
+            if survives { dropped_peers(&self.context, self.survivors(), holder) } else { Vec::new() };
+        if !answer.seeds.iter().map(|opened| opened.dropped).eq(asked) {
             return Err(wrong());
         }
         for opened in &answer.seeds {
@@ -176,11 +172,11 @@ impl Unmask {
 
     /// Rebuilds every seed whose mask stands in the sum of the survivors.
     pub fn recover(&self) -> Result<OpenedSeeds, NotRecovered> {
-        let dropped = self.dropped();
         let mut masks = Vec::new();
         let mut guilty = Vec::new();
         for survivor in self.survivors().indices() {
-            for peer in std::iter::once(survivor).chain(dropped.iter().copied()) {
+            let dropped = dropped_peers(&self.context, self.survivors(), survivor);
+            for peer in std::iter::once(survivor).chain(dropped) {
                 match self.seed(survivor, peer)? {
                     Ok(seed) => masks.push(OpenedMask { survivor, peer, seed: (*seed.as_bytes()).into() }),
                     Err(proof) => guilty.push(proof),

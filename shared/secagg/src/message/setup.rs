@@ -69,6 +69,9 @@ pub struct Advert {
     /// ML-KEM-768 encapsulation key.
     #[n(5)]
     pub ml_kem: ByteArray<KEM_KEY_BYTES>,
+    /// Where the study sums groups: what the nonce that this site will reveal is.
+    #[n(6)]
+    pub nonce: Option<Hash>,
 }
 
 impl Advert {

@@ -119,7 +119,7 @@ impl SiteMachine {
                 return Err(SiteRefusal::OtherAdvert(member.site.clone()));
             }
         }
-        Ok(())
+        self.check_groups(context)
     }
 
     /// One round sums about one model. Training repeats itself within a round, so two files with the same numbers, or
@@ -143,7 +143,8 @@ impl SiteMachine {
     fn check_repeat(&self, context: &Context, book: &RepeatBook) -> Result<(), SiteRefusal> {
         let selected = context.selection.members().iter().map(|member| member.site.clone()).collect();
         let same = |bound: &BTreeSet<SiteName>| counts_as(&selected, bound, &self.record.guilty);
-        if book.binding(context).into_iter().all(same) { Ok(()) } else { Err(SiteRefusal::RepeatRule) }
+        let repeats = book.binding(context).into_iter().all(same) && book.repeats_groups(context);
+        if repeats { Ok(()) } else { Err(SiteRefusal::RepeatRule) }
     }
 
     pub(super) fn attempt(&self, ctx: &CtxHash) -> Result<&AttemptRecord, SiteRefusal> {

@@ -51,6 +51,10 @@ pub struct RepeatBook {
     /// Grows with every change, so that the record of a study can tell an older book.
     #[cbor(n(2), decode_with = "super::record::writes")]
     version: u64,
+    /// The draw by which a trained model was summed in groups. The same sites in other groups would show the difference of
+    /// two sums, too.
+    #[n(3)]
+    draws: BTreeMap<Hash, Hash>,
     #[cbor(skip)]
     changed: bool,
 }
@@ -106,12 +110,23 @@ impl RepeatBook {
         self.sets_for(context.purpose, context.model, context.baseline)
     }
 
+    /// Whether a model that was trained from before would be summed in the same groups.
+    pub(crate) fn repeats_groups(&self, context: &Context) -> bool {
+        let known = self.opened.contains_key(&(context.purpose.into(), context.model));
+        let drawn = context.grouping.as_ref().map(|grouping| &grouping.seed);
+        context.purpose != Purpose::Train || !known || self.draws.get(&context.model) == drawn
+    }
+
     /// Writes down that the attempt is opened with these survivors. What is bound stays bound.
     pub(crate) fn bind(&mut self, context: &Context, survivors: &BTreeSet<SiteName>) {
         let index = self.sets.iter().position(|set| set == survivors).unwrap_or_else(|| {
             self.sets.push(survivors.clone());
             self.sets.len() - 1
         });
+        let first = !self.opened.contains_key(&(context.purpose.into(), context.model));
+        if let Some(grouping) = context.grouping.as_ref().filter(|_| first) {
+            self.draws.insert(context.model, grouping.seed);
+        }
         for part in Self::parts(context.purpose, context.model, context.baseline) {
             self.opened.entry(part).or_insert(index as u64);
         }
@@ -133,6 +148,9 @@ impl RepeatBook {
             Repeat::Ask => {
                 for part in Self::parts(purpose, model, baseline) {
                     self.opened.remove(&part);
+                }
+                if purpose == Purpose::Train {
+                    self.draws.remove(&model);
                 }
                 self.touch();
                 Ok(())

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! epoch:    open_epoch → take_adverts → take_encapsulations → take_confirmations       (setup.rs)
+//! groups:   reveal → take_reveals, where a study sums groups                           (draw.rs)
 //! attempt:  begin → mask … seal → take_receipts, take_envelopes                        (attempt.rs)
 //! opening:  sign → answer                                                              (opening.rs)
 //! ```
@@ -12,6 +13,7 @@
 
 mod attempt;
 mod book;
+mod draw;
 mod opening;
 mod persist;
 mod record;
@@ -28,6 +30,7 @@ use consilium_study::sign::{Signed, SigningKey, Statement};
 
 pub use attempt::{Begun, MaskPermit};
 pub use book::{NeverRepeat, RepeatBook};
+pub(crate) use opening::{dropped_peers, opened_of};
 pub use persist::{OtherState, Persisted, Store, Unsent};
 pub use refusal::{Missing, SiteRefusal};
 pub use setup::{PairsSettled, SetupReply};
@@ -111,6 +114,7 @@ impl SiteMachine {
             guilty: BTreeSet::new(),
             opened: None,
             book: 0,
+            draws: 0,
         };
         let chain = Chain { instance, version: 0, epoch: None };
         Ok(Self { pin, me, key, floors, record, chain, saved: None })

@@ -167,8 +167,6 @@ impl SiteMachine {
     ) -> Result<Answer, SiteRefusal> {
         let attempt = self.attempt(ctx)?;
         let context = &attempt.context;
-        let dropped: Vec<SiteIndex> =
-            context.selection.indices().filter(|index| !survivors.contains(*index)).collect();
         let mut dealers: Vec<DealerShares> = Vec::with_capacity(survivors.len());
         for member in survivors.members() {
             let dealer = member.site;
@@ -184,16 +182,14 @@ impl SiteMachine {
                 continue;
             }
             // Its self-mask seed, and its seeds with those who are gone. Seeds between two who are gone stay closed.
-            let mut about = dropped.clone();
-            about.push(dealer);
-            about.sort_unstable();
+            let about = opened_of(context, survivors, dealer);
             dealers.push(self.open_row(ctx, dealer)?.give(&about));
         }
         let mut seeds = Vec::new();
         if survivors.contains(me) {
-            for site in &dropped {
-                let seed = self.pair_key(context, *site)?.mask_seed(ctx);
-                seeds.push(OpenedSeed { dropped: *site, seed: (*seed.as_bytes()).into() });
+            for dropped in dropped_peers(context, survivors, me) {
+                let seed = self.pair_key(context, dropped)?.mask_seed(ctx);
+                seeds.push(OpenedSeed { dropped, seed: (*seed.as_bytes()).into() });
             }
         }
         Ok(Answer { ctx: *ctx, survivors: survivors.hash(), holder: me, dealers, seeds })
@@ -225,6 +221,20 @@ impl SiteMachine {
         }
         Ok(())
     }
+}
+
+/// Members outside the survivors whose mask stands in the vector of `survivor`.
+pub(crate) fn dropped_peers(context: &Context, survivors: &Survivors, survivor: SiteIndex) -> Vec<SiteIndex> {
+    let dropped = |peer: &SiteIndex| !survivors.contains(*peer) && context.share_a_mask(survivor, *peer);
+    context.selection.indices().filter(dropped).collect()
+}
+
+/// What is opened of a survivor's seeds, in order: with each such member, and under its own index the self-mask seed.
+pub(crate) fn opened_of(context: &Context, survivors: &Survivors, survivor: SiteIndex) -> Vec<SiteIndex> {
+    let mut about = dropped_peers(context, survivors, survivor);
+    about.push(survivor);
+    about.sort_unstable();
+    about
 }
 
 /// The distinct survivors whose signatures on exactly these survivors are valid.

@@ -10,10 +10,11 @@ use minicbor::{Decode, Decoder, Encode, decode};
 
 use crate::alarm::Alarm;
 use crate::context::{Context, Purpose};
+use crate::grouping::Drawn;
 use crate::held::Held;
 use crate::message::{
-    Advert, Answer, Confirmation, Encapsulation, Envelope, EpochOpening, Receipt, Survivors,
-    SurvivorsSignature, Upload,
+    Advert, Answer, Confirmation, DrawCall, Encapsulation, Envelope, EpochOpening, Receipt, Reveal,
+    Survivors, SurvivorsSignature, Upload,
 };
 use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::terms::RosterSet;
@@ -66,6 +67,9 @@ pub(super) struct Record {
     /// The version that the repeat book had at least when this was written.
     #[n(12)]
     pub(super) book: u64,
+    /// Draws of groups that this site has revealed a nonce for.
+    #[n(13)]
+    pub(super) draws: u32,
 }
 
 /// A round in which survivors were written down, with the model that each of its sums is about.
@@ -97,6 +101,37 @@ pub(super) struct EpochRecord {
     /// Survivors of this epoch that were written down.
     #[n(3)]
     pub(super) earlier: BTreeSet<RosterSet>,
+    /// The draw of groups, where the study sums groups.
+    #[n(4)]
+    pub(super) draw: Option<DrawRecord>,
+}
+
+/// An epoch's draw.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct DrawRecord {
+    /// What this site reveals once the participants are named.
+    #[n(0)]
+    pub(super) nonce: ByteArray<32>,
+    #[n(1)]
+    pub(super) called: Option<CalledDraw>,
+}
+
+/// A draw that this site takes part in.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct CalledDraw {
+    #[n(0)]
+    pub(super) call: Held<DrawCall>,
+    /// What this site revealed.
+    #[n(1)]
+    pub(super) own: Signed<Reveal>,
+    /// What everybody revealed, so far.
+    #[n(2)]
+    pub(super) reveals: BTreeMap<SiteName, Held<Reveal>>,
+    /// The groups, once everybody has.
+    #[n(3)]
+    pub(super) drawn: Option<Drawn>,
 }
 
 /// What is known of one pair.

@@ -1,11 +1,13 @@
 //! Why a site refuses what it was sent. A refused message is not a failed round: the site goes on.
 
+use consilium_study::grouping::NoGroups;
 use consilium_study::name::SiteName;
 use consilium_study::sign::SignatureError;
 
 use crate::agreement::BadKey;
 use crate::alarm::Alarm;
 use crate::consistency::Inconsistent;
+use crate::grouping::MAX_DRAWS;
 use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::pin::PinMismatch;
 
@@ -78,6 +80,21 @@ pub enum SiteRefusal {
     /// A member without a settled pair key.
     #[error("no pair key is settled with {0}")]
     NoPairKey(SiteName),
+    /// A draw of groups without this site.
+    #[error("this site is not in the draw of groups")]
+    NotInDraw,
+    /// A split that leaves a site to the coordinator's friends with more than the accepted chance.
+    #[error(transparent)]
+    Groups(#[from] NoGroups),
+    /// More draws than this site takes part in: the coordinator may be looking for one that it likes.
+    #[error("this study has drawn groups {MAX_DRAWS} times, and this site takes part in no further draw")]
+    TooManyDraws,
+    /// A nonce that its site did not commit to.
+    #[error("{0} revealed another nonce than it committed to")]
+    WrongReveal(SiteName),
+    /// Groups that the epoch's draw did not come to.
+    #[error("the groups are not those that were drawn")]
+    OtherGroups,
     /// A round before one that was opened here.
     #[error("round {0} is over: a later one was opened here")]
     RoundOver(RoundNumber),
@@ -126,6 +143,9 @@ pub enum Missing {
     /// A peer's advert.
     #[error("the advert of {0}")]
     Advert(SiteName),
+    /// The draw of groups, or somebody's nonce in it.
+    #[error("the draw of groups")]
+    Draw,
     /// The own vector must be sealed.
     #[error("the own masked vector")]
     Vector,

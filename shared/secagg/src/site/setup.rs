@@ -8,7 +8,7 @@ use consilium_study::name::SiteName;
 use consilium_study::sign::{SignatureError, Signed, Statement};
 use minicbor::{Decode, Encode};
 
-use super::record::{AgreedRecord, EpochRecord, PairRecord};
+use super::record::{AgreedRecord, DrawRecord, EpochRecord, PairRecord};
 use super::{Missing, SiteMachine, SiteRefusal, Unsent};
 use crate::agreement::{Agreed, EpochSecrets};
 use crate::alarm::Occasion;
@@ -66,6 +66,7 @@ impl SiteMachine {
             return Err(SiteRefusal::StaleEpoch(opening.epoch));
         }
         let (secrets, public) = EpochSecrets::generate();
+        let draw = (self.pin.groups > 1).then(DrawRecord::new);
         let advert = self.sign_statement(&Advert {
             study: self.pin.study,
             roster: self.pin.roster,
@@ -73,6 +74,7 @@ impl SiteMachine {
             site: self.me.clone(),
             x25519: public.x25519,
             ml_kem: public.ml_kem,
+            nonce: draw.as_ref().map(|draw| draw.commitment(self.pin.study, opening.epoch, &self.me)),
         });
         let held = self.pin.of_site(&advert, &self.me)?;
         self.chain.epoch = Some(EpochChain::new(opening.epoch, opening.first_attempt, secrets));
@@ -83,6 +85,7 @@ impl SiteMachine {
             advert: held,
             pairs: BTreeMap::new(),
             earlier: std::collections::BTreeSet::new(),
+            draw,
         });
         self.touch();
         Ok(self.unsent(advert))
@@ -163,7 +166,7 @@ impl SiteMachine {
         }
     }
 
-    fn has_epoch(&self) -> Result<&EpochRecord, SiteRefusal> {
+    pub(super) fn has_epoch(&self) -> Result<&EpochRecord, SiteRefusal> {
         self.record.epoch.as_ref().ok_or(SiteRefusal::NotYet(Missing::Epoch))
     }
 
@@ -186,6 +189,7 @@ impl SiteMachine {
         if advert.study != self.pin.study
             || advert.roster != self.pin.roster
             || advert.epoch != number
+            || advert.nonce.is_some() != (self.pin.groups > 1)
             || peer == self.me
         {
             return Err(SiteRefusal::Foreign);
