@@ -158,6 +158,7 @@ fn federation(study: &Study, hospitals: &Hospitals, shelf: Shelf) -> anyhow::Res
         min_change: None,
         repeat: Repeat::Ask,
         exact_weights: study.aggregation.weight == WeightRule::Examples,
+        groups: study.aggregation.groups.is_some(),
     };
     let sites = keys.into_iter().map(|(site, key)| {
         let weight = weight(study, hospitals, &site);

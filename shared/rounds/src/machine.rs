@@ -8,6 +8,7 @@
 mod advance;
 mod attempt;
 mod directives;
+mod draw;
 mod epoch;
 mod gather;
 mod intake;

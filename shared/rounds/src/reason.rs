@@ -72,6 +72,7 @@ reasons!(
         17 Paused = "the study is paused at this site",
         18 Policy = "the site's policy forbids it",
         19 NotSelected = "this site is not in the Selection",
+        20 Groups = "the draw of groups, or the groups of the context, are not acceptable here",
     }
 );
 
@@ -116,7 +117,8 @@ impl Decline {
             | Self::Terms
             | Self::Receipts
             | Self::Signatures
-            | Self::NotSelected => false,
+            | Self::NotSelected
+            | Self::Groups => false,
         }
     }
 }
@@ -145,6 +147,7 @@ reasons!(
         6 GuiltyDealer = "a dealer's shares were proved not to fit its commitment",
         7 Restored = "the coordinator was restored from a backup",
         8 SumFailed = "the uploads or the recovered masks do not give a sum",
+        9 TooFewGroups = "fewer groups are whole than the study's rule needs",
     }
 );
 

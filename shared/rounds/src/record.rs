@@ -7,6 +7,7 @@ use std::fmt;
 
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::{Context, CtxHash, Purpose};
+use consilium_secagg::grouping::DrawProof;
 use consilium_secagg::guilt::DealerGuilt;
 use consilium_secagg::message::{EpochOpening, Receipt, SurvivorsSignature};
 use consilium_secagg::numbering::{Attempt, RoundNumber};
@@ -134,6 +135,9 @@ pub enum Record {
         #[n(1)]
         model: Hash,
     },
+    /// Groups were drawn for an epoch, with everything that proves the draw.
+    #[n(16)]
+    Draw(#[n(0)] Box<DrawProof>),
 }
 
 /// What a study does from now on.

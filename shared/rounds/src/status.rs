@@ -169,6 +169,8 @@ pub enum WaitReason {
     Consent,
     /// Sites that are expected to be ready soon.
     Latecomers,
+    /// Nonces, from which the groups of the epoch are drawn.
+    Draw,
     /// A pause after an attempt that failed.
     Retry,
     /// Masked vectors.

@@ -1,8 +1,8 @@
 //! From uploads and opened seeds to a candidate or to figures: the arithmetic of a round.
 //!
 //! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
-//! same uploads, same seeds, same starting model, same bytes. Memory is one vector, one block of the model and one
-//! chunk, whatever the number of sites.
+//! same uploads, same seeds, same starting model, same bytes. Memory is one vector (one for each group, where groups are
+//! summed apart), one block of the model and one chunk, whatever the number of sites.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,7 @@ use consilium_study::hash::{Hash, Hasher};
 use consilium_study::name::SiteName;
 use minicbor::{Decode, Encode};
 
+use crate::combine::combine;
 use crate::metrics::{EvaluationCounts, Figures, MalformedCounts, TrainCounts, TrainFigures};
 use crate::strategy::{StrategyError, next_block};
 use crate::vector::evaluation_shape;
@@ -39,7 +40,7 @@ pub struct SumJob {
 pub enum Sum {
     /// Of a training round.
     Train {
-        /// Plain hash of the sum's words, little-endian.
+        /// Plain hash of the sum's words, little-endian; of the groups' one after the other.
         aggregate: Hash,
         /// The candidate, shape `[params]`.
         candidate: Vec<f32>,
@@ -80,6 +81,12 @@ pub enum SumError<E> {
     /// The starting model cannot be read.
     #[error("the model that the round started from cannot be read: {0}")]
     Start(E),
+    /// A survivor that was not selected.
+    #[error("{0} is not in the Selection")]
+    Stranger(SiteName),
+    /// Fewer groups than the study's rule needs.
+    #[error("of the groups too few are in the sum")]
+    TooFewGroups,
     /// This version publishes no statistics.
     #[error("this version sums no statistics")]
     Statistics,
@@ -96,17 +103,32 @@ pub fn sum<E>(
     mut start: impl FnMut(usize) -> Result<Vec<f32>, E>,
 ) -> Result<Sum, SumError<E>> {
     let layout = &job.context.layout;
-    let mut total = Accumulator::new(layout.words());
+    let mut groups: BTreeMap<u16, Vec<&SiteName>> = BTreeMap::new();
     for site in job.survivors.keys() {
-        for index in 0..layout.chunks() {
-            let chunk = read(site, index).map_err(|error| SumError::Read { site: site.clone(), error })?;
-            total.add_chunk(index, &chunk)?;
-        }
+        let index = job.context.selection.index_of(site).ok_or_else(|| SumError::Stranger(site.clone()))?;
+        groups.entry(job.context.group_of(index)).or_default().push(site);
     }
-    total.remove_masks(&job.context, &job.seeds, threads);
-    let words = total.into_words();
-    let aggregate = hash_of(&words);
-    let mut decoded = decode(&job.context, words)?;
+    let mut hasher = Hasher::new();
+    let mut sums = Vec::with_capacity(groups.len());
+    for (group, sites) in groups {
+        let mut total = Accumulator::new(layout.words());
+        for site in sites {
+            for index in 0..layout.chunks() {
+                let chunk =
+                    read(site, index).map_err(|error| SumError::Read { site: site.clone(), error })?;
+                total.add_chunk(index, &chunk)?;
+            }
+        }
+        total.remove_masks(&job.context, &job.seeds.of_group(&job.context, group), threads);
+        let words = total.into_words();
+        hash_into(&mut hasher, &words);
+        sums.push(decode(&job.context, words)?);
+    }
+    let aggregate = hasher.finish();
+    let mut decoded = match study.aggregation.groups.filter(|_| job.context.grouping.is_some()) {
+        Some(rule) => combine(rule, sums).ok_or(SumError::TooFewGroups)?,
+        None => sums.pop().ok_or(SumError::TooFewGroups)?,
+    };
     match job.context.purpose {
         Purpose::Train => {
             let (figures, largest) = train_figures(layout, &decoded);
@@ -128,9 +150,8 @@ pub fn sum<E>(
     }
 }
 
-/// Plain hash of words, little-endian, one after the other.
-fn hash_of(words: &[u32]) -> Hash {
-    let mut hasher = Hasher::new();
+/// Hashes words, little-endian, one after the other.
+fn hash_into(hasher: &mut Hasher, words: &[u32]) {
     let mut buffer = [0; 1 << 14];
     for part in words.chunks(buffer.len() / 4) {
         let bytes = &mut buffer[..part.len() * 4];
@@ -139,7 +160,6 @@ fn hash_of(words: &[u32]) -> Hash {
         }
         hasher.update(bytes);
     }
-    hasher.finish()
 }
 
 fn train_figures(layout: &Layout, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>) {

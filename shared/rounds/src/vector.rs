@@ -107,6 +107,7 @@ pub fn study_pin(
         clip_norm: clip_norm(study),
         weight_cap: study.aggregation.weight_cap,
         noise: 0,
+        groups: study.aggregation.groups.map_or(1, |groups| u16::try_from(groups.count).unwrap_or(u16::MAX)),
         layouts: BTreeMap::from([
             (Purpose::Train, train_layout(study, &Ranges::first(study))?),
             (Purpose::Evaluate, evaluate_layout(study)),

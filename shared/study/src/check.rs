@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::document::{CHUNK, Evaluation, FORMAT, Plan, RING_BITS, Rounds, colluders, least_honest};
+use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::quantity::HumanDuration;
 use crate::weight::WeightRule;
 
@@ -267,6 +268,31 @@ fn aggregation(plan: &Plan, f: &mut Findings) {
         || format!("{} is not the ring of this protocol", aggregation.ring_bits),
         format!("leave it out, or write {RING_BITS}"),
     );
+    if let Some(split) = aggregation.groups {
+        groups(plan, split, f);
+    }
+}
+
+fn groups(plan: &Plan, split: Groups, f: &mut Findings) {
+    f.between("aggregation.groups.count", split.count.into(), MIN_GROUPS.into(), MAX_SITES as u64);
+    let lawful = match split.combine {
+        Combine::Median => split.trim == 0,
+        Combine::TrimmedMean => split.trim > 0 && split.trim < split.count.div_ceil(2),
+    };
+    f.require(
+        lawful,
+        "aggregation.groups.trim",
+        || format!("{} does not go with {} of {} groups", split.trim, split.combine.name(), split.count),
+        "leave it out with \"median\", and with \"trimmed-mean\" write a number from 1 to less than half of count",
+    );
+    if let Err(why) = plan.group_plan(split) {
+        f.require(
+            false,
+            "aggregation.groups.count",
+            || why.to_string(),
+            "write fewer groups, name more sites, or leave groups out",
+        );
+    }
 }
 
 fn evaluation(evaluation: &Evaluation, f: &mut Findings) {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{self, Problem};
 use crate::disclosure::Floor;
 use crate::graph::{GraphError, ModelGraph};
+use crate::grouping::{GroupPlan, Groups, NoGroups, STRETCH};
 use crate::hash::Hash;
 use crate::metric::Metric;
 use crate::name::{SiteName, StudyName};
@@ -76,6 +77,14 @@ impl Plan {
     /// Number of classes.
     pub fn classes(&self) -> usize {
         self.data.labels.len()
+    }
+
+    /// What `groups` promise when all sites are drawn.
+    pub fn group_plan(&self, groups: Groups) -> Result<GroupPlan, NoGroups> {
+        let sites = self.sites.len();
+        let narrow = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        let honest = least_honest(sites).max(self.aggregation.min_honest);
+        GroupPlan::new(sites, narrow(groups.count), narrow(colluders(sites)), narrow(honest))
     }
 }
 
@@ -258,9 +267,17 @@ pub struct Aggregation {
     /// Sums are taken modulo two to this power: [`RING_BITS`].
     #[n(5)]
     pub ring_bits: u32,
+    /// Groups that are summed apart; none where everybody is summed together.
+    #[n(7)]
+    pub groups: Option<Groups>,
 }
 
 impl Aggregation {
+    /// Longest mean update of sites that keep to the study, in L2 norm.
+    pub fn longest_mean(&self) -> f64 {
+        self.clip_norm.get() * if self.groups.is_some() { STRETCH } else { 1.0 }
+    }
+
     /// The weight of an update trained on so many cases of each class: at least 1, at most the cap. `floor` is the
     /// least count that the site tells.
     pub fn weight_of(&self, cases: &[u32], floor: Floor) -> u32 {
@@ -407,16 +424,15 @@ struct Unchecked {
 
 impl<'b, C> Decode<'b, C> for Study {
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
-        // A few bytes can stand for a value much larger in memory, so length comes before content. A
-        // study may also lie inside another message; those are at most one chunk long.
-        if (d.input().len() - d.position()) as u64 > CHUNK.bytes() {
-            return Err(decode::Error::message("a study is at most 256 KiB long"));
-        }
+        // A few bytes can stand for a value much larger in memory, so length comes before content. What follows is not
+        // this study's: the state of a whole federation may.
         let start = d.position();
-        let Unchecked { plan, initial_model } = Unchecked::decode(d, ctx)?;
-        if d.position() - start > MAX_BYTES {
+        let mut ahead = d.probe();
+        ahead.skip()?;
+        if ahead.position() - start > MAX_BYTES {
             return Err(decode::Error::message("a study is at most 256 KiB long"));
         }
+        let Unchecked { plan, initial_model } = Unchecked::decode(d, ctx)?;
         let draft = Draft::new(plan).map_err(|error| decode::Error::message(error.to_string()))?;
         Ok(draft.with_initial_model(initial_model))
     }

@@ -11,6 +11,7 @@ use crate::document::{
     Aggregation, CHUNK, Data, Evaluation, InvalidStudy, MAX_BYTES, Plan, RING_BITS, Rounds, least_honest,
 };
 use crate::graph::ModelSpec;
+use crate::grouping::Groups;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanSize};
 use crate::recipe::Training;
@@ -50,6 +51,8 @@ struct AggregationSection {
     chunk: Option<HumanSize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ring_bits: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Groups>,
 }
 
 impl AggregationSection {
@@ -62,6 +65,7 @@ impl AggregationSection {
             min_honest: self.min_honest.unwrap_or_else(|| least_honest(sites)),
             chunk: self.chunk.unwrap_or(CHUNK),
             ring_bits: self.ring_bits.unwrap_or(RING_BITS),
+            groups: self.groups,
         }
     }
 }

@@ -5,7 +5,103 @@
 //! group's floor of Survivors assumes as many helpers as are exceeded once in a thousand draws, and a split in which a
 //! group could not reach its floor is refused.
 
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
 use crate::check::MIN_SITES;
+
+/// `aggregation.groups`: sums over groups of sites, and how they become one mean update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct Groups {
+    /// Number of groups; a robust rule needs at least [`MIN_GROUPS`].
+    #[n(0)]
+    pub count: u32,
+    /// How the groups' means are combined, in each coordinate by itself.
+    #[n(1)]
+    #[serde(default)]
+    pub combine: Combine,
+    /// With `trimmed-mean`: how many of the largest and how many of the smallest values are left out.
+    #[n(2)]
+    #[serde(default)]
+    pub trim: u32,
+}
+
+/// Fewest groups of a robust rule: of two, nobody can say which is wrong.
+pub const MIN_GROUPS: u32 = 3;
+
+/// A rule over the means of groups. Rules that must see single updates (Krum, Bulyan, a median over sites) cannot run
+/// under masks, so there is no name for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(try_from = "String", into = "String")]
+#[cbor(index_only)]
+pub enum Combine {
+    /// The median; the mean of the two in the middle where groups are even in number (Yin et al. 2018, over groups as Chen
+    /// et al. 2017).
+    #[n(0)]
+    #[default]
+    Median,
+    /// The mean without the largest and the smallest values (Yin et al. 2018).
+    #[n(1)]
+    TrimmedMean,
+}
+
+/// A text that names no rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{0}\" is no rule over the sums of groups; write \"median\" or \"trimmed-mean\" (rules that must see single \
+     updates, such as Krum or a median over sites, cannot run under masks)"
+)]
+pub struct UnknownRule(String);
+
+impl TryFrom<String> for Combine {
+    type Error = UnknownRule;
+
+    fn try_from(text: String) -> Result<Self, UnknownRule> {
+        [Self::Median, Self::TrimmedMean]
+            .into_iter()
+            .find(|rule| rule.name() == text)
+            .ok_or(UnknownRule(text))
+    }
+}
+
+impl From<Combine> for String {
+    fn from(rule: Combine) -> Self {
+        rule.name().to_owned()
+    }
+}
+
+impl Combine {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Median => "median",
+            Self::TrimmedMean => "trimmed-mean",
+        }
+    }
+}
+
+impl Groups {
+    /// Of `present` groups, how many of the largest and how many of the smallest values are left out; none where too few
+    /// groups are there. A median is a trimmed mean of which one or two values are left.
+    pub const fn trimmed(&self, present: usize) -> Option<usize> {
+        if present < MIN_GROUPS as usize {
+            return None;
+        }
+        let trim = match self.combine {
+            Combine::Median => (present - 1) / 2,
+            Combine::TrimmedMean => self.trim as usize,
+        };
+        if present > 2 * trim { Some(trim) } else { None }
+    }
+}
+
+/// How many times as long as the longest of the groups' means a combination can be, in L2 norm. In one coordinate, of `m`
+/// values let `k` be left out at each end and `T` be the mean of the others: their squares sum to at least `(m − 2k) T²`,
+/// and as one of them is as far from zero as `T` and on its side, so are `k` that were left out. So `T²` is at most the sum
+/// of all squares over `m − k`, and `m` is less than twice that.
+pub const STRETCH: f64 = std::f64::consts::SQRT_2;
 
 /// Largest chance that a site's group holds more sites that help the coordinator than its floor assumes.
 pub const MAX_CHANCE: f64 = 1e-3;
@@ -123,6 +219,32 @@ fn millionths(chance: f64) -> u32 {
 mod tests {
     use super::*;
     use crate::document::{colluders, least_honest};
+
+    #[test]
+    fn only_rules_over_sums_have_a_name() {
+        let read = |text: &str| toml::from_str::<Groups>(text).map_err(|error| error.to_string());
+        let median = Groups { count: 3, combine: Combine::Median, trim: 0 };
+        assert_eq!(read("count = 3"), Ok(median));
+        assert_eq!(
+            read("count = 5\ncombine = \"trimmed-mean\"\ntrim = 1"),
+            Ok(Groups { count: 5, combine: Combine::TrimmedMean, trim: 1 })
+        );
+        for bad in ["krum", "bulyan", "mean", "geometric-median"] {
+            let error = read(&format!("count = 5\ncombine = \"{bad}\"")).unwrap_err();
+            assert!(error.contains("cannot run under masks") && error.contains(bad), "{error}");
+        }
+        assert!(read("count = 5\nrule = \"median\"").is_err());
+    }
+
+    #[test]
+    fn too_few_groups_are_not_combined() {
+        let median = Groups { count: 5, combine: Combine::Median, trim: 0 };
+        let trims: Vec<_> = (0..=5).map(|present| median.trimmed(present)).collect();
+        assert_eq!(trims, [None, None, None, Some(1), Some(1), Some(2)]);
+        let trimmed = Groups { combine: Combine::TrimmedMean, trim: 2, ..median };
+        let trims: Vec<_> = (3..=6).map(|present| trimmed.trimmed(present)).collect();
+        assert_eq!(trims, [None, None, Some(2), Some(2)]);
+    }
 
     fn plan(sites: usize, groups: u16) -> Result<GroupPlan, NoGroups> {
         GroupPlan::new(sites, groups, colluders(sites) as u16, least_honest(sites) as u16)

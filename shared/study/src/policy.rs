@@ -32,6 +32,7 @@ pub struct Policy {
     min_honest: Option<u32>,
     max_clip_norm: Option<ClipNorm>,
     exact_weights: bool,
+    groups: bool,
     repeat: Repeat,
     min_change: Option<u32>,
     trap_factor: f64,
@@ -65,6 +66,8 @@ struct Section {
     max_clip_norm: Option<ClipNorm>,
     #[serde(default)]
     exact_weights: bool,
+    #[serde(default)]
+    groups: bool,
     #[serde(default)]
     repeat: Repeat,
     min_change: Option<u32>,
@@ -130,6 +133,7 @@ impl TryFrom<Section> for Policy {
             min_honest: section.min_honest,
             max_clip_norm: section.max_clip_norm,
             exact_weights: section.exact_weights,
+            groups: section.groups,
             repeat: section.repeat,
             min_change: section.min_change,
             trap_factor,
@@ -193,6 +197,7 @@ impl Policy {
             min_change: self.min_change,
             repeat: self.repeat,
             exact_weights: self.exact_weights,
+            groups: self.groups,
         }
     }
 
@@ -218,6 +223,7 @@ impl Policy {
             self.min_honest_clause(study),
             self.clip_norm_clause(study),
             self.exact_weights_clause(study),
+            self.groups_clause(study),
             self.min_cases_clause(study),
         ];
         Verdict { clauses, approval: self.approval }
@@ -269,6 +275,14 @@ impl Policy {
         let met = self.exact_weights || weight != WeightRule::Examples;
         let found = format!("the study weighs by \"{}\"", weight.name());
         Clause::new("exact_weights", self.exact_weights.to_string(), found, met)
+    }
+
+    fn groups_clause(&self, study: &Study) -> Clause {
+        let (found, met) = match study.aggregation.groups {
+            None => ("everybody is summed together".to_owned(), true),
+            Some(groups) => (format!("the study sums {} groups apart", groups.count), self.groups),
+        };
+        Clause::new("groups", self.groups.to_string(), found, met)
     }
 
     fn min_cases_clause(&self, study: &Study) -> Clause {

@@ -96,6 +96,9 @@ pub struct SiteTerms {
     /// Whether the exact number of training cases may be the weight.
     #[n(4)]
     pub exact_weights: bool,
+    /// Whether groups may be summed apart: a sum over the site's group instead of one over everybody.
+    #[n(5)]
+    pub groups: bool,
 }
 
 impl SiteTerms {
@@ -107,6 +110,7 @@ impl SiteTerms {
             ("min_change", self.min_change > accepted.min_change),
             ("repeat", self.repeat == Repeat::Never && accepted.repeat == Repeat::Ask),
             ("exact_weights", accepted.exact_weights && !self.exact_weights),
+            ("groups", accepted.groups && !self.groups),
         ];
         asks_more.into_iter().find(|(_, more)| *more).map(|(key, _)| key)
     }
@@ -210,6 +214,7 @@ mod tests {
             min_change: None,
             repeat: Repeat::Ask,
             exact_weights: true,
+            groups: true,
         };
         assert_eq!(accepted.stricter_than(&accepted), None);
         for (terms, key) in [
@@ -218,6 +223,7 @@ mod tests {
             (SiteTerms { min_change: Some(1), ..accepted }, "min_change"),
             (SiteTerms { repeat: Repeat::Never, ..accepted }, "repeat"),
             (SiteTerms { exact_weights: false, ..accepted }, "exact_weights"),
+            (SiteTerms { groups: false, ..accepted }, "groups"),
         ] {
             assert_eq!(terms.stricter_than(&accepted), Some(key));
             assert_eq!(accepted.stricter_than(&terms), None, "{key}");
@@ -242,6 +248,7 @@ mod tests {
             min_change: None,
             repeat: Repeat::Never,
             exact_weights: false,
+            groups: false,
         };
         let rule = Rule::new("approval = \"automatic\"").unwrap();
         let acceptance = Acceptance { study, roster: study, rule, weight_class: 256, terms };

@@ -99,6 +99,7 @@ fn hostile_bytes_are_read_faithfully_or_refused() {
         min_change: Some(2),
         repeat: Repeat::Ask,
         exact_weights: false,
+        groups: false,
     };
     let rule = Rule::new("approval = \"automatic\"").unwrap();
     let acceptance = Acceptance {

@@ -62,6 +62,7 @@ fn an_empty_policy_lets_nobody_in() {
 fn every_clause_can_refuse() {
     let plain = study(4, "", 10);
     let exact = study(4, "weight = \"examples\"", 10);
+    let grouped = study(24, "groups = { count = 3 }", 10);
     let cases = [
         ("operators = [\"operator/bob\"]", &plain, "policy.operators"),
         ("known_sites = [\"site-01\", \"site-77\"]", &plain, "policy.known_sites"),
@@ -69,12 +70,14 @@ fn every_clause_can_refuse() {
         ("min_honest = 4", &plain, "policy.min_honest"),
         ("max_clip_norm = 9.9", &plain, "policy.max_clip_norm"),
         ("exact_weights = false", &exact, "policy.exact_weights"),
+        ("groups = false", &grouped, "policy.groups"),
     ];
     for (line, study, rule) in cases {
         let text = if line.starts_with("operators") { line.to_owned() } else { format!("{ADA}{line}") };
         assert_eq!(refusal(&judge(&text, study)), rule, "{line}");
     }
     assert_eq!(judge(&format!("{ADA}exact_weights = true"), &exact), Decision::AskPerson);
+    assert_eq!(judge(&format!("{ADA}groups = true"), &grouped), Decision::AskPerson);
     assert_eq!(judge(&format!("{ADA}min_honest = 3\nmax_clip_norm = 10"), &plain), Decision::AskPerson);
 
     let policy = policy_of(ADA);
@@ -104,6 +107,7 @@ fn the_explanation_shows_each_clause() {
          met      min_honest = the study's: 2 apply; of 4 sites 1 may help the coordinator\n\
          met      max_clip_norm = any: the study clips to 10\n\
          met      exact_weights = false: the study weighs by \"coarse\"\n\
+         met      groups = false: everybody is summed together\n\
          met      min_cases = 40: 40 apply; the study asks for 10\n\
          refused by min_selection"
     );
@@ -145,6 +149,7 @@ fn one_letter_off_in_any_key_is_an_error() {
         "min_honest = 2",
         "max_clip_norm = 1.0",
         "exact_weights = false",
+        "groups = false",
         "repeat = \"ask\"",
         "min_change = 1",
         "trap_factor = 3.0",

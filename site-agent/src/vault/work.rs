@@ -56,7 +56,7 @@ fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
 /// the server's step is that many times its rate. Rounding adds less than a thousandth.
 fn furthest(study: &Study, rounds: u32) -> f64 {
     let Strategy::FedAvg { server_learning_rate } = study.rounds.strategy;
-    1.001 * f64::from(rounds) * server_learning_rate.get() * study.aggregation.clip_norm.get()
+    1.001 * f64::from(rounds) * server_learning_rate.get() * study.aggregation.longest_mean()
 }
 
 /// Something for the worker to do.

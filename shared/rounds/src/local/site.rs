@@ -173,16 +173,25 @@ impl LocalSite {
             Directive::Opening(opening) => return self.open_epoch(opening),
             Directive::Adverts(adverts) => {
                 let reply = self.machine.take_adverts(adverts)?;
-                setup_messages(self.persisted(reply))
+                return Ok(setup_replies(self.persisted(reply)));
             }
             Directive::Encapsulations(list) => {
                 let reply = self.machine.take_encapsulations(list)?;
-                setup_messages(self.persisted(reply))
+                return Ok(setup_replies(self.persisted(reply)));
             }
             Directive::Confirmations(list) => {
                 let reply = self.machine.take_confirmations(list)?;
                 let PairsSettled { epoch, with } = self.persisted(reply);
                 vec![SiteMessage::PairsSettled { epoch, with }]
+            }
+            Directive::Draw(call) => {
+                let reveal = self.machine.reveal(call)?;
+                vec![SiteMessage::Reveal(self.persisted(reveal))]
+            }
+            Directive::Reveals(reveals) => {
+                self.machine.take_reveals(reveals)?;
+                let Ok(_) = self.machine.persist(&mut self.book, &mut self.memory);
+                Vec::new()
             }
             Directive::Begin { context } => {
                 let begun = self.machine.begin(context, &self.book)?;
@@ -311,10 +320,12 @@ impl LocalSite {
     }
 }
 
-fn setup_messages(reply: SetupReply) -> Vec<SiteMessage> {
-    let SetupReply { encapsulations, confirmations, refused: _ } = reply;
+/// What a site says to a batch, and whether it wants to hear it again: some of it may have come too early.
+fn setup_replies(reply: SetupReply) -> Vec<Reply> {
+    let SetupReply { encapsulations, confirmations, refused } = reply;
     let encapsulations =
         crate::message::in_batches(encapsulations).into_iter().map(SiteMessage::Encapsulations);
     let confirmations = crate::message::in_batches(confirmations).into_iter().map(SiteMessage::Confirmations);
-    encapsulations.chain(confirmations).collect()
+    let early = refused.iter().any(SiteRefusal::is_temporary);
+    encapsulations.chain(confirmations).map(Reply::Say).chain(early.then_some(Reply::Again)).collect()
 }

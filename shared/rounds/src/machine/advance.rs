@@ -225,6 +225,7 @@ impl StudyMachine {
         moments.push(gathering.not_before);
         moments.push(gathering.since.after_human(self.study.rounds.evaluate_timeout));
         moments.extend(self.sites.values().filter_map(|record| record.expected_back(&self.timing)));
+        moments.extend(self.draw_deadline());
         self.settling_moments(moments);
     }
 

@@ -232,6 +232,9 @@ impl StudyMachine {
             Err((_, cause)) => return self.abandon(abandonment(&cause), None, now, effects),
         };
         let survivors = check.names();
+        if !self.enough_groups(&live.context, &survivors) {
+            return self.abandon(Abandonment::TooFewGroups, None, now, effects);
+        }
         let missing = live.missing(&survivors, Dropout::NoUpload, Dropout::LeftOut);
         let proposed = Proposed {
             attempt: live.attempt(),

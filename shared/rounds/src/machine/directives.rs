@@ -46,6 +46,8 @@ impl StudyMachine {
             list.extend(in_batches(mail.adverts).into_iter().map(Directive::Adverts));
             list.extend(in_batches(mail.encapsulations).into_iter().map(Directive::Encapsulations));
             list.extend(in_batches(mail.confirmations).into_iter().map(Directive::Confirmations));
+            list.extend(mail.call.map(Directive::Draw));
+            list.extend(in_batches(mail.reveals).into_iter().map(Directive::Reveals));
         }
         list.extend(self.guilt.iter().map(|proof| Directive::Guilt(Box::new(proof.clone()))));
         if let Some(settled) = &self.settled {

@@ -2,7 +2,8 @@
 //!
 //! Setup is per pair and incremental: a site that accepts late settles its pairs in the running epoch and is
 //! selected from the next round on. An epoch ends when its attempts are used up, when a site has lost its
-//! keys, or when a late site cannot settle any more; the next is opened between rounds only.
+//! keys, when a late site cannot settle any more, or when its draw of groups is of no use; the next is opened between
+//! rounds only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +36,9 @@ pub(crate) struct EpochState {
     /// Sites that cannot use this epoch any more.
     #[n(4)]
     pub(crate) lost: BTreeSet<SiteName>,
+    /// When the draw of groups was called.
+    #[n(5)]
+    pub(crate) called: Option<Timestamp>,
 }
 
 impl EpochState {
@@ -59,7 +63,7 @@ impl StudyMachine {
             let since = self.settling_since(&site, epoch);
             since > epoch.since && since.after_human(self.study.rounds.setup_timeout) <= now
         });
-        lost || late
+        lost || late || self.draw_is_spent(now)
     }
 
     /// Opens the next generation.
@@ -78,8 +82,8 @@ impl StudyMachine {
         let signed = Signed::seal(&opening, Principal::Coordinator, key);
         let setup = EpochSetup::new(&self.pin(), &signed).expect("our own opening fits our own study");
         effects.record(Record::Epoch(signed));
-        self.epoch =
-            Some(EpochState { opening, since: now, setup, settled: BTreeMap::new(), lost: BTreeSet::new() });
+        let (settled, lost) = (BTreeMap::new(), BTreeSet::new());
+        self.epoch = Some(EpochState { opening, since: now, setup, settled, lost, called: None });
     }
 
     /// Since when a site has had the chance to settle its keys.

@@ -10,6 +10,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 
+use super::draw::Draw;
 use super::run::{Gathering, Life, Live, Member, OpenedSet, Phase, Run, Stage, Step, UploadState};
 use super::select::{Rules, Selected, Shortage, select};
 use super::sites::{RestAfter, Standing, Summed};
@@ -29,6 +30,9 @@ impl StudyMachine {
         key: &SigningKey,
         effects: &mut Effects,
     ) -> bool {
+        if self.rest_the_hidden(now) {
+            return true;
+        }
         if self.epoch_is_due(now) {
             self.open_epoch(now, key, effects);
             return true;
@@ -38,9 +42,14 @@ impl StudyMachine {
         }
         match self.choose(now) {
             Ok(selected) => {
-                let wait = gathering.not_before > now || !self.awaited(&selected.sites, now).is_empty();
+                let wait = gathering.not_before > now
+                    || !self.awaited(&selected.sites, now).is_empty()
+                    || matches!(self.draw(), Draw::Called);
                 if !wait {
-                    self.begin(&selected, gathering, now, key, effects);
+                    match self.draw() {
+                        Draw::Due(_) => self.call_draw(&selected, now, key),
+                        _ => self.begin(&selected, gathering, now, key, effects),
+                    }
                 }
                 !wait
             }
@@ -82,11 +91,45 @@ impl StudyMachine {
     }
 
     fn choose_among(&self, now: Timestamp, may_be: impl Fn(&SiteName) -> bool) -> Result<Selected, Shortage> {
+        let draw = self.draw();
+        let mut ready: BTreeSet<SiteName> = self.ready(now).filter(|site| may_be(site)).cloned().collect();
+        let set = self.binding(|site| ready.contains(site));
+        let epoch = self.epoch.as_ref().map(|epoch| epoch.opening.epoch.get());
+        if !matches!(draw, Draw::None) && set.is_some_and(|set| Some(set.epoch) != epoch) {
+            return Err(Shortage::Regrouped);
+        }
+        let here = ready.len() as u32;
+        if let Draw::Drawn(_, drawn) = draw {
+            ready = self.in_whole_groups(drawn, &ready);
+        }
+        let selected = self.select_from(&ready)?;
+        let whole = match draw {
+            Draw::None | Draw::Called => true,
+            Draw::Due(groups) => self.can_draw(groups, &selected),
+            Draw::Drawn(groups, drawn) => {
+                let present: BTreeSet<_> =
+                    selected.sites.iter().filter_map(|site| drawn.group_of(site)).collect();
+                groups.trimmed(present.len()).is_some()
+            }
+        };
+        let groups = self.study.aggregation.groups.map_or(1, |groups| groups.count);
+        if whole { Ok(selected) } else { Err(Shortage::TooFewGroups { ready: here, groups }) }
+    }
+
+    /// What could be selected if groups had not been drawn yet.
+    pub(super) fn choose_undrawn(&self, now: Timestamp) -> Result<Selected, Shortage> {
+        self.select_from(&self.ready(now).cloned().collect())
+    }
+
+    /// Sites that can be asked for the next sum.
+    fn ready(&self, now: Timestamp) -> impl Iterator<Item = &SiteName> {
         let summed = self.next_sum();
-        let ready: BTreeMap<_, _> = self
-            .available(now)
-            .filter(|site| may_be(site))
-            .filter(|site| summed.is_none() || self.sites[*site].bound != summed)
+        self.available(now).filter(move |site| summed.is_none() || self.sites[*site].bound != summed)
+    }
+
+    fn select_from(&self, ready: &BTreeSet<SiteName>) -> Result<Selected, Shortage> {
+        let ready: BTreeMap<_, _> = ready
+            .iter()
             .filter_map(|site| Some((site.clone(), self.sites[site].accepted()?.terms)))
             .collect();
         let epoch = self.epoch.as_ref();
@@ -132,7 +175,7 @@ impl StudyMachine {
         }
         let shortage = self.choose(self.clock).err()?;
         let summed @ Summed { purpose, model, baseline } = self.next_sum()?;
-        let (survivors, asked) = if let Shortage::Bound { .. } = shortage {
+        let (survivors, asked) = if let Shortage::Bound { .. } | Shortage::Regrouped = shortage {
             let ready: BTreeSet<_> = self.available(self.clock).collect();
             let set = self.binding(|site| ready.contains(site))?;
             (set.survivors.iter().cloned().collect(), set.selected.difference(&set.freed).collect())
@@ -257,8 +300,12 @@ impl StudyMachine {
             purpose: run.step.purpose(),
             model,
             baseline,
+            groups: pin.groups_of(run.step.purpose()),
+            grouping: match self.draw() {
+                Draw::Drawn(_, drawn) => drawn.grouping(&selection),
+                Draw::None | Draw::Due(_) | Draw::Called => None,
+            },
             selection,
-            groups: 1,
             thresholds: selected.thresholds,
             layout,
             chunk_words: CHUNK_WORDS as u32,

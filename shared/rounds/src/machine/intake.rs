@@ -64,6 +64,15 @@ impl StudyMachine {
                     epoch.setup.take_confirmation(&pin, &confirmation)?;
                 }
             }
+            SiteMessage::Reveal(reveal) => {
+                let pin = self.pin();
+                let setup = &mut self.epoch.as_mut().ok_or(Refused::NotNow)?.setup;
+                let before = setup.drawn().is_some();
+                setup.take_reveal(&pin, &reveal)?;
+                if let Some(proof) = setup.proof_of_draw().filter(|_| !before) {
+                    effects.record(Record::Draw(Box::new(proof)));
+                }
+            }
             SiteMessage::PairsSettled { epoch, with } => return self.pairs_settled(from, epoch, with),
             SiteMessage::KeysLost { epoch } => return self.keys_lost(from, epoch, now),
             SiteMessage::Progress(progress) => return self.progress(from, progress, now),
@@ -185,6 +194,7 @@ impl StudyMachine {
             (acceptance.study == self.study.hash(), "the study"),
             (acceptance.roster == self.roster_hash, "the roster"),
             (lawful_weight && same_weight, "the weight"),
+            (acceptance.terms.groups || aggregation.groups.is_none(), "what the site says about groups"),
         ] {
             if !holds {
                 return Err(Refused::Mismatch(what));

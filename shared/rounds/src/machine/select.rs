@@ -71,6 +71,20 @@ pub enum Shortage {
     /// The survivors would differ too little from an earlier set (`min_change`).
     #[n(3)]
     TooSmallChange,
+    /// This starting model was opened in groups of an earlier draw. Other groups of the same sites would show the
+    /// difference.
+    #[n(4)]
+    Regrouped,
+    /// The ready sites cannot be split, or of the groups that were drawn too few are there.
+    #[n(5)]
+    TooFewGroups {
+        /// Sites that are ready.
+        #[n(0)]
+        ready: u32,
+        /// Groups of the study.
+        #[n(1)]
+        groups: u32,
+    },
 }
 
 /// The fewest sites that a round of `study` is made of: its quorum, or more where the thresholds ask for it. What
@@ -209,6 +223,7 @@ mod tests {
             min_change: None,
             repeat: Repeat::Ask,
             exact_weights: false,
+            groups: false,
         };
         names(text).into_iter().map(|name| (name, terms)).collect()
     }

@@ -51,9 +51,10 @@ impl StudyMachine {
         }
     }
 
-    /// Whether the next attempt is probably made without a site that could be asked.
+    /// Whether the attempt is made, or the next one probably will be, without a site that could be asked.
     fn leaves_out(&self, site: &SiteName) -> bool {
-        self.unwilling().is_some_and(|unwilling| unwilling.contains(site))
+        let running = self.live_attempt().map(|live| &live.given_up.unwilling);
+        running.or_else(|| self.unwilling()).is_some_and(|unwilling| unwilling.contains(site))
     }
 
     fn site_status(&self, site: &SiteName, record: &SiteRecord) -> SiteStatus {
@@ -174,7 +175,10 @@ impl StudyMachine {
                     .then(|| since.after_human(self.study.rounds.evaluate_timeout));
                 let sites = match &shortage {
                     Shortage::Required { missing } | Shortage::Bound { missing } => missing.clone(),
-                    Shortage::TooFew { .. } | Shortage::TooSmallChange => self.not_ready(now),
+                    Shortage::TooFew { .. } | Shortage::TooSmallChange | Shortage::TooFewGroups { .. } => {
+                        self.not_ready(now)
+                    }
+                    Shortage::Regrouped => Vec::new(),
                 };
                 let mut waits = vec![Wait { reason: WaitReason::Sites(shortage), sites, since, until }];
                 if let Some((_, asked)) = self.question() {
@@ -190,6 +194,11 @@ impl StudyMachine {
                 if !late.is_empty() {
                     let sites = late.into_keys().collect();
                     waits.push(Wait { reason: WaitReason::Latecomers, sites, since, until });
+                }
+                let hidden = self.hidden();
+                if !hidden.is_empty() {
+                    let until = self.draw_deadline();
+                    waits.push(Wait { reason: WaitReason::Draw, sites: hidden, since, until });
                 }
                 if gathering.not_before > now {
                     let until = Some(gathering.not_before);

@@ -3,7 +3,8 @@
 use consilium_secagg::context::{Context, CtxHash};
 use consilium_secagg::guilt::DealerGuilt;
 use consilium_secagg::message::{
-    Advert, Confirmation, Encapsulation, Envelope, EpochOpening, Receipt, Survivors, UnmaskRequest,
+    Advert, Confirmation, DrawCall, Encapsulation, Envelope, EpochOpening, Receipt, Reveal, Survivors,
+    UnmaskRequest,
 };
 use consilium_secagg::numbering::Attempt;
 use consilium_study::document::Study;
@@ -95,6 +96,12 @@ pub enum Directive {
     /// not bound.
     #[n(13)]
     Bound(#[n(0)] Binding),
+    /// Who takes part in the epoch's draw of groups: give the nonce.
+    #[n(14)]
+    Draw(#[n(0)] Signed<DrawCall>),
+    /// The nonces of all others in it.
+    #[n(15)]
+    Reveals(#[n(0)] Vec<Signed<Reveal>>),
 }
 
 /// How the latest attempt of a study ended, and which models the next one may name.

@@ -3,7 +3,7 @@
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::{CtxHash, Purpose};
 use consilium_secagg::message::{
-    Advert, Answer, Confirmation, DealerVerdict, Encapsulation, Envelope, SurvivorsSignature, Upload,
+    Advert, Answer, Confirmation, DealerVerdict, Encapsulation, Envelope, Reveal, SurvivorsSignature, Upload,
 };
 use consilium_secagg::numbering::{Attempt, Epoch};
 use consilium_study::canonical::Canonical as _;
@@ -116,6 +116,9 @@ pub enum SiteMessage {
     /// The site never wrote these survivors down for this model: it needs no person to go on with others.
     #[n(17)]
     Unbound(#[n(0)] Binding),
+    /// The site's nonce in an epoch's draw of groups.
+    #[n(18)]
+    Reveal(#[n(0)] Signed<Reveal>),
 }
 
 /// What a site says to a study.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
 mod candidates;
+mod groups;
 mod hostile_bytes;
 mod lost;
 mod network;

@@ -393,6 +393,8 @@ fn directives_are_a_function_of_the_state() {
                 Directive::Settled(_) => "settled",
                 Directive::Guilt(_) => "guilt",
                 Directive::Bound(_) => "bound",
+                Directive::Draw(_) => "draw",
+                Directive::Reveals(_) => "reveals",
             }));
         }
         for _ in 0..5 {

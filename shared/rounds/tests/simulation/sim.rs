@@ -102,6 +102,7 @@ impl Sim {
             min_change: None,
             repeat: Repeat::Ask,
             exact_weights: false,
+            groups: study.aggregation.groups.is_some(),
         };
         let sites = keys
             .into_iter()
@@ -223,7 +224,13 @@ impl Sim {
                 let Some(letter) = self.unheard(choice) else { continue };
                 self.deliver(choice, &letter, faults);
             } else if choice < sites + packets {
-                let (from, packet) = self.network.swap_remove(choice - sites);
+                let mut at = choice - sites;
+                if faults.lose_request == 0 {
+                    // A quiet network keeps the order of each sender.
+                    let sender = self.network[at].0;
+                    at = self.network.iter().position(|(from, _)| *from == sender).unwrap_or(at);
+                }
+                let (from, packet) = self.network.remove(at);
                 self.arrive(from, packet, faults);
             } else {
                 let job = self.jobs.remove(choice - sites - packets);
@@ -367,10 +374,12 @@ impl Sim {
         }
     }
 
-    /// The theorem: what was opened is the plain sum over the survivors, word for word.
+    /// The theorem: what was opened is the plain sum over the survivors, of each group by itself, word for word.
     fn plain_sum(&mut self, context: &Context, survivors: &BTreeMap<SiteName, Hash>) -> Hash {
-        let mut total = vec![0u32; context.layout.words()];
+        let mut totals: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
         for site in survivors.keys() {
+            let group = context.group_of(context.selection.index_of(site).unwrap());
+            let total = totals.entry(group).or_insert_with(|| vec![0; context.layout.words()]);
             let position = (0..self.sites.len()).find(|position| name(*position) == *site).unwrap();
             let work = &mut self.sites[position].work;
             let vector = match context.purpose {
@@ -387,8 +396,8 @@ impl Sim {
             };
             total.iter_mut().zip(vector).for_each(|(sum, word)| *sum = sum.wrapping_add(word));
         }
-        assert!(total.len() <= CHUNK_WORDS);
-        let bytes: Vec<u8> = total.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert!(context.layout.words() <= CHUNK_WORDS);
+        let bytes: Vec<u8> = totals.values().flatten().flat_map(|word| word.to_le_bytes()).collect();
         Hash::of_bytes(&bytes)
     }
 

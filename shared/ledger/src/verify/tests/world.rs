@@ -110,6 +110,7 @@ impl World {
                 min_change: None,
                 repeat: Repeat::Ask,
                 exact_weights: false,
+                groups: false,
             },
         }
     }
