@@ -125,6 +125,10 @@ def list_of(item: Read) -> Read:
     return read
 
 
+def optional(item: Read) -> Read:
+    return lambda value, path: None if value is None else item(value, path)
+
+
 def by_name(item: Read) -> Read:
     def read(value: Any, path: str) -> dict[str, Any]:
         if type(value) is not dict:
@@ -187,6 +191,23 @@ QUANTISER = exactly(
         exactly(
             layout=hexadecimal, members=integer, clip_norm=f64_bits, weight_cap=integer, weight=integer,
             study_seed=decimal, site=site_name, round=integer, update=F32, counts=list_of(integer), words=U32,
+        )
+    ),
+)  # fmt: skip
+
+
+GROUPS = exactly(
+    format=text,
+    plans=list_of(
+        exactly(
+            participants=integer, groups=integer, corrupt=integer, honest=integer,
+            sizes=optional(list_of(integer)), floors=optional(list_of(integer)),
+        )
+    ),
+    draws=list_of(
+        exactly(
+            call=hexadecimal, groups=integer, reveals=list_of(hexadecimal), commitments=list_of(key),
+            seed=key, group=by_name(integer),
         )
     ),
 )  # fmt: skip
@@ -575,11 +596,32 @@ def check_quantiser_cases(d: Document) -> int:
     return len(d["cases"])
 
 
+def check_plans(d: Document) -> int:
+    for at, one in enumerate(d["plans"]):
+        try:
+            sizes, floors = s.split_sites(one["participants"], one["groups"], one["corrupt"], one["honest"])
+        except s.Refused:
+            sizes, floors = None, None
+        same(f"[{at}] sizes", sizes, one["sizes"])
+        same(f"[{at}] floors", floors, one["floors"])
+    return len(d["plans"])
+
+
+def check_draws(d: Document) -> int:
+    for at, one in enumerate(d["draws"]):
+        commitments, seed, group = s.draw_groups(one["call"], one["reveals"], one["groups"])
+        same(f"[{at}] commitments", commitments, one["commitments"])
+        same(f"[{at}] seed", seed, one["seed"])
+        same(f"[{at}] group", group, one["group"])
+    return len(d["draws"])
+
+
 FORMATS: dict[str, tuple[Read, list[Section]]] = {
     "consilium-secagg-vectors/1": (ROUND, ROUND_SECTIONS),
     "consilium-secagg-streams/1": (STREAMS, [("streams", check_streams), ("chunked vector", check_chunked)]),
     "consilium-secagg-shamir/1": (SHAMIR, [("Shamir", check_shamir)]),
     "consilium-secagg-quantiser/1": (QUANTISER, [("quantiser", check_quantiser_cases)]),
+    "consilium-secagg-groups/1": (GROUPS, [("plans", check_plans), ("draws", check_draws)]),
 }
 
 

@@ -176,7 +176,9 @@ PRINCIPAL = matching(f"consortium|coordinator|(site|operator|auditor)/{NAME_PATT
 INDEX, NUMBER, UNSIGNED = whole(1, 200), whole(1, 2**32 - 1), whole(0, 2**64 - 1)
 SIGNED = record(whole(0, 0), PRINCIPAL, ANY_BYTES, byte_string(64))
 OPENING = record(HASH, HASH, NUMBER, NUMBER, whole(1, 100))
-ADVERT = record(HASH, HASH, NUMBER, NAME, byte_string(32), byte_string(1184))
+ADVERT = record(HASH, HASH, NUMBER, NAME, byte_string(32), byte_string(1184), HASH, optional=(6,))
+DRAW_CALL = record(HASH, NUMBER, list_of(record(NAME, HASH), 200))
+REVEAL = record(HASH, NUMBER, NAME, HASH, HASH)
 ENCAPSULATION = record(HASH, NUMBER, NAME, NAME, HASH, HASH, byte_string(1088))
 CONFIRMATION = record(HASH, NUMBER, NAME, NAME, HASH)
 ENVELOPE = record(HASH, INDEX, INDEX, ANY_BYTES)
@@ -194,7 +196,7 @@ ANSWER = record(HASH, HASH, INDEX, list_of(DEALER_RECORD), list_of(record(INDEX,
 def occasion(value: Any) -> None:
     """The type of an alarm's occasion, `[variant, [field]]` (9.3)."""
     require(type(value) is list and len(value) == 2, "no occasion")
-    whole(0, 7)(value[0])
+    whole(0, 9)(value[0])
     require(type(value[1]) is list and len(value[1]) == 1, "an occasion has one field")
     NUMBER(value[1][0])
 
@@ -318,6 +320,51 @@ def ratchet(key: bytes, steps: int) -> bytes:
     return key
 
 
+# --- 4.6 Groups -----------------------------------------------------------------------------------
+
+
+def chance_of_more(P: int, c: int, size: int, helpers: int) -> float:
+    """The chance of more than so many corrupt ones among the others of a group (4.6)."""
+    M = P - 1
+    K = min(c, M)
+    p = [1.0] + [0.0] * K
+    for d in range(size - 1):
+        left = float(M - d)
+        for f in range(min(K, d), -1, -1):
+            bad = float(K - f)
+            if f < K:
+                p[f + 1] += p[f] * bad / left
+            p[f] *= max(0.0, (left - bad) / left)
+    total = 0.0
+    for chance in p[helpers + 1 :]:
+        total += chance
+    return total
+
+
+def split_sites(P: int, G: int, c: int, h: int) -> tuple[list[int], list[int]]:
+    """Sizes and floors of the groups; refused where the split is not accepted (4.6)."""
+    require(G >= 2 and P // G >= 3, "no split")
+    sizes = [P // G + (1 if g < P % G else 0) for g in range(G)]
+    floors = [next(x for x in range(P) if chance_of_more(P, c, s, x) <= 1e-3) + h for s in sizes]
+    require(all(floor <= size for floor, size in zip(floors, sizes)), "a group could be among friends")
+    return sizes, floors
+
+
+def draw_groups(call: bytes, reveals: list[bytes], G: int) -> tuple[list[bytes], bytes, dict[str, int]]:
+    """Commitments, seed and groups of a draw (4.6)."""
+    value = typed(call, DRAW_CALL)
+    names = [participant[0] for participant in value[2]]
+    require(all(a < b for a, b in zip(names, names[1:])), "the participants do not rise")
+    D = LH("draw-hash", call)
+    said = [typed(reveal, REVEAL) for reveal in reveals]
+    require([one[2] for one in said] == names, "the reveals are not those of the participants")
+    require(all((one[0], one[1], one[3]) == (value[0], value[1], D) for one in said), "another draw")
+    commitments = [PH("draw-commitment", [one[0], one[1], one[2], one[4]]) for one in said]
+    seed = PH("group-draw", [D, [one[4] for one in said]])
+    lots = sorted(names, key=lambda name: PH("group-lot", [seed, name]))
+    return commitments, seed, {name: at % G for at, name in enumerate(lots)}
+
+
 # --- 5 The context --------------------------------------------------------------------------------
 
 
@@ -337,11 +384,13 @@ def clip_norm_shape(value: Any) -> None:
 CONTEXT_FIELDS = (
     "version", "study", "roster", "epoch", "round", "attempt", "purpose", "model", "baseline", "selection",
     "groups", "thresholds", "layout", "chunk_words", "ring_bits", "clip_norm", "weight_cap", "noise",
+    "grouping",
 )  # fmt: skip
 CONTEXT = record(
     whole(1, 1), HASH, HASH, NUMBER, NUMBER, NUMBER, whole(0, 2), HASH, HASH,
-    list_of(record(NAME, INDEX, HASH), 200), whole(1, 1), record(*[whole(0, 65535)] * 5), layout_shape,
-    whole(CHUNK_WORDS, CHUNK_WORDS), whole(32, 32), clip_norm_shape, NUMBER, UNSIGNED, optional=(8,),
+    list_of(record(NAME, INDEX, HASH), 200), whole(1, 65535), record(*[whole(0, 65535)] * 5), layout_shape,
+    whole(CHUNK_WORDS, CHUNK_WORDS), whole(32, 32), clip_norm_shape, NUMBER, UNSIGNED,
+    record(HASH, whole(0, 65535), list_of(whole(0, 65535))), optional=(8, 18),
 )  # fmt: skip
 
 
@@ -364,6 +413,13 @@ def parse_context(body: bytes) -> dict[str, Any]:
     require([m[1] for m in context["selection"]] == list(range(1, n + 1)), "an index is not the position")
     stated = context["thresholds"]
     require(thresholds(stated[0], n, stated[3]) == stated, "the thresholds are not those of the rule")
+    grouping = context["grouping"]
+    require((context["groups"] > 1) == (grouping is not None), "groups without a grouping, or none with one")
+    if grouping is not None:
+        require(context["purpose"] == TRAIN and grouping[1] <= stated[0], "groups where there are none")
+        sizes, _ = split_sites(grouping[1], context["groups"], stated[2], stated[3])
+        require(len(grouping[2]) == n and max(grouping[2]) < len(sizes), "no grouping of the members")
+        require(all(grouping[2].count(g) <= s for g, s in enumerate(sizes)), "more than were drawn")
     require(1 <= context["weight_cap"] <= limit(n), "the weight cap is out of range")
     require(context["noise"] == 0, "noise in this version")
     blocks, counts = context["layout"]

@@ -2,6 +2,9 @@
 //!
 //! Nothing here can be encoded or sent: the types implement neither, and live for one comparison.
 
+use std::collections::BTreeMap;
+
+use consilium_rounds::combine::combine_means;
 use consilium_rounds::metrics::TrainCounts;
 use consilium_rounds::sum::SumJob;
 use consilium_secagg::context::Context;
@@ -16,8 +19,8 @@ use consilium_study::name::SiteName;
 pub(super) struct PlainSum {
     /// Hash of the plain sum of the sites' integers, as the engine hashes an opened sum.
     pub(super) aggregate: Hash,
-    /// Distance of the mean in it to FedAvg in floating point (McMahan et al. 2017) over the same clipped
-    /// updates, relative to the latter's L2 norm. Normalisation statistics are not in it: they have ranges of
+    /// Distance of the mean in it to FedAvg in floating point (McMahan et al. 2017), or of the combination of groups to that
+    /// of their means in floating point, over the same clipped updates, relative to the latter's L2 norm. Normalisation statistics are not in it: they have ranges of
     /// their own.
     pub(super) relative_error: f64,
 }
@@ -30,26 +33,45 @@ pub(super) fn average<'u>(
     weight: impl Fn(&SiteName) -> Option<u32>,
 ) -> Option<PlainSum> {
     let context = &job.context;
-    let mut words = vec![0u32; context.layout.words()];
-    let mut mean = vec![0.0f64; context.layout.update().len()];
-    let mut total = 0.0;
+    let mut groups: BTreeMap<u16, Group> = BTreeMap::new();
     for site in job.survivors.keys() {
+        let group =
+            groups.entry(context.group_of(context.selection.index_of(site)?)).or_insert_with(|| Group {
+                words: vec![0; context.layout.words()],
+                mean: vec![0.0; context.layout.update().len()],
+                weight: 0.0,
+            });
         let (local, weight) = (update(site)?, weight(site)?);
         let clipped = ClippedUpdate::clip(local.update.clone(), &context.layout, context.clip_norm).ok()?;
-        for (sum, entry) in mean.iter_mut().zip(clipped.entries()) {
+        for (sum, entry) in group.mean.iter_mut().zip(clipped.entries()) {
             *sum += f64::from(weight) * f64::from(*entry);
         }
-        total += f64::from(weight);
+        group.weight += f64::from(weight);
         let contribution = contribution(study, site, context, weight, clipped, local.mean_loss)?;
-        for (sum, word) in words.iter_mut().zip(contribution) {
+        for (sum, word) in group.words.iter_mut().zip(contribution) {
             *sum = sum.wrapping_add(word);
         }
     }
-    let aggregate = hash(&words);
-    let opened = decode(context, words).ok()?;
-    let mean = mean.into_iter().map(|sum| (sum / total) as f32);
-    let relative_error = relative_error(&context.layout, &opened.update, &mean.collect::<Vec<_>>());
-    Some(PlainSum { aggregate, relative_error })
+    let mut hasher = Hasher::new();
+    let (mut opened, mut plain) = (Vec::new(), Vec::new());
+    for Group { words, mean, weight } in groups.into_values() {
+        hash_into(&mut hasher, &words);
+        opened.push(decode(context, words).ok()?.update);
+        plain.push(mean.into_iter().map(|sum| (sum / weight) as f32).collect::<Vec<_>>());
+    }
+    let joined = |mut means: Vec<Vec<f32>>| match study.aggregation.groups {
+        Some(groups) => combine_means(groups, means),
+        None => means.pop(),
+    };
+    let relative_error = relative_error(&context.layout, &joined(opened)?, &joined(plain)?);
+    Some(PlainSum { aggregate: hasher.finish(), relative_error })
+}
+
+/// A group's sum, in integers and in floating point.
+struct Group {
+    words: Vec<u32>,
+    mean: Vec<f64>,
+    weight: f64,
 }
 
 fn contribution(
@@ -82,11 +104,9 @@ fn relative_error(layout: &Layout, opened: &[f32], plain: &[f32]) -> f64 {
     if difference == 0.0 { 0.0 } else { (difference / norm).sqrt() }
 }
 
-/// Plain hash of words, little-endian, one after the other.
-fn hash(words: &[u32]) -> Hash {
-    let mut hasher = Hasher::new();
+/// Hashes words, little-endian, one after the other.
+fn hash_into(hasher: &mut Hasher, words: &[u32]) {
     for part in words.chunks(1 << 14) {
         hasher.update(&part.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
     }
-    hasher.finish()
 }

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use consilium_identity::Roster;
+use consilium_secagg::grouping::MAX_DRAWS;
 use consilium_secagg::threshold::Thresholds;
 use consilium_study::document::{Draft, InvalidStudy, Strategy};
 use consilium_study::forecast::Forecast;
+use consilium_study::grouping::{Combine, Groups};
 use consilium_study::name::{SiteName, StudyName};
 use consilium_study::weight::WeightRule;
 use serde::Serialize;
@@ -49,7 +51,7 @@ pub struct Check {
 }
 
 /// What an opened sum guarantees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Guarantee {
     /// `N`: sites of the study.
     pub sites: u32,
@@ -63,6 +65,58 @@ pub struct Guarantee {
     pub needed: u32,
     /// The smallest Selection that can open a sum.
     pub smallest_selection: u32,
+    /// Where groups are summed apart: what a group's sum guarantees instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupGuarantee>,
+}
+
+/// What the sum over a group guarantees, when all sites are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GroupGuarantee {
+    /// Number of groups.
+    pub count: u32,
+    /// How their means are combined.
+    pub combine: Combine,
+    /// Values left out at each end.
+    pub trim: u32,
+    /// Sites in the smallest group.
+    pub size: u32,
+    /// Survivors that the smallest group needs to be in a sum.
+    pub floor: u32,
+    /// Honest sites behind its sum, the site itself among them.
+    pub honest: u32,
+    /// The chance, for one site and one draw, that there are fewer.
+    pub chance: f64,
+}
+
+impl GroupGuarantee {
+    fn of(draft: &Draft, groups: Groups) -> anyhow::Result<Self> {
+        let plan = draft.group_plan(groups)?;
+        let last = plan.groups() - 1;
+        Ok(Self {
+            count: groups.count,
+            combine: groups.combine,
+            trim: groups.trim,
+            size: plan.size(last).into(),
+            floor: plan.floor(last).into(),
+            honest: plan.honest().into(),
+            chance: plan.chance(),
+        })
+    }
+
+    fn people(&self) -> String {
+        let Self { count, combine, trim, size, floor, honest, chance } = self;
+        let rule = match combine {
+            Combine::Median => "their median is taken".to_owned(),
+            Combine::TrimmedMean => format!("their mean without the {trim} largest and smallest is taken"),
+        };
+        format!(
+            "\ngroups       sums are over {count} groups of {size} or more sites, drawn by all of them; in each coordinate\n             \
+             {rule}. Behind a group's sum are h = {honest} honest sites, but for a chance of\n             \
+             {chance:.1e} for a site in one draw (at most 1e-3 is accepted, and a site takes part in {MAX_DRAWS} draws);\n             \
+             a group is in a round with at least {floor} of {size} sites, or not at all. Each site has to allow it"
+        )
+    }
 }
 
 impl Guarantee {
@@ -81,12 +135,13 @@ impl Guarantee {
             honest: all.honest_behind_a_sum().into(),
             needed: threshold.max(draft.rounds.quorum),
             smallest_selection: smallest.map_or(all.roster.into(), |selected| selected as u32),
+            groups: draft.aggregation.groups.map(|groups| GroupGuarantee::of(draft, groups)).transpose()?,
         })
     }
 
     /// What a person reads.
     pub fn people(&self) -> String {
-        let Self { sites, corrupt, threshold, honest, needed, smallest_selection } = self;
+        let Self { sites, corrupt, threshold, honest, needed, smallest_selection, groups } = self;
         let helpers = match corrupt {
             0 => "no site helps the coordinator (c = 0)".to_owned(),
             _ => format!("at most c = {corrupt} of the {sites} sites help the coordinator"),
@@ -95,8 +150,9 @@ impl Guarantee {
             "guarantee    what an opened sum guarantees: at least h = {honest} honest sites are in it, as long as\n             \
              {helpers}; t = {threshold} sites have to agree before a sum is opened\n\
              dropouts     with all {sites} sites selected, {lost} may drop out of a round; a round needs at least \
-             {smallest_selection} ready sites",
+             {smallest_selection} ready sites{groups}",
             lost = sites - needed,
+            groups = groups.as_ref().map(GroupGuarantee::people).unwrap_or_default(),
         )
     }
 }
@@ -238,8 +294,15 @@ mod tests {
     fn what_new_writes_passes_and_trains() {
         let (_folder, file) = written(4);
         let checked = check(&read(&file).unwrap(), None).unwrap();
-        let guarantee =
-            Guarantee { sites: 4, corrupt: 1, threshold: 3, honest: 2, needed: 3, smallest_selection: 3 };
+        let guarantee = Guarantee {
+            sites: 4,
+            corrupt: 1,
+            threshold: 3,
+            honest: 2,
+            needed: 3,
+            smallest_selection: 3,
+            groups: None,
+        };
         assert_eq!(checked.guarantee, guarantee);
         assert!((0.1..3.0).contains(&checked.probe.loss), "{:?}", checked.probe);
         let text = checked.people();
@@ -253,11 +316,38 @@ mod tests {
     fn every_number_of_sites_has_a_guarantee() {
         for count in 3..=40 {
             let (_folder, file) = written(count);
-            let Guarantee { sites, corrupt, threshold, honest, needed, smallest_selection } =
+            let Guarantee { sites, corrupt, threshold, honest, needed, smallest_selection, .. } =
                 Guarantee::of(&read(&file).unwrap()).unwrap();
             assert_eq!(honest, threshold - corrupt);
             assert!(3 * corrupt < sites && honest >= 2 && needed <= sites, "{count}");
             assert!(smallest_selection <= sites);
+        }
+    }
+
+    #[test]
+    fn groups_are_explained_or_refused_with_their_chance() {
+        let with = |count: usize, groups: &str| {
+            let (_folder, file) = written(count);
+            let text = std::fs::read_to_string(&file).unwrap();
+            let text = text.replace("[aggregation]\n", &format!("[aggregation]\ngroups = {groups}\n"));
+            std::fs::write(&file, text).unwrap();
+            read(&file)
+        };
+        let draft = with(36, "{ count = 3 }").unwrap();
+        let guarantee = Guarantee::of(&draft).unwrap();
+        let groups = guarantee.groups.unwrap();
+        assert_eq!((groups.size, groups.floor, groups.honest), (12, 10, 3));
+        assert!(groups.chance > 0.0 && groups.chance <= 1e-3);
+        assert!(guarantee.people().contains("with at least 10 of 12 sites"), "{}", guarantee.people());
+        for (count, groups, word) in [
+            (12, "{ count = 3 }", "in a million"),
+            (24, "{ count = 2 }", "aggregation.groups.count"),
+            (24, "{ count = 3, trim = 1 }", "aggregation.groups.trim"),
+            (45, "{ count = 5, combine = \"trimmed-mean\", trim = 3 }", "aggregation.groups.trim"),
+            (45, "{ count = 5, combine = \"krum\" }", "cannot run under masks"),
+        ] {
+            let error = with(count, groups).unwrap_err().to_string();
+            assert!(error.contains(word), "{groups} of {count}: {error}");
         }
     }
 

@@ -263,6 +263,10 @@ fn reason(reason: &Value, study: &str) -> String {
             Some("too_few") => format!("enough ready sites, {} of {}", number("ready"), number("needed")),
             Some("required") => "sites that the study cannot do without".to_owned(),
             Some("bound") => "sites that were in an earlier sum over this model".to_owned(),
+            Some("too_few_groups") => {
+                format!("enough ready sites for {} groups, {} are ready", number("groups"), number("ready"))
+            }
+            Some("regrouped") => "persons to allow that a model is summed again, in other groups".to_owned(),
             Some("too_small_change") => "survivors that differ enough from an earlier set".to_owned(),
             _ => "sites".to_owned(),
         };
@@ -280,6 +284,7 @@ fn reason(reason: &Value, study: &str) -> String {
             "a person at each of these sites to go on without them (site-agent consent)".to_owned()
         }
         Some("latecomers") => "sites that will be ready soon".to_owned(),
+        Some("draw") => "nonces from which the groups are drawn".to_owned(),
         Some("retry") => "the pause after a failed attempt to end".to_owned(),
         Some("uploads") => "masked updates".to_owned(),
         Some("envelopes") => "verdicts on envelopes".to_owned(),

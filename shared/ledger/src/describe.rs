@@ -151,6 +151,10 @@ fn account(said: &Account) -> String {
         }
         Event::Alarm { site, alarm } => format!("{site} noticed: {}", sight(alarm)),
         Event::Guilty { dealer, .. } => format!("{dealer}: {GUILTY}"),
+        Event::Draw(proof) => {
+            let sites = counted(proof.reveals.len() as u64, "site", "sites");
+            format!("groups were drawn by {sites} of study {}", said.study.short())
+        }
         Event::Consent { site, model, .. } => {
             format!("a person at {site} allowed other survivors for starting model {}", model.short())
         }
@@ -200,6 +204,8 @@ pub(crate) fn sight(alarm: &Alarm) -> String {
         Occasion::Repeat(attempt) => {
             format!("other survivors in attempt {attempt} for a starting model opened before")
         }
+        Occasion::Draw(epoch) => format!("two draws of groups in epoch {epoch}"),
+        Occasion::Reveal(epoch) => format!("two nonces of one site in the draw of epoch {epoch}"),
         Occasion::Model(attempt) => format!("another model in attempt {attempt} for a round opened before"),
     }
 }

@@ -84,6 +84,9 @@ pub enum Kind {
     /// A site asks to belong to the consortium, and proves that it holds the keys that it asks for.
     #[n(18)]
     Enrolment,
+    /// The groups of an epoch were drawn.
+    #[n(19)]
+    Draw,
 }
 
 impl Kind {
@@ -109,6 +112,7 @@ impl Kind {
             Self::Guilty => "guilty",
             Self::Consent => "consent",
             Self::Enrolment => "enrolment",
+            Self::Draw => "draw",
         }
     }
 }

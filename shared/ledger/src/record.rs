@@ -111,7 +111,8 @@ impl Record {
             | Kind::Course
             | Kind::Alarm
             | Kind::Guilty
-            | Kind::Consent => {
+            | Kind::Consent
+            | Kind::Draw => {
                 let signed = Signed::<Account>::from_canonical(statement)?;
                 let told = signed.claim()?.event.kind();
                 if told != kind {
@@ -191,6 +192,7 @@ impl Sealed {
             Happened::Guilty { dealer, proof } => {
                 Event::Guilty { dealer: dealer.clone(), proof: proof.clone() }
             }
+            Happened::Draw(proof) => Event::Draw(proof.clone()),
             Happened::Consent { site, model } => Event::Consent { site: site.clone(), model: *model },
         };
         let kind = event.kind();

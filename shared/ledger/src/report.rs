@@ -105,7 +105,10 @@ pub struct AttemptReport {
     pub counted: Vec<SiteName>,
     /// Whose is not, and why.
     pub missing: Vec<Absence>,
-    /// At least so many honest sites are behind the sum, if no more sites than assumed help the coordinator.
+    /// Groups that were summed apart; 1 where everybody was summed together.
+    pub groups: u16,
+    /// At least so many honest sites are behind the sum, or behind each group's but for the accepted chance of a bad draw,
+    /// if no more sites than assumed help the coordinator.
     pub honest_behind_sum: u16,
     /// How it ended.
     pub outcome: String,
@@ -223,7 +226,12 @@ impl fmt::Display for StudyReport {
         for round in &self.rounds {
             writeln!(f, "  {round}")?;
         }
-        writeln!(f, "  Each sum hides single updates by masks. No noise was added: no formal guarantee.")?;
+        let hides = if self.attempts.iter().any(|attempt| attempt.groups > 1) {
+            "Sums over groups hide single updates by masks: a weaker promise than a sum over everybody."
+        } else {
+            "Each sum hides single updates by masks."
+        };
+        writeln!(f, "  {hides} No noise was added: no formal guarantee.")?;
         match &self.released {
             Some(release) => write!(
                 f,
@@ -239,12 +247,15 @@ impl fmt::Display for StudyReport {
 
 impl fmt::Display for AttemptReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { round, attempt, purpose, counted, selected, outcome, .. } = self;
+        let Self { round, attempt, purpose, counted, selected, outcome, groups, .. } = self;
         write!(f, "round {round}, attempt {attempt} ({purpose}): ")?;
         if counted.is_empty() {
             write!(f, "selected {}", names(selected))?;
         } else {
             write!(f, "{} of {} counted: {}", counted.len(), selected.len(), names(counted))?;
+        }
+        if *groups > 1 {
+            write!(f, "; in {groups} groups that were summed apart")?;
         }
         for Absence { site, reason } in &self.missing {
             write!(f, "; {site} is missing ({reason})")?;

@@ -9,6 +9,7 @@ use consilium_rounds::reason::Abandonment;
 use consilium_rounds::record::{Adoption, Course, Missing, OpenedSum, Release};
 use consilium_secagg::alarm::Alarm;
 use consilium_secagg::context::CtxHash;
+use consilium_secagg::grouping::DrawProof;
 use consilium_secagg::guilt::DealerGuilt;
 use consilium_secagg::numbering::Attempt;
 use consilium_study::hash::Hash;
@@ -129,6 +130,9 @@ pub enum Event {
         #[n(1)]
         model: Hash,
     },
+    /// The groups of an epoch were drawn, with everything that proves it.
+    #[n(10)]
+    Draw(#[n(0)] Box<DrawProof>),
 }
 
 impl Event {
@@ -145,6 +149,7 @@ impl Event {
             Self::Alarm { .. } => Kind::Alarm,
             Self::Guilty { .. } => Kind::Guilty,
             Self::Consent { .. } => Kind::Consent,
+            Self::Draw(_) => Kind::Draw,
         }
     }
 }

@@ -23,6 +23,7 @@ use consilium_identity::{Anchor, Roster};
 use consilium_rounds::record::Adoption;
 use consilium_rounds::vector::study_pin;
 use consilium_secagg::context::{Context, CtxHash};
+use consilium_secagg::grouping::Drawn;
 use consilium_secagg::message::{EpochOpening, Survivors};
 use consilium_secagg::pin::StudyPin;
 use consilium_study::document::Study;
@@ -93,6 +94,8 @@ struct StudyWalk {
     accepted: BTreeMap<SiteName, Acceptance>,
     refused: BTreeMap<SiteName, String>,
     epoch: Option<EpochOpening>,
+    /// The groups of that epoch.
+    drawn: Option<Drawn>,
     /// Contexts in order.
     contexts: Vec<CtxHash>,
     last_attempt: u32,
@@ -195,6 +198,7 @@ impl Walk {
             Event::Release(release) => self.release(study, release),
             Event::Alarm { site, alarm } => self.alarm(study, index, &site, &alarm),
             Event::Guilty { dealer, proof } => self.guilty(study, index, dealer, &proof),
+            Event::Draw(proof) => self.draw(study, &proof),
             Event::Consent { site, model } => self.consent(study, index, &site, model),
         }
     }

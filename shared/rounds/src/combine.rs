@@ -7,12 +7,12 @@
 use consilium_secagg::quantiser::Aggregate;
 use consilium_study::grouping::Groups;
 
-/// Joins what the groups' sums say. Weights, saturated entries, clipped sites and counts are added. In every coordinate
-/// the means stand in ascending order, the rule's share is left out at both ends, and the mean of the others is their sum
-/// in that order as `f64`, divided by their number and rounded to `f32`. None where there are too few groups for the rule.
+/// Joins what the groups' sums say: weights, saturated entries, clipped sites and counts are added, means combined. None
+/// where there are too few groups for the rule.
 pub(crate) fn combine(groups: Groups, mut sums: Vec<Aggregate>) -> Option<Aggregate> {
-    let trim = groups.trimmed(sums.len())?;
-    let mut joined = sums.swap_remove(0);
+    let means = sums.iter_mut().map(|sum| std::mem::take(&mut sum.update)).collect();
+    let update = combine_means(groups, means)?;
+    let mut joined = sums.pop()?;
     for sum in &sums {
         joined.weight = joined.weight.saturating_add(sum.weight);
         joined.clipped = joined.clipped.wrapping_add(sum.clipped);
@@ -21,18 +21,27 @@ pub(crate) fn combine(groups: Groups, mut sums: Vec<Aggregate>) -> Option<Aggreg
             .chain(joined.counts.iter_mut().zip(&sum.counts))
             .for_each(|(all, one)| *all = all.wrapping_add(*one));
     }
-    let mut values = vec![0.0f32; sums.len() + 1];
+    Some(Aggregate { update, ..joined })
+}
+
+/// Combines means of groups, each of shape `[params]`. In every coordinate the values stand in ascending order, the rule's
+/// share is left out at both ends, and the mean of the others is their sum in that order as `f64`, divided by their number
+/// and rounded to `f32`. None where there are too few groups for the rule.
+pub fn combine_means(groups: Groups, mut means: Vec<Vec<f32>>) -> Option<Vec<f32>> {
+    let trim = groups.trimmed(means.len())?;
+    let mut values = vec![0.0f32; means.len()];
     let kept = trim..values.len() - trim;
-    for (entry, mean) in joined.update.iter_mut().enumerate() {
+    let mut combined = means.pop()?;
+    for (entry, mean) in combined.iter_mut().enumerate() {
         values[0] = *mean;
-        for (value, sum) in values[1..].iter_mut().zip(&sums) {
-            *value = sum.update[entry];
+        for (value, mean) in values[1..].iter_mut().zip(&means) {
+            *value = mean[entry];
         }
         values.sort_unstable_by(f32::total_cmp);
         let kept = &values[kept.clone()];
         *mean = (kept.iter().copied().map(f64::from).sum::<f64>() / kept.len() as f64) as f32;
     }
-    Some(joined)
+    Some(combined)
 }
 
 #[cfg(test)]

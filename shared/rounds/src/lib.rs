@@ -54,7 +54,7 @@
 //! - *Every wait has a name* ([`status::Wait`]), and a study that is started ends released, unless a person or a
 //!   named wait keeps it.
 
-mod combine;
+pub mod combine;
 mod event;
 pub mod gate;
 pub mod local;

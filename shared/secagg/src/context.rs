@@ -334,7 +334,7 @@ impl Context {
     }
 
     /// Groups of which some members are in `sites`, but fewer than stand for the promise of the draw, with those members.
-    pub(crate) fn thin_groups(&self, sites: impl Iterator<Item = SiteIndex>) -> Vec<BTreeSet<SiteIndex>> {
+    pub fn thin_groups(&self, sites: impl Iterator<Item = SiteIndex>) -> Vec<BTreeSet<SiteIndex>> {
         let (Some(grouping), Ok(Some(plan))) = (&self.grouping, plan(&self.0)) else { return Vec::new() };
         let thin = |(group, members): &(u16, BTreeSet<_>)| members.len() < usize::from(plan.floor(*group));
         grouping.split(sites).into_iter().filter(thin).map(|(_, members)| members).collect()

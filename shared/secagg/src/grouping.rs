@@ -86,6 +86,11 @@ impl Drawn {
         Ok(Self { seed, groups: dealt.collect() })
     }
 
+    /// What the draw came to.
+    pub const fn seed(&self) -> &Hash {
+        &self.seed
+    }
+
     /// The group of a site; none for one that was not in the draw.
     pub fn group_of(&self, site: &SiteName) -> Option<u16> {
         self.groups.get(site).copied()

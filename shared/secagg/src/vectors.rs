@@ -3,6 +3,7 @@
 //!
 //! `CONSILIUM_WRITE_VECTORS=1 cargo test --release --workspace --lib published_vectors` writes new ones.
 
+mod groups;
 mod pieces;
 mod transcript;
 mod verify;
@@ -14,12 +15,13 @@ use serde_json::Value;
 /// A published file, and what makes it.
 type Made = (&'static str, fn() -> Value);
 
-const FILES: [Made; 5] = [
+const FILES: [Made; 6] = [
     ("round-train.json", transcript::train),
     ("round-evaluate.json", transcript::evaluate),
     ("streams.json", pieces::streams),
     ("shamir.json", pieces::shamir),
     ("quantiser.json", pieces::quantiser),
+    ("groups.json", groups::make),
 ];
 
 fn folder() -> PathBuf {

@@ -166,6 +166,11 @@ impl GroupPlan {
         self.groups
     }
 
+    /// Honest sites behind a group's sum.
+    pub const fn honest(&self) -> u16 {
+        self.honest
+    }
+
     /// Sites that a group has when all participants are there.
     pub fn size(&self, group: u16) -> u16 {
         self.participants / self.groups + u16::from(group < self.participants % self.groups)

@@ -32,6 +32,7 @@ pub(super) enum Topic {
     Encapsulations(usize),
     Confirmations(usize),
     PairsSettled,
+    Reveal,
     Consent,
     Unbound,
     Alarm(usize),
@@ -62,6 +63,7 @@ impl Topic {
             | Self::Encapsulations(_)
             | Self::Confirmations(_)
             | Self::PairsSettled
+            | Self::Reveal
             | Self::Consent
             | Self::Unbound
             | Self::Alarm(_) => false,

@@ -298,6 +298,8 @@ impl Core {
             (Directive::Adverts(adverts), true) => self.adverts(study, &adverts),
             (Directive::Encapsulations(list), true) => self.encapsulations(study, &list),
             (Directive::Confirmations(list), true) => self.confirmations(study, &list),
+            (Directive::Draw(call), true) => self.draw(study, &call),
+            (Directive::Reveals(reveals), true) => self.reveals(study, &reveals),
             (Directive::Begin { context }, true) => self.begin(study, &context),
             (Directive::Receipts { ctx, receipts }, true) => self.receipts(study, &ctx, &receipts),
             (Directive::Envelopes { ctx, envelopes }, true) => self.envelopes(study, &ctx, &envelopes),

@@ -12,6 +12,7 @@ pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
         SiteRefusal::Signature(_) => Decline::Signature,
         SiteRefusal::Alarm(alarm) => match alarm.occasion {
             Occasion::Opening(_) | Occasion::Advert(_) | Occasion::Encapsulation(_) => Decline::Epoch,
+            Occasion::Draw(_) | Occasion::Reveal(_) => Decline::Groups,
             Occasion::Context(_) => Decline::Attempt,
             Occasion::Model(_) => Decline::Model,
             Occasion::Receipt(_) => Decline::Receipts,
@@ -33,6 +34,11 @@ pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
         | SiteRefusal::Foreign
         | SiteRefusal::VectorLength { .. }
         | SiteRefusal::AlreadySealed => Decline::Context,
+        SiteRefusal::NotInDraw
+        | SiteRefusal::Groups(_)
+        | SiteRefusal::TooManyDraws
+        | SiteRefusal::WrongReveal(_)
+        | SiteRefusal::OtherGroups => Decline::Groups,
         SiteRefusal::MinHonest { .. } => Decline::Thresholds,
         SiteRefusal::MinSelection { .. } => Decline::TooFewSites,
         SiteRefusal::UnknownSelection(_) => Decline::UnknownSites,

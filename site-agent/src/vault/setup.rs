@@ -1,9 +1,9 @@
-//! Pair keys: what a site does with openings, adverts, ciphertexts and tags.
+//! Pair keys and groups: what a site does with openings, adverts, ciphertexts, tags and draws.
 
 use consilium_rounds::message::{SiteMessage, in_batches};
 use consilium_rounds::reason::Decline;
 use consilium_secagg::guilt::DealerGuilt;
-use consilium_secagg::message::{Advert, Confirmation, Encapsulation, EpochOpening};
+use consilium_secagg::message::{Advert, Confirmation, DrawCall, Encapsulation, EpochOpening, Reveal};
 use consilium_secagg::site::{PairsSettled, SetupReply, SiteRefusal, Unsent};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::hash::Hash;
@@ -11,6 +11,7 @@ use consilium_study::sign::Signed;
 
 use super::case::{Case, Topic};
 use super::core::{Core, Taken};
+use super::reason::decline_of;
 use crate::journal::Event;
 
 impl Core {
@@ -42,6 +43,7 @@ impl Core {
                         | Topic::Encapsulations(_)
                         | Topic::Confirmations(_)
                         | Topic::PairsSettled
+                        | Topic::Reveal
                 )
             });
         }
@@ -128,6 +130,37 @@ impl Core {
         }
     }
 
+    /// Who takes part in the draw of groups: gives this site's nonce.
+    pub(super) fn draw(&mut self, study: Hash, call: &Signed<DrawCall>) -> anyhow::Result<Taken> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
+        let Some(machine) = &mut case.machine else { return Ok(Taken::Done) };
+        let result = machine.reveal(call);
+        let proof = self.keeping.persist(machine, &mut self.book)?;
+        match result {
+            Ok(unsent) => {
+                let reveal = unsent.open(&proof)?;
+                case.say(Topic::Reveal, SiteMessage::Reveal(reveal));
+                Ok(Taken::Done)
+            }
+            Err(refusal) => self.refuse_setup(study, &refusal),
+        }
+    }
+
+    /// The nonces of the others in it.
+    pub(super) fn reveals(&mut self, study: Hash, reveals: &[Signed<Reveal>]) -> anyhow::Result<Taken> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
+        let Some(machine) = &mut case.machine else { return Ok(Taken::Done) };
+        let result = machine.take_reveals(reveals);
+        let _ = self.keeping.persist(machine, &mut self.book)?;
+        match result {
+            Ok(refused) => {
+                refused.iter().try_for_each(|refusal| self.note_refused(study, refusal))?;
+                Ok(Taken::Done)
+            }
+            Err(refusal) => self.refuse_setup(study, &refusal),
+        }
+    }
+
     /// A dealer's guilt is proved: survivors without it count as the same set from now on.
     pub(super) fn guilt(&mut self, study: Hash, proof: &DealerGuilt) -> anyhow::Result<Taken> {
         let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
@@ -150,8 +183,8 @@ impl Core {
         if refusal.is_temporary() {
             return Ok(Taken::Park);
         }
-        let reason = match refusal {
-            SiteRefusal::Signature(_) => Decline::Signature,
+        let reason = match decline_of(refusal) {
+            reason @ (Decline::Signature | Decline::Groups) => reason,
             _ => Decline::Epoch,
         };
         Ok(Taken::Refused { reason, attempt: None, why: refusal.to_string() })

@@ -48,6 +48,7 @@ pub(super) fn fields(pin: &StudyPin, adverts: impl Fn(&SiteName) -> Hash) -> any
         model: pin.initial_model,
         baseline: None,
         groups: 1,
+        grouping: None,
         thresholds: Thresholds::new(pin.sites.len(), selection.len(), 0)?,
         selection,
         layout: pin.layouts[&Purpose::Train].clone(),
@@ -131,6 +132,7 @@ pub(super) fn pin(sites: usize, parameters: u32) -> anyhow::Result<(StudyPin, Si
         clip_norm: ClipNorm::new(CLIP_NORM)?,
         weight_cap: WEIGHT_CAP,
         noise: 0,
+        groups: 1,
         layouts: BTreeMap::from([(Purpose::Train, layout(parameters)?)]),
     };
     Ok((pin, coordinator, keys))

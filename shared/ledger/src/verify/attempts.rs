@@ -6,6 +6,7 @@ use consilium_identity::Roster;
 use consilium_rounds::reason::Abandonment;
 use consilium_rounds::record::{Missing, OpenedSum};
 use consilium_secagg::context::{Context, CtxHash, Purpose};
+use consilium_secagg::grouping::DrawProof;
 use consilium_secagg::message::{EpochOpening, Receipt, Survivor, Survivors, SurvivorsSignature};
 use consilium_secagg::numbering::SiteIndex;
 use consilium_secagg::terms::RosterSet;
@@ -36,6 +37,22 @@ impl Walk {
             return Err(Fault::NotAsStudied("number of attempts in an epoch"));
         }
         study.epoch = Some(opening);
+        study.drawn = None;
+        Ok(())
+    }
+
+    /// The groups follow from what every participant committed to before anybody revealed it.
+    pub(super) fn draw(&mut self, hash: Hash, proof: &DrawProof) -> Result<(), Fault> {
+        let study = self.study_mut(&hash)?;
+        let open = study.epoch.clone().ok_or(Fault::Groups)?;
+        if study.drawn.is_some() {
+            return Err(Fault::SaidBefore("'s epoch had a draw"));
+        }
+        let (call, drawn) = proof.check(&self.pin(&hash, &open.roster)?)?;
+        if call.epoch != open.epoch {
+            return Err(Fault::Groups);
+        }
+        self.study_mut(&hash)?.drawn = Some(drawn);
         Ok(())
     }
 
@@ -47,6 +64,7 @@ impl Walk {
         study.running()?;
         rising("attempt", context.attempt.get(), study.last_attempt)?;
         study.serves(&context)?;
+        study.groups(&context)?;
         study.consents(&context)?;
         study.starts_right(&context)?;
         study.last_attempt = context.attempt.get();
@@ -59,7 +77,11 @@ impl Walk {
             selected: context.selection.members().iter().map(|member| member.site.clone()).collect(),
             counted: Vec::new(),
             missing: Vec::new(),
-            honest_behind_sum: context.thresholds.honest_behind_a_sum(),
+            groups: context.groups,
+            honest_behind_sum: match context.grouping {
+                None => context.thresholds.honest_behind_a_sum(),
+                Some(_) => context.thresholds.honest,
+            },
             outcome: "not settled".to_owned(),
             aggregate: None,
             candidate: None,
@@ -88,6 +110,9 @@ impl Walk {
         let known = attempt.known_receipts(&self.rosters[&attempt.context.roster], receipts)?;
         attempt.check_receipts(&named, &known)?;
         of.check_terms(attempt, &named, &known)?;
+        if let Some(thin) = attempt.context.thin_groups(named.indices()).first().and_then(BTreeSet::first) {
+            return Err(Fault::ThinGroup(attempt.site(*thin)?.clone()));
+        }
         let attempt = self.attempt_mut(study, context)?;
         attempt.report.counted = survivors.iter().map(|(site, _)| site.clone()).collect();
         attempt.report.missing = absences(missing);
@@ -182,6 +207,22 @@ impl StudyWalk {
             return Ok(());
         }
         Err(Fault::NoEpoch { epoch: context.epoch.get(), attempt: context.attempt.get() })
+    }
+
+    /// The groups are those that were drawn, of sites that have each allowed groups.
+    fn groups(&self, context: &Context) -> Result<(), Fault> {
+        if context.grouping.is_none() {
+            return Ok(());
+        }
+        let drawn = self.drawn.as_ref().and_then(|drawn| drawn.grouping(&context.selection));
+        if drawn != context.grouping {
+            return Err(Fault::Groups);
+        }
+        let allows = |site: &SiteName| self.accepted.get(site).is_some_and(|said| said.terms.groups);
+        match context.selection.members().iter().find(|member| !allows(&member.site)) {
+            Some(member) => Err(Fault::NotGrouped(member.site.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Every selected site agreed to this study with these members, on terms that the context meets.

@@ -3,6 +3,7 @@
 use consilium_identity::enrolment::EnrolmentRefusal;
 use consilium_identity::roster::RosterError;
 use consilium_rounds::vector::Unpinnable;
+use consilium_secagg::grouping::BadDraw;
 use consilium_secagg::guilt::NoGuilt;
 use consilium_secagg::pin::PinMismatch;
 use consilium_study::canonical::NotCanonical;
@@ -155,6 +156,18 @@ pub enum Fault {
     /// A context that is not the study's.
     #[error(transparent)]
     Pin(#[from] PinMismatch),
+    /// A draw that its own parts do not lead to.
+    #[error("the draw of groups is not proved: {0}")]
+    Draw(#[from] BadDraw),
+    /// Groups that were not drawn.
+    #[error("its groups are not those that were drawn for its epoch")]
+    Groups,
+    /// A site that is summed in a group and did not allow it.
+    #[error("{0} has not allowed that groups are summed apart")]
+    NotGrouped(SiteName),
+    /// A group that should have stayed out.
+    #[error("of the group of {0} too few sites survived, and it was not left out")]
+    ThinGroup(SiteName),
     /// A proof of guilt that proves nothing.
     #[error("the proof of guilt proves nothing: {0}")]
     Guilt(#[from] NoGuilt),

@@ -92,6 +92,7 @@ impl Walk {
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
             epoch: None,
+            drawn: None,
             contexts: Vec::new(),
             last_attempt: 0,
             model,

@@ -1,3 +1,4 @@
+mod groups;
 mod hostile_bytes;
 mod verdicts;
 mod world;

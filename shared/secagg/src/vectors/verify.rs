@@ -35,6 +35,7 @@ pub(super) fn file(file: &Value) {
         "consilium-secagg-streams/1" => streams(file),
         "consilium-secagg-shamir/1" => shares(file),
         "consilium-secagg-quantiser/1" => quantised(file),
+        "consilium-secagg-groups/1" => super::groups::check(file),
         other => panic!("no format {other}"),
     }
 }

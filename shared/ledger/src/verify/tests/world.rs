@@ -159,6 +159,7 @@ impl World {
             clip_norm: ClipNorm::new(self.study.aggregation.clip_norm.get()).unwrap(),
             weight_cap: self.study.aggregation.weight_cap,
             noise: 0,
+            grouping: None,
         }
     }
 
