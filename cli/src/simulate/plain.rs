@@ -7,6 +7,7 @@ use consilium_rounds::sum::SumJob;
 use consilium_secagg::context::Context;
 use consilium_secagg::layout::{BlockKind, Layout};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode};
+use consilium_secagg::ring::add_plain;
 use consilium_site_agent::contribution::LocalUpdate;
 use consilium_study::document::Study;
 use consilium_study::hash::{Hash, Hasher};
@@ -31,7 +32,7 @@ pub(super) fn average<'u>(
 ) -> Option<PlainSum> {
     let context = &job.context;
     let mut words = vec![0u32; context.layout.words()];
-    let mut mean = vec![0.0f64; context.layout.update().len()];
+    let mut mean = vec![0.0f64; context.layout.entries()];
     let mut total = 0.0;
     for site in job.survivors.keys() {
         let (local, weight) = (update(site)?, weight(site)?);
@@ -41,9 +42,7 @@ pub(super) fn average<'u>(
         }
         total += f64::from(weight);
         let contribution = contribution(study, site, context, weight, clipped, local.mean_loss)?;
-        for (sum, word) in words.iter_mut().zip(contribution) {
-            *sum = sum.wrapping_add(word);
-        }
+        add_plain(&context.layout, &mut words, &contribution);
     }
     let aggregate = hash(&words);
     let opened = decode(context, words).ok()?;

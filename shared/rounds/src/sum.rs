@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use consilium_secagg::accumulator::{Accumulator, OpenedSeeds, WrongChunk};
 use consilium_secagg::context::{Context, Purpose};
-use consilium_secagg::layout::{BlockKind, Layout};
+use consilium_secagg::layout::BlockKind;
 use consilium_secagg::quantiser::{Aggregate, DecodeError, decode};
+use consilium_secagg::ring::Ring;
+use consilium_secagg::rotation::largest_rms;
 use consilium_study::document::Study;
 use consilium_study::hash::{Hash, Hasher};
 use consilium_study::name::SiteName;
@@ -45,7 +47,7 @@ pub enum Sum {
         candidate: Vec<f32>,
         /// What training says about itself.
         figures: TrainFigures,
-        /// Largest magnitude of the mean update in each block.
+        /// Largest magnitude of the mean update in each block; of a packed block a site's typical share of a lane.
         largest: Vec<f64>,
     },
     /// Of an evaluation.
@@ -96,7 +98,7 @@ pub fn sum<E>(
     mut start: impl FnMut(usize) -> Result<Vec<f32>, E>,
 ) -> Result<Sum, SumError<E>> {
     let layout = &job.context.layout;
-    let mut total = Accumulator::new(layout.words());
+    let mut total = Accumulator::new(layout);
     for site in job.survivors.keys() {
         for index in 0..layout.chunks() {
             let chunk = read(site, index).map_err(|error| SumError::Read { site: site.clone(), error })?;
@@ -109,7 +111,7 @@ pub fn sum<E>(
     let mut decoded = decode(&job.context, words)?;
     match job.context.purpose {
         Purpose::Train => {
-            let (figures, largest) = train_figures(layout, &decoded);
+            let (figures, largest) = train_figures(job, &decoded);
             let next = &mut decoded.update;
             if next.len() != study.model.len() {
                 return Err(StrategyError::WrongLength { got: next.len(), want: study.model.len() }.into());
@@ -142,14 +144,23 @@ fn hash_of(words: &[u32]) -> Hash {
     hasher.finish()
 }
 
-fn train_figures(layout: &Layout, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>) {
+fn train_figures(job: &SumJob, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>) {
+    let layout = &job.context.layout;
+    // What a site of mean weight has in a lane, where all send the mean.
+    let share =
+        f64::from(aggregate.weight) / (f64::from(job.context.weight_cap) * job.survivors.len() as f64);
     let mut rest = aggregate.update.as_slice();
     let mut square = 0.0;
     let mut largest = Vec::with_capacity(layout.blocks().len());
     for block in layout.blocks() {
         let (part, after) = rest.split_at(block.length as usize);
-        largest.push(part.iter().fold(0.0, |largest: f64, entry| largest.max(f64::from(entry.abs()))));
-        if block.kind == BlockKind::Update {
+        let is_update = block.kind == BlockKind::Update;
+        largest.push(if is_update && layout.ring() == Ring::Packed {
+            share * largest_rms(part)
+        } else {
+            part.iter().fold(0.0, |largest: f64, entry| largest.max(f64::from(entry.abs())))
+        });
+        if is_update {
             square += part.iter().map(|entry| f64::from(*entry).powi(2)).sum::<f64>();
         }
         rest = after;

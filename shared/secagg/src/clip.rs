@@ -49,7 +49,7 @@ impl ClippedUpdate {
     /// Scales the update blocks of `entries`, shape `[params]` in the order of the layout, to at most `bound` in
     /// L2 norm (flat clipping, McMahan et al. 2018). Normalisation statistics are left alone.
     pub fn clip(mut entries: Vec<f32>, layout: &Layout, bound: ClipNorm) -> Result<Self, EncodeError> {
-        let want = layout.update().len();
+        let want = layout.entries();
         if entries.len() != want {
             return Err(EncodeError::Length { got: entries.len(), want });
         }

@@ -3,9 +3,10 @@
 //!
 //! `CONSILIUM_WRITE_VECTORS=1 cargo test --release --workspace --lib published_vectors` writes new ones.
 
+mod packed;
 mod pieces;
 mod transcript;
-mod verify;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 
@@ -14,12 +15,14 @@ use serde_json::Value;
 /// A published file, and what makes it.
 type Made = (&'static str, fn() -> Value);
 
-const FILES: [Made; 5] = [
+const FILES: [Made; 7] = [
     ("round-train.json", transcript::train),
+    ("round-packed.json", transcript::packed),
     ("round-evaluate.json", transcript::evaluate),
     ("streams.json", pieces::streams),
     ("shamir.json", pieces::shamir),
     ("quantiser.json", pieces::quantiser),
+    ("packed.json", packed::packed),
 ];
 
 fn folder() -> PathBuf {

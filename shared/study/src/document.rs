@@ -27,8 +27,10 @@ use crate::weight::WeightRule;
 pub const FORMAT: u32 = 1;
 /// Uploads travel, are hashed and are resumed in chunks of this size.
 pub const CHUNK: HumanSize = HumanSize::from_bytes(1 << 20);
-/// Masked sums are taken modulo two to this power.
+/// Masked sums are taken modulo two to this power where a study says nothing else.
 pub const RING_BITS: u32 = 32;
+/// Or, for the rotated updates of a study for slow links, modulo two to this.
+pub const PACKED_RING_BITS: u32 = 16;
 /// Most bytes of a `study.toml`, and of the canonical bytes of a study.
 pub const MAX_BYTES: usize = 256 * 1024;
 
@@ -255,12 +257,23 @@ pub struct Aggregation {
     /// Size of an upload's pieces: [`CHUNK`].
     #[n(4)]
     pub chunk: HumanSize,
-    /// Sums are taken modulo two to this power: [`RING_BITS`].
+    /// Sums of updates are taken modulo two to this power: [`RING_BITS`] or [`PACKED_RING_BITS`].
     #[n(5)]
     pub ring_bits: u32,
 }
 
 impl Aggregation {
+    /// Whether updates are rotated and take two bytes an entry.
+    pub const fn is_packed(&self) -> bool {
+        self.ring_bits == PACKED_RING_BITS
+    }
+
+    /// The longest that a mean of clipped updates may be, in L2 norm: what each may be, and what rounding adds to it. That
+    /// is less than a thousandth, and less than a hundredth where updates are packed.
+    pub const fn longest_mean(&self) -> f64 {
+        self.clip_norm.get() * if self.is_packed() { 1.01 } else { 1.001 }
+    }
+
     /// The weight of an update trained on so many cases of each class: at least 1, at most the cap. `floor` is the
     /// least count that the site tells.
     pub fn weight_of(&self, cases: &[u32], floor: Floor) -> u32 {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use consilium_secagg::context::{Purpose, Selection};
 use consilium_secagg::numbering::{Attempt, RoundNumber};
+use consilium_secagg::packed::{WIDEST_SPREAD, is_crowded};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 
@@ -199,7 +200,11 @@ impl StudyMachine {
         };
         if !matches!(verdict, Verdict::Refused(_)) {
             self.model = trained.candidate;
-            self.ranges = Ranges::after(&self.study, &trained.largest);
+            if self.is_crowded(trained) {
+                self.spread =
+                    Some(self.spread.map_or(1, |spread| spread.saturating_add(1)).min(WIDEST_SPREAD));
+            }
+            self.ranges = Ranges::after(&self.study, &trained.largest, self.spread.unwrap_or_default());
             self.participants.extend(trained.survivors.iter().cloned());
         }
         self.adoptions.push(adoption.clone());
@@ -240,6 +245,12 @@ impl StudyMachine {
                 record.was_counted(purpose);
             }
         }
+    }
+
+    /// Whether so many entries of a packed sum saturated that the ranges have to be wider.
+    fn is_crowded(&self, trained: &Trained) -> bool {
+        self.study.aggregation.is_packed()
+            && is_crowded(trained.figures.saturated, self.study.model.len(), trained.survivors.len())
     }
 
     /// All rounds are done: one transition, with the recommended model in it.

@@ -6,6 +6,7 @@ mod candidates;
 mod hostile_bytes;
 mod lost;
 mod network;
+mod packed;
 mod parts;
 mod rules;
 mod scenario;
