@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use consilium_secagg::accumulator::{Accumulator, OpenedSeeds, WrongChunk};
 use consilium_secagg::context::{Context, Purpose};
-use consilium_secagg::layout::BlockKind;
+use consilium_secagg::layout::{BlockKind, Layout};
 use consilium_secagg::quantiser::{Aggregate, DecodeError, decode};
 use consilium_secagg::ring::Ring;
 use consilium_secagg::rotation::largest_rms;
@@ -47,7 +47,7 @@ pub enum Sum {
         candidate: Vec<f32>,
         /// What training says about itself.
         figures: TrainFigures,
-        /// Largest magnitude of the mean update in each block; of a packed block a site's typical share of a lane.
+        /// Largest magnitude of the mean update in each block; of a packed block its largest root mean square.
         largest: Vec<f64>,
     },
     /// Of an evaluation.
@@ -111,7 +111,7 @@ pub fn sum<E>(
     let mut decoded = decode(&job.context, words)?;
     match job.context.purpose {
         Purpose::Train => {
-            let (figures, largest) = train_figures(job, &decoded);
+            let (figures, largest) = train_figures(layout, &decoded);
             let next = &mut decoded.update;
             if next.len() != study.model.len() {
                 return Err(StrategyError::WrongLength { got: next.len(), want: study.model.len() }.into());
@@ -144,11 +144,7 @@ fn hash_of(words: &[u32]) -> Hash {
     hasher.finish()
 }
 
-fn train_figures(job: &SumJob, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>) {
-    let layout = &job.context.layout;
-    // What a site of mean weight has in a lane, where all send the mean.
-    let share =
-        f64::from(aggregate.weight) / (f64::from(job.context.weight_cap) * job.survivors.len() as f64);
+fn train_figures(layout: &Layout, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>) {
     let mut rest = aggregate.update.as_slice();
     let mut square = 0.0;
     let mut largest = Vec::with_capacity(layout.blocks().len());
@@ -156,7 +152,7 @@ fn train_figures(job: &SumJob, aggregate: &Aggregate) -> (TrainFigures, Vec<f64>
         let (part, after) = rest.split_at(block.length as usize);
         let is_update = block.kind == BlockKind::Update;
         largest.push(if is_update && layout.ring() == Ring::Packed {
-            share * largest_rms(part)
+            largest_rms(part)
         } else {
             part.iter().fold(0.0, |largest: f64, entry| largest.max(f64::from(entry.abs())))
         });

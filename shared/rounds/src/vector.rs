@@ -36,16 +36,16 @@ impl Ranges {
         Self(study.model.parameters().iter().map(|block| of(block.is_trainable())).collect())
     }
 
-    /// Ranges after an aggregate whose largest magnitude in each block was `largest`, or for packed blocks a site's
-    /// typical one in a lane. Ranges of packed blocks are doubled `spread` times.
+    /// Ranges after an aggregate whose largest magnitude in each block was `largest`. Of packed blocks that is the root
+    /// mean square of a piece, of which the heaviest site sends the `share`; their ranges are doubled `spread` times.
     #[must_use]
-    pub fn after(study: &Study, largest: &[f64], spread: u8) -> Self {
+    pub fn after(study: &Study, largest: &[f64], share: f64, spread: u8) -> Self {
         let blocks = study.model.parameters().iter().zip(largest);
         let exponents = blocks.map(|(block, largest)| {
             if block.is_trainable() {
                 match ring(study) {
                     Ring::Words => update_range_exponent(clip_norm(study), Some(*largest)),
-                    Ring::Packed => range_exponent_after(clip_norm(study), *largest, spread),
+                    Ring::Packed => range_exponent_after(clip_norm(study), share * largest, spread),
                 }
             } else {
                 // The rule of the clip norm, with the first range in its place.

@@ -41,8 +41,8 @@ pub fn first_range_exponent(clip_norm: ClipNorm, parameters: usize) -> i16 {
     within(clip_norm, range_exponent(16.0 * clip_norm.get() / (parameters.max(1) as f64).sqrt()))
 }
 
-/// The range after an aggregate of which a site's share of a lane had the root mean square `typical`: six times that,
-/// rounded up, and doubled `spread` times.
+/// The range after an aggregate of which the heaviest site sends, if all agree, lanes of the root mean square `typical`:
+/// six times that, rounded up, and doubled `spread` times.
 pub fn range_exponent_after(clip_norm: ClipNorm, typical: f64, spread: u8) -> i16 {
     within(clip_norm, range_exponent(6.0 * typical) + i16::from(spread))
 }
