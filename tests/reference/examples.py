@@ -196,11 +196,38 @@ def decoding() -> None:
     """6.5 and 12"""
     layout = [[{0: 0, 1: 2, 2: 0}], 0]
     total = np.array([10, 0x00062337, 0xFFF00001, 0, 0], np.uint32)
-    result = s.decode_sum(layout, 3, 4, total)
+    result = s.decode_sum(layout, 3, 4, total, bytes(32), 1)
     same("mean", ["399d1f1a", "ba4cccc0"], f32_bits(result["mean"]))
-    refused("S = 0", s.decode_sum, layout, 3, 4, total * np.uint32(0))
+    refused("S = 0", s.decode_sum, layout, 3, 4, total * np.uint32(0), bytes(32), 1)
     step = s.fedavg(layout, 1.5, np.ones(2, np.float32), result["mean"])
     same("next", ["3f800ebb", "3f7fb333"], f32_bits(step))
+
+
+def packed_ring() -> None:
+    """6.9"""
+    lengths = (2, 300, 1568, 18432, 401408)
+    same("pieces", [256, 512, 256, 2048, 8192], [s.piece(length) for length in lengths])
+    same("lanes", [256, 512, 1792, 18432, 401408], [s.lanes(length) for length in lengths])
+    layout = [[{0: 0, 1: 2, 2: 0}], 2, 16]
+    same("layout", h("83 81 a3 00 00 01 02 02 00 02 10"), s.encode(layout))
+    same("words", (5, 133), (s.exact_words(layout), s.vector_words(layout)))
+    study = bytes([1]) * 32
+    key = s.PH("rotation", [study, 1, 0])
+    same("key", h("03e5e3124a4eb0932f98044b6fdff8c7f7be048136b3da5f7dcdef51e7fb2401"), key)
+    same("stream", "143490e1", s.little_endian(s.keystream(key, 1)).hex())
+    sign = s.signs(study, 1, 256)
+    same("signs", [1, 1, -1, 1, -1, 1, 1, 1], sign[:8].tolist())
+    x = np.array([0x3A83126F, 0xBA83126F], "<u4").view("<f4")
+    padded = np.concatenate([x, np.zeros(254, np.float32)]) * sign.astype(np.float32)
+    same("y", ["00000000", "3b03126f"] * 2, f32_bits(s.hadamard(padded)[:4]))
+    words, saturated = s.pack(x, s.rounding_stream(1, "a", 1, 256), sign, -4, 3, 3, 4)
+    same("words", "00110000 00100000 00110000 00110000", hex_words(words[:4]))
+    same("saturated", 0, saturated)
+    same("mean", ["3a83520d", "ba83520d"], f32_bits(s.read_block(words, sign, 2, -4, 4 / (10922 * 3))))
+    same("first exponent", -2, s.first_packed_exponent(10.0, 420610))
+    flat = np.full(512, 0.01, np.float32)
+    same("next exponent", -5, s.next_packed_exponent(10.0, flat, 0.5, 0))
+    same("next exponent, spread", -3, s.next_packed_exponent(10.0, flat, 0.5, 2))
 
 
 def weights() -> None:
@@ -303,7 +330,8 @@ def survivors() -> None:
 
 EXAMPLES = (
     canonical_cbor, prefix_rule, signatures, thresholds, pair_key, context, layout_and_ranges, quantiser,
-    decoding, weights, count_words, masks, chunks_and_trees, shares, envelopes, terms_and_alarms, survivors,
+    decoding, packed_ring, weights, count_words, masks, chunks_and_trees, shares, envelopes,
+    terms_and_alarms, survivors,
 )  # fmt: skip
 
 

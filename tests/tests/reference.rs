@@ -43,7 +43,7 @@ fn an_independent_implementation_agrees_with_every_vector() {
         .map(|entry| entry.expect("a file").path().display().to_string())
         .collect();
     files.sort();
-    assert_eq!(files.len(), 5, "{files:?}");
+    assert_eq!(files.len(), 7, "{files:?}");
     let mut check = vec!["-B", "check.py"];
     check.extend(files.iter().map(String::as_str));
     for arguments in [&check[..], &["-B", "check.py", "--examples"]] {
