@@ -496,10 +496,13 @@ def clip(layout: list[Any], clip_norm: float, update: np.ndarray) -> tuple[np.nd
     parameters = np.zeros(len(update), bool)
     for block in layout[0]:
         if block[0] == PARAMETERS:
-            of_block = 0.0
-            for x in update[start : start + block[1]].astype(np.float64).tolist():
-                of_block = of_block + x * x
-            total = total + of_block
+            sums = [0.0] * 32
+            for at, x in enumerate(update[start : start + block[1]].astype(np.float64).tolist()):
+                sums[at % 32] = sums[at % 32] + x * x
+            while len(sums) > 1:
+                half = len(sums) // 2
+                sums = [a + b for a, b in zip(sums[:half], sums[half:])]
+            total = total + sums[0]
             parameters[start : start + block[1]] = True
         start += block[1]
     norm = math.sqrt(total)
