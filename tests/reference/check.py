@@ -211,6 +211,19 @@ GROUPS = exactly(
         )
     ),
 )  # fmt: skip
+PACKED = exactly(
+    format=text,
+    cases=list_of(
+        exactly(
+            layout=hexadecimal, members=integer, clip_norm=f64_bits, weight_cap=integer, study=key,
+            study_seed=decimal, round=integer,
+            sites=list_of(
+                exactly(site=site_name, weight=integer, update=F32, counts=list_of(integer), words=U32)
+            ),
+            sum=U32, mean=F32, weight=integer, saturated=list_of(integer),
+        )
+    ),
+)  # fmt: skip
 
 
 # --- A round: the setup ---------------------------------------------------------------------------
@@ -340,7 +353,7 @@ def check_quantiser(d: Document) -> int:
     for name, one in d["contributions"].items():
         words = s.encode_vector(
             context["layout"], d["_n"], context["clip_norm"], context["weight_cap"], one["weight"],
-            d["study_seed"], name, context["round"], one["update"], one["counts"],
+            d["study_seed"], name, context["round"], one["update"], one["counts"], context["study"],
         )  # fmt: skip
         same(f"{name}: words", words, one["words"])
         if context["purpose"] == s.EVALUATE:
@@ -366,7 +379,8 @@ def pair_seeds(d: Document, name: str) -> dict[int, bytes]:
 def check_masked(d: Document) -> int:
     for name, one in d["vectors"].items():
         q = d["contributions"][name]["words"]
-        masked = s.mask(d["ctx"], index(d, name), q, one["self_seed"], pair_seeds(d, name))
+        seeds, layout = pair_seeds(d, name), d["_context"]["layout"]
+        masked = s.mask(d["ctx"], index(d, name), q, one["self_seed"], seeds, layout)
         same(f"{name}: masked", masked, one["masked"])
     return len(d["vectors"])
 
@@ -490,25 +504,28 @@ def check_opened(d: Document) -> int:
 def check_sum(d: Document) -> int:
     names = {i: d["_members"][i - 1] for i in d["_alive"]}
     masked = {i: d["vectors"][name]["masked"] for i, name in names.items()}
-    total = s.unmask(d["ctx"], masked, d["_seeds"])
+    layout = d["_context"]["layout"]
+    total = s.unmask(d["ctx"], masked, d["_seeds"], layout)
     words = [d["contributions"][name]["words"] for name in names.values()]
-    same("sum of the words q_i", total, sum_of(words))
+    same("sum of the words q_i", total, sum_of(layout, words))
     same("sum", total, d["sum"])
     same("aggregate", s.aggregate_hash(total), d["aggregate"])
     return 1
 
 
-def sum_of(vectors: list[np.ndarray]) -> np.ndarray:
-    """The sum modulo 2^32."""
+def sum_of(layout: list[Any], vectors: list[np.ndarray]) -> np.ndarray:
+    """The sum, each word in its ring."""
     total = np.zeros_like(vectors[0])
     for one in vectors:
-        total = total + one
+        total = s.add(layout, total, one)
     return total
 
 
 def check_decoded(d: Document) -> int:
     context = d["_context"]
-    result = s.decode_sum(context["layout"], d["_n"], context["weight_cap"], d["sum"])
+    result = s.decode_sum(
+        context["layout"], d["_n"], context["weight_cap"], d["sum"], context["study"], context["round"]
+    )
     for name, value in result.items():
         same(name, value, d[name])
     return len(result)
@@ -590,7 +607,7 @@ def check_quantiser_cases(d: Document) -> int:
         same(f"[{at}] 3 <= members <= 200", True, 3 <= one["members"] <= 200)
         words = s.encode_vector(
             s.typed(one["layout"], s.layout_shape), one["members"], one["clip_norm"], one["weight_cap"],
-            one["weight"], one["study_seed"], one["site"], one["round"], one["update"], one["counts"],
+            one["weight"], one["study_seed"], one["site"], one["round"], one["update"], one["counts"], bytes(32),
         )  # fmt: skip
         same(f"[{at}] words", words, one["words"])
     return len(d["cases"])
@@ -616,12 +633,35 @@ def check_draws(d: Document) -> int:
     return len(d["draws"])
 
 
+def check_packed_cases(d: Document) -> int:
+    for at, one in enumerate(d["cases"]):
+        s.clip_norm_shape(one["clip_norm"])
+        layout = s.typed(one["layout"], s.layout_shape)
+        same(f"[{at}] packed", True, s.is_packed(layout))
+        n, cap, round = one["members"], one["weight_cap"], one["round"]
+        same(f"[{at}] 3 <= members <= 200", True, 3 <= n <= 200)
+        vectors = []
+        for site in one["sites"]:
+            words = s.encode_vector(
+                layout, n, one["clip_norm"], cap, site["weight"], one["study_seed"], site["site"], round,
+                site["update"], site["counts"], one["study"],
+            )  # fmt: skip
+            same(f"[{at}] words of {site['site']}", words, site["words"])
+            vectors.append(words)
+        same(f"[{at}] sum", sum_of(layout, vectors), one["sum"])
+        result = s.decode_sum(layout, n, cap, one["sum"], one["study"], round)
+        for name in ("mean", "weight", "saturated"):
+            same(f"[{at}] {name}", result[name], one[name])
+    return len(d["cases"])
+
+
 FORMATS: dict[str, tuple[Read, list[Section]]] = {
     "consilium-secagg-vectors/1": (ROUND, ROUND_SECTIONS),
     "consilium-secagg-streams/1": (STREAMS, [("streams", check_streams), ("chunked vector", check_chunked)]),
     "consilium-secagg-shamir/1": (SHAMIR, [("Shamir", check_shamir)]),
     "consilium-secagg-quantiser/1": (QUANTISER, [("quantiser", check_quantiser_cases)]),
     "consilium-secagg-groups/1": (GROUPS, [("plans", check_plans), ("draws", check_draws)]),
+    "consilium-secagg-packed/1": (PACKED, [("packed ring", check_packed_cases)]),
 }
 
 

@@ -161,6 +161,23 @@ def context() -> None:
     same("ctx0", ctx0, CTX0)
 
 
+def groups() -> None:
+    """4.6"""
+    names = ["a", "b", "c"]
+    call = s.encode({0: rep(1), 1: 1, 2: [{0: n, 1: rep(10 + at)} for at, n in enumerate(names)]})
+    D = h("3f9e9757bb1b9f8b39dc1595f5690e6e9574f4a3756aa3514bde6c45777fd30a")
+    same("D", D, s.LH("draw-hash", call))
+    reveals = [s.encode({0: rep(1), 1: 1, 2: n, 3: D, 4: rep(0x1A + at)}) for at, n in enumerate(names)]
+    commitments, seed, group = s.draw_groups(call, reveals, 3)
+    same("commitment", h("8760706175b74fe67c28c0a8d43bab7fcec5f99efd8df1c86c6088f57946dcd7"), commitments[0])
+    same("seed", h("ff7a8baf36001cecb31f37ce2c01d329e0c2f755a772b9a0897e49a14c11eb0a"), seed)
+    same("groups", {"a": 1, "b": 0, "c": 2}, group)
+    same("24 in 3", ([8, 8, 8], [8, 8, 8]), s.split_sites(24, 3, 7, 3))
+    refused("23 in 3", s.split_sites, 23, 3, 7, 3)
+    same("60 in 4", ([15] * 4, [12] * 4), s.split_sites(60, 4, 19, 3))
+    same("12 in 2", ([6, 6], [6, 6]), s.split_sites(12, 2, 3, 3))
+
+
 def layout_and_ranges() -> None:
     """6.1 to 6.3"""
     layout = [[{0: 0, 1: 4, 2: 0}, {0: 1, 1: 2, 2: -7}], 2]
@@ -196,11 +213,38 @@ def decoding() -> None:
     """6.5 and 12"""
     layout = [[{0: 0, 1: 2, 2: 0}], 0]
     total = np.array([10, 0x00062337, 0xFFF00001, 0, 0], np.uint32)
-    result = s.decode_sum(layout, 3, 4, total)
+    result = s.decode_sum(layout, 3, 4, total, bytes(32), 1)
     same("mean", ["399d1f1a", "ba4cccc0"], f32_bits(result["mean"]))
-    refused("S = 0", s.decode_sum, layout, 3, 4, total * np.uint32(0))
+    refused("S = 0", s.decode_sum, layout, 3, 4, total * np.uint32(0), bytes(32), 1)
     step = s.fedavg(layout, 1.5, np.ones(2, np.float32), result["mean"])
     same("next", ["3f800ebb", "3f7fb333"], f32_bits(step))
+
+
+def packed_ring() -> None:
+    """6.9"""
+    lengths = (2, 300, 1568, 18432, 401408)
+    same("pieces", [256, 512, 256, 2048, 8192], [s.piece(length) for length in lengths])
+    same("lanes", [256, 512, 1792, 18432, 401408], [s.lanes(length) for length in lengths])
+    layout = [[{0: 0, 1: 2, 2: 0}], 2, 16]
+    same("layout", h("83 81 a3 00 00 01 02 02 00 02 10"), s.encode(layout))
+    same("words", (5, 133), (s.exact_words(layout), s.vector_words(layout)))
+    study = bytes([1]) * 32
+    key = s.PH("rotation", [study, 1, 0])
+    same("key", h("03e5e3124a4eb0932f98044b6fdff8c7f7be048136b3da5f7dcdef51e7fb2401"), key)
+    same("stream", "143490e1", s.little_endian(s.keystream(key, 1)).hex())
+    sign = s.signs(study, 1, 256)
+    same("signs", [1, 1, -1, 1, -1, 1, 1, 1], sign[:8].tolist())
+    x = np.array([0x3A83126F, 0xBA83126F], "<u4").view("<f4")
+    padded = np.concatenate([x, np.zeros(254, np.float32)]) * sign.astype(np.float32)
+    same("y", ["00000000", "3b03126f"] * 2, f32_bits(s.hadamard(padded)[:4]))
+    words, saturated = s.pack(x, s.rounding_stream(1, "a", 1, 256), sign, -4, 3, 3, 4)
+    same("words", "00110000 00100000 00110000 00110000", hex_words(words[:4]))
+    same("saturated", 0, saturated)
+    same("mean", ["3a83520d", "ba83520d"], f32_bits(s.read_block(words, sign, 2, -4, 4 / (10922 * 3))))
+    same("first exponent", -2, s.first_packed_exponent(10.0, 420610))
+    flat = np.full(512, 0.01, np.float32)
+    same("next exponent", -5, s.next_packed_exponent(10.0, flat, 0.5, 0))
+    same("next exponent, spread", -3, s.next_packed_exponent(10.0, flat, 0.5, 2))
 
 
 def weights() -> None:
@@ -302,8 +346,9 @@ def survivors() -> None:
 
 
 EXAMPLES = (
-    canonical_cbor, prefix_rule, signatures, thresholds, pair_key, context, layout_and_ranges, quantiser,
-    decoding, weights, count_words, masks, chunks_and_trees, shares, envelopes, terms_and_alarms, survivors,
+    canonical_cbor, prefix_rule, signatures, thresholds, pair_key, groups, context, layout_and_ranges, quantiser,
+    decoding, packed_ring, weights, count_words, masks, chunks_and_trees, shares, envelopes,
+    terms_and_alarms, survivors,
 )  # fmt: skip
 
 

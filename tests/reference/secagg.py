@@ -369,10 +369,13 @@ def draw_groups(call: bytes, reveals: list[bytes], G: int) -> tuple[list[bytes],
 
 
 def layout_shape(value: Any) -> None:
-    """The type of a layout, `[blocks, counts]` (6.1, 14.2)."""
-    require(type(value) is list and len(value) == 2, "no layout")
+    """The type of a layout, `[blocks, counts]` or `[blocks, counts, 16]` (6.1, 14.2)."""
+    require(type(value) is list and len(value) in (2, 3), "no layout")
     list_of(record(whole(0, 1), whole(1, 2**32), whole(-100, 100)), 4096)(value[0])
     whole(0, 2**32)(value[1])
+    if len(value) == 3:
+        whole(16, 16)(value[2])
+        require(any(block[0] == PARAMETERS for block in value[0]), "nothing is packed")
     require(vector_words(value) <= 2**32, "the vector is too long")
 
 
@@ -389,7 +392,7 @@ CONTEXT_FIELDS = (
 CONTEXT = record(
     whole(1, 1), HASH, HASH, NUMBER, NUMBER, NUMBER, whole(0, 2), HASH, HASH,
     list_of(record(NAME, INDEX, HASH), 200), whole(1, 65535), record(*[whole(0, 65535)] * 5), layout_shape,
-    whole(CHUNK_WORDS, CHUNK_WORDS), whole(32, 32), clip_norm_shape, NUMBER, UNSIGNED,
+    whole(CHUNK_WORDS, CHUNK_WORDS), whole(16, 32), clip_norm_shape, NUMBER, UNSIGNED,
     record(HASH, whole(0, 65535), list_of(whole(0, 65535))), optional=(8, 18),
 )  # fmt: skip
 
@@ -422,7 +425,10 @@ def parse_context(body: bytes) -> dict[str, Any]:
         require(all(grouping[2].count(g) <= s for g, s in enumerate(sizes)), "more than were drawn")
     require(1 <= context["weight_cap"] <= limit(n), "the weight cap is out of range")
     require(context["noise"] == 0, "noise in this version")
-    blocks, counts = context["layout"]
+    blocks, counts = context["layout"][:2]
+    require(context["ring_bits"] == ring_bits(context["layout"]), "the ring is not the layout's")
+    if is_packed(context["layout"]):
+        require(context["purpose"] == TRAIN and context["clip_norm"] <= 2.0**64, "nothing to pack")
     if context["purpose"] == TRAIN:
         require(len(blocks) >= 1 and counts == 2, "no layout of a training")
     else:
@@ -441,9 +447,10 @@ def check_context(
     require(context["thresholds"][0] == len(names), "another number of sites")
     require(context["thresholds"][3] >= min_honest, "h is below the study's min_honest")
     highest = E(context["clip_norm"])
+    steps = 40 if is_packed(context["layout"]) else 20
     for block in context["layout"][0]:
         if block[0] == PARAMETERS:
-            require(highest - 20 <= block[2] <= highest, "an exponent is out of range")
+            require(highest - steps <= block[2] <= highest, "an exponent is out of range")
     require(all(member[0] in names for member in context["selection"]), "a member is not of the study")
     require(context["epoch"] == opening[2] and serves(opening, context["attempt"]), "another epoch")
     for member in context["selection"]:
@@ -458,10 +465,41 @@ def entries(layout: list[Any]) -> int:
     return sum(block[1] for block in layout[0])
 
 
+def is_packed(layout: list[Any]) -> bool:
+    """Whether the blocks of kind 0 are packed (6.1)."""
+    return len(layout) == 3
+
+
+def ring_bits(layout: list[Any]) -> int:
+    """The ring bits that go with a layout (5)."""
+    return 16 if is_packed(layout) else 32
+
+
+def piece(length: int) -> int:
+    """The length of the pieces of a packed block (6.9)."""
+    return max(
+        p
+        for p in (2**k for k in range(8, 16))
+        if p == 256 or -(-length // p) * p - length <= max(length // 128, 256)
+    )
+
+
+def lanes(length: int) -> int:
+    """The lanes of a packed block (6.9)."""
+    return -(-length // piece(length)) * piece(length)
+
+
+def exact_words(layout: list[Any]) -> int:
+    """The number of words modulo 2^32, which come first (6.1)."""
+    blocks, counts = layout[:2]
+    alone = sum(block[1] for block in blocks if not (is_packed(layout) and block[0] == PARAMETERS))
+    return 1 + alone + (len(blocks) + 1 if blocks else 0) + counts
+
+
 def vector_words(layout: list[Any]) -> int:
     """The number of words of a vector (6.1)."""
-    blocks, counts = layout
-    return 1 + entries(layout) + (len(blocks) + 1 if blocks else 0) + counts
+    packed = [block for block in layout[0] if is_packed(layout) and block[0] == PARAMETERS]
+    return exact_words(layout) + sum(lanes(block[1]) for block in packed) // 2
 
 
 def E(x: float) -> int:
@@ -474,12 +512,25 @@ def E(x: float) -> int:
 
 
 def first_exponent(kind: int, clip_norm: float) -> int:
-    """The first exponent of a block (6.2)."""
+    """The first exponent of a block that is not packed (6.2)."""
     return E(clip_norm) if kind == PARAMETERS else 10
 
 
+def first_packed_exponent(clip_norm: float, parameters: int) -> int:
+    """The first exponent of packed blocks (6.9)."""
+    return max(E(clip_norm) - 40, min(E(clip_norm), E(16.0 * clip_norm / math.sqrt(float(parameters)))))
+
+
+def next_packed_exponent(clip_norm: float, mean: np.ndarray, share: float, spread: int) -> int:
+    """The exponent of a packed block after an adopted aggregate; share is h / W (6.9)."""
+    p = piece(len(mean))
+    squares = [sum(float(x) ** 2 for x in mean[start : start + p]) for start in range(0, len(mean), p)]
+    typical = share * math.sqrt(max(squares) / p)
+    return max(E(clip_norm) - 40, min(E(clip_norm), E(6.0 * typical) + spread))
+
+
 def next_exponent(kind: int, clip_norm: float, mean: np.ndarray) -> int:
-    """The exponent of a block after an adopted aggregate (6.2)."""
+    """The exponent of a block that is not packed after an adopted aggregate (6.2)."""
     largest = max(abs(float(x)) for x in mean)
     low, high = (E(clip_norm) - 20, E(clip_norm)) if kind == PARAMETERS else (-10, 10)
     return max(low, min(high, E(16.0 * largest)))
@@ -501,10 +552,13 @@ def clip(layout: list[Any], clip_norm: float, update: np.ndarray) -> tuple[np.nd
     parameters = np.zeros(len(update), bool)
     for block in layout[0]:
         if block[0] == PARAMETERS:
-            of_block = 0.0
-            for x in update[start : start + block[1]].astype(np.float64).tolist():
-                of_block = of_block + x * x
-            total = total + of_block
+            sums = [0.0] * 32
+            for at, x in enumerate(update[start : start + block[1]].astype(np.float64).tolist()):
+                sums[at % 32] = sums[at % 32] + x * x
+            while len(sums) > 1:
+                half = len(sums) // 2
+                sums = [a + b for a, b in zip(sums[:half], sums[half:])]
+            total = total + sums[0]
             parameters[start : start + block[1]] = True
         start += block[1]
     norm = math.sqrt(total)
@@ -535,43 +589,134 @@ def quantise(
     return words.astype(np.uint32), saturated
 
 
+def lane_limit(n: int) -> int:
+    """The largest magnitude of a lane for n members (6.9)."""
+    return 32767 // n
+
+
+def signs(study: bytes, round: int, count: int) -> np.ndarray:
+    """The signs of the first lanes of a training, 1 or -1 (6.9)."""
+    words = keystream(PH("rotation", [study, round, TRAIN]), -(-count // 32))
+    of_bytes = words.astype("<u4").view(np.uint8)
+    return 1 - 2 * np.unpackbits(of_bytes, bitorder="little")[:count].astype(np.int64)
+
+
+def hadamard(x: np.ndarray) -> np.ndarray:
+    """The transform, strides from half the length down to 1 (6.9)."""
+    stride = len(x) // 2
+    while stride:
+        pairs = x.reshape(-1, 2, stride)
+        x = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(-1)
+        stride //= 2
+    return x
+
+
+def pack(
+    x: np.ndarray, r: np.ndarray, sign: np.ndarray, exponent: int, n: int, weight: int, weight_cap: int
+) -> tuple[np.ndarray, int]:
+    """The words of a packed block and the number of its saturated lanes (6.9)."""
+    p, Q = piece(len(x)), float(lane_limit(n))
+    share = float(weight) / float(weight_cap)
+    scale = share * Q / (2.0**exponent * math.sqrt(float(p)))
+    padded = np.zeros(len(r), np.float32)
+    padded[: len(x)] = x
+    signed = padded * sign.astype(np.float32)
+    y = np.concatenate([hadamard(signed[start : start + p]) for start in range(0, len(signed), p)])
+    up = (r.astype(np.float64) + 0.5) / 2.0**16
+    v = np.floor(y.astype(np.float64) * np.float64(scale) + up)
+    z = np.clip(v, -Q, Q).astype(np.int64) & 0xFFFF
+    return (z[0::2] + (z[1::2] << 16)).astype(np.uint32), int(np.count_nonzero(np.abs(v) > Q))
+
+
+def unpack(words: np.ndarray) -> np.ndarray:
+    """The signed lanes of words, the lower one first (6.9)."""
+    return words.astype("<u4").view("<i2").astype(np.int64)
+
+
+def read_block(words: np.ndarray, sign: np.ndarray, length: int, exponent: int, step: float) -> np.ndarray:
+    """The mean of a packed block from the words of its sum (6.9)."""
+    p, z = piece(length), unpack(words)
+    scale = 2.0**exponent * step / math.sqrt(float(p))
+    t = np.concatenate([hadamard(z[start : start + p]) for start in range(0, len(z), p)]) * sign
+    return (t.astype(np.float64) * np.float64(scale)).astype(np.float32)[:length]
+
+
+def add(layout: list[Any], a: np.ndarray, b: np.ndarray, minus: bool = False) -> np.ndarray:
+    """The sum or difference of two vectors, each word in its ring (6.1)."""
+    exact = exact_words(layout)
+    low_a, low_b = a.astype("<u4").view("<u2"), b.astype("<u4").view("<u2")
+    whole_words = a - b if minus else a + b
+    packed = (low_a - low_b if minus else low_a + low_b).view("<u4").astype(np.uint32)
+    return np.concatenate([whole_words[:exact], packed[exact:]])
+
+
 def encode_vector(
     layout: list[Any], n: int, clip_norm: float, weight_cap: int, weight: int, study_seed: int, site: str,
-    round: int, update: np.ndarray, counts: list[int],
+    round: int, update: np.ndarray, counts: list[int], study: bytes,
 ) -> np.ndarray:
-    """The vector q_i of a site (6.4, in the order of 6.1)."""
-    blocks, K = layout
+    """The vector q_i of a site (6.4, 6.9, in the order of 6.1). Only a packed one depends on the study's hash."""
+    blocks, K = layout[:2]
     require(len(update) == entries(layout) and len(counts) == K, "the update does not fit the layout")
     require(bool(np.all(np.isfinite(update))), "an entry is not finite")
     require(1 <= weight <= weight_cap <= limit(n), "the weight is out of range")
     require(all(0 <= count <= limit(n) for count in counts), "a count is above the limit")
     update, flag = clip(layout, clip_norm, update)
-    r = rounding_stream(study_seed, site, round, len(update))
-    words, tail, start = [np.array([weight], np.uint32)], [], 0
-    for _, length, exponent in ((block[0], block[1], block[2]) for block in blocks):
-        part = slice(start, start + length)
-        entry_words, saturated = quantise(update[part], r[part], exponent, n, weight, weight_cap)
-        words.append(entry_words)
-        tail.append(min(saturated, limit(n)))
-        start += length
+    places, start = [], 0
+    for block in blocks:
+        places.append(slice(start, start + block[1]))
+        start += block[1]
+    of_lanes = [is_packed(layout) and block[0] == PARAMETERS for block in blocks]
+    packed_lanes = sum(lanes(block[1]) for block, packed in zip(blocks, of_lanes) if packed)
+    alone = sum(block[1] for block, packed in zip(blocks, of_lanes) if not packed)
+    r = rounding_stream(study_seed, site, round, alone + packed_lanes)
+    sign = signs(study, round, packed_lanes)
+    words, behind, tail = [np.array([weight], np.uint32)], [], [0] * len(blocks)
+    used, lane = 0, 0
+    for at, block in enumerate(blocks):
+        if not of_lanes[at]:
+            part = r[used : used + block[1]]
+            entry_words, saturated = quantise(update[places[at]], part, block[2], n, weight, weight_cap)
+            words.append(entry_words)
+            tail[at] = min(saturated, limit(n))
+            used += block[1]
+    for at, block in enumerate(blocks):
+        if of_lanes[at]:
+            here = slice(lane, lane + lanes(block[1]))
+            part = r[alone + here.start : alone + here.stop]
+            lane_words, saturated = pack(
+                update[places[at]], part, sign[here], block[2], n, weight, weight_cap
+            )
+            behind.append(lane_words)
+            tail[at] = min(saturated, limit(n))
+            lane = here.stop
     if blocks:
         tail.append(flag)
-    return np.concatenate(words + [np.array(tail + counts, np.uint32)])
+    return np.concatenate(words + [np.array(tail + counts, np.uint32)] + behind)
 
 
-def decode_sum(layout: list[Any], n: int, weight_cap: int, total: np.ndarray) -> dict[str, Any]:
-    """Mean, weight, saturated, clipped and counts of a sum (6.5)."""
-    blocks, K = layout
+def decode_sum(
+    layout: list[Any], n: int, weight_cap: int, total: np.ndarray, study: bytes, round: int
+) -> dict[str, Any]:
+    """Mean, weight, saturated, clipped and counts of a sum (6.5, 6.9)."""
+    blocks, K = layout[:2]
     require(len(total) == vector_words(layout), "the sum does not fit the layout")
     weight = int(total[0])
     require(0 < weight <= weight_cap * n, "the sum of weights is refused")
     step = float(weight_cap) / (2.0 ** (bits(n) - 1) * float(weight))
-    means, start = [np.zeros(0, np.float32)], 1
+    lane_step = float(weight_cap) / (float(lane_limit(n)) * float(weight))
+    means, start, behind, lane = [np.zeros(0, np.float32)], 1, exact_words(layout), 0
+    sign = signs(study, round, 2 * (len(total) - behind))
     for block in blocks:
-        z = total[start : start + block[1]].view(np.int32).astype(np.float64)
-        means.append((z * np.float64(2.0 ** block[2] * step)).astype(np.float32))
-        start += block[1]
-    tail = [int(word) for word in total[start:]]
+        if is_packed(layout) and block[0] == PARAMETERS:
+            count = lanes(block[1])
+            words, of_lanes = total[behind : behind + count // 2], sign[lane : lane + count]
+            means.append(read_block(words, of_lanes, block[1], block[2], lane_step))
+            behind, lane = behind + count // 2, lane + count
+        else:
+            z = total[start : start + block[1]].view(np.int32).astype(np.float64)
+            means.append((z * np.float64(2.0 ** block[2] * step)).astype(np.float32))
+            start += block[1]
+    tail = [int(word) for word in total[start : exact_words(layout)]]
     m = len(blocks)
     return {
         "mean": np.concatenate(means),
@@ -723,12 +868,13 @@ def PRG(seed: bytes, ctx: bytes, role: str, words: int) -> np.ndarray:
     return keystream(stream_key(seed, ctx, role), words)
 
 
-def mask(ctx: bytes, i: int, q: np.ndarray, b: bytes, pair_seeds: dict[int, bytes]) -> np.ndarray:
+def mask(
+    ctx: bytes, i: int, q: np.ndarray, b: bytes, pair_seeds: dict[int, bytes], layout: list[Any]
+) -> np.ndarray:
     """The masked vector y_i from the seeds of all pairs, by index of the peer (7.3)."""
-    y = q + PRG(b, ctx, "self", len(q))
+    y = add(layout, q, PRG(b, ctx, "self", len(q)))
     for j, seed in sorted(pair_seeds.items()):
-        stream = PRG(seed, ctx, "pair", len(q))
-        y = y + stream if j > i else y - stream
+        y = add(layout, y, PRG(seed, ctx, "pair", len(q)), minus=j < i)
     return y
 
 
@@ -1157,15 +1303,15 @@ def recover(
 
 
 def unmask(
-    ctx: bytes, masked: dict[int, np.ndarray], seeds: dict[tuple[int, int], bytes]
+    ctx: bytes, masked: dict[int, np.ndarray], seeds: dict[tuple[int, int], bytes], layout: list[Any]
 ) -> np.ndarray:
     """The sum over U, from the masked vectors of U and the opened seeds (11.5)."""
     total = np.zeros(len(next(iter(masked.values()))), np.uint32)
     for y in masked.values():
-        total = total + y
+        total = add(layout, total, y)
     for (i, j), seed in seeds.items():
         stream = PRG(seed, ctx, "self" if i == j else "pair", len(total))
-        total = total + stream if j < i else total - stream
+        total = add(layout, total, stream, minus=j >= i)
     return total
 
 

@@ -102,7 +102,7 @@ def play(
     fields = {
         0: 1, 1: study, 2: roster, 3: first_attempt, 4: round, 5: attempt, 6: purpose, 7: model,
         9: [{0: name, 1: k, 2: hashes[name]} for k, name in enumerate(members, 1)], 10: 1, 11: stated,
-        12: layout, 13: s.CHUNK_WORDS, 14: 32, 15: clip_norm, 16: weight_cap, 17: 0,
+        12: layout, 13: s.CHUNK_WORDS, 14: s.ring_bits(layout), 15: clip_norm, 16: weight_cap, 17: 0,
     }  # fmt: skip
     if purpose == s.EVALUATE:
         fields[8] = rng.randbytes(32)
@@ -126,11 +126,11 @@ def play(
         if purpose == s.TRAIN:
             counts = s.training_counts(rng.random() * 2, weight)
         words = s.encode_vector(
-            layout, n, clip_norm, weight_cap, weight, study_seed, name, round, update, counts
+            layout, n, clip_norm, weight_cap, weight, study_seed, name, round, update, counts, study
         )
         contributions[name] = {"weight": weight, "update": update, "counts": counts, "words": words}
         b = rng.randbytes(32)
-        masked = s.mask(ctx, i, words, b, pair_seeds[name])
+        masked = s.mask(ctx, i, words, b, pair_seeds[name], layout)
         leaves = s.chunk_leaves(ctx, i, masked)
         vectors[name] = {
             "self_seed": b, "pair_seeds": {members[j - 1]: one for j, one in pair_seeds[name].items()},
@@ -183,8 +183,8 @@ def play(
         answers[name] = s.sign("answer", f"site/{name}", secrets[name], body)
         answer_values[k] = s.decode(body)
     seeds = s.recover(ctx, t, n, values, survivors, answer_values)
-    total = s.unmask(ctx, {i: vectors[members[i - 1]]["masked"] for i in alive}, seeds)
-    result = s.decode_sum(layout, n, weight_cap, total)
+    total = s.unmask(ctx, {i: vectors[members[i - 1]]["masked"] for i in alive}, seeds, layout)
+    result = s.decode_sum(layout, n, weight_cap, total, study, round)
     start = np.array([rng.gauss(0, 1) for _ in range(s.entries(layout))], np.float32)
     after = s.fedavg(layout, 1.5, start, result["mean"]) if purpose == s.TRAIN else start
     return hexadecimal({
@@ -239,13 +239,29 @@ def shamir(rng: random.Random) -> dict[str, Any]:
 def quantiser(rng: random.Random) -> dict[str, Any]:
     layout = [[{0: 0, 1: 20, 2: -1}, {0: 1, 1: 10, 2: 3}], 2]
     update = np.array([rng.gauss(0, 1) for _ in range(30)], np.float32)
-    words = s.encode_vector(layout, 5, 0.5, 10, 3, 99, "a", 2, update, [1, 2])
+    words = s.encode_vector(layout, 5, 0.5, 10, 3, 99, "a", 2, update, [1, 2], bytes(32))
     case = {
         "layout": s.encode(layout), "members": 5, "clip_norm": struct.pack(">d", 0.5), "weight_cap": 10,
         "weight": 3, "study_seed": "99", "site": "a", "round": 2, "update": update, "counts": [1, 2],
         "words": words,
     }  # fmt: skip
     return hexadecimal({"format": "consilium-secagg-quantiser/1", "cases": [case]})
+
+
+def packed(rng: random.Random) -> dict[str, Any]:
+    layout, study, sites = [[{0: 0, 1: 20, 2: -1}, {0: 1, 1: 10, 2: 3}], 2, 16], rng.randbytes(32), []
+    for site in ("a", "b"):
+        update = np.array([rng.gauss(0, 1) for _ in range(30)], np.float32)
+        words = s.encode_vector(layout, 5, 0.5, 10, 3, 99, site, 2, update, [1, 2], study)
+        sites.append({"site": site, "weight": 3, "update": update, "counts": [1, 2], "words": words})
+    total = check.sum_of(layout, [one["words"] for one in sites])
+    result = s.decode_sum(layout, 5, 10, total, study, 2)
+    case = {
+        "layout": s.encode(layout), "members": 5, "clip_norm": struct.pack(">d", 0.5), "weight_cap": 10,
+        "study": study, "study_seed": "99", "round": 2, "sites": sites, "sum": total,
+        "mean": result["mean"], "weight": result["weight"], "saturated": result["saturated"],
+    }  # fmt: skip
+    return hexadecimal({"format": "consilium-secagg-packed/1", "cases": [case]})
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -305,6 +321,8 @@ def main() -> None:
         "streams": streams(rng),
         "Shamir": shamir(rng),
         "quantiser": quantiser(rng),
+        "packed": packed(rng),
+        "a packed training of 4 sites": play(3, 4, 4, s.TRAIN, 3, False, [*layout, 16]),
     }
     for name, document in documents.items():
         began = time.monotonic()

@@ -12,6 +12,7 @@ mod transport;
 
 use std::io::IsTerminal as _;
 
+use consilium_secagg::ring::Ring;
 use serde::Serialize;
 
 use self::attempt::{Attempt, Case};
@@ -22,7 +23,8 @@ use crate::output::{Output, bytes, table};
 ///
 /// Floors are the machine's own: the fastest AES-256-CTR key stream and a plain `a[i] += b[i]`, in the same run. The
 /// table has a row per number of sites and parameters, without and with a tenth of the sites lost before they
-/// uploaded. A site works on one thread, the coordinator on all cores; network and disk are left out.
+/// uploaded, and one with packed updates. A site works on one thread, the coordinator on all cores; network and disk are left
+/// out.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SecaggArgs {
     /// Numbers of sites
@@ -34,7 +36,7 @@ pub(super) struct SecaggArgs {
 }
 
 /// The row that the last line repeats.
-const REFERENCE: Case = Case { sites: 10, parameters: 10_000_000, lost: 0 };
+const REFERENCE: Case = Case { sites: 10, parameters: 10_000_000, lost: 0, ring: Ring::Words };
 
 /// Reads `1e7` as well as `10000000`.
 fn parameters(text: &str) -> Result<u32, String> {
@@ -90,17 +92,20 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
         for sites in &args.sites {
             let sites = usize::from(*sites);
             for lost in [0, sites / 10] {
-                let case = Case { sites, parameters: *parameters, lost };
+                let case = Case { sites, parameters: *parameters, lost, ring: Ring::Words };
                 if !cases.contains(&case) {
                     cases.push(case);
                 }
             }
         }
     }
+    // The same vector in 16 bits an entry.
+    cases.push(Case { ring: Ring::Packed, ..REFERENCE });
     let mut reference = None;
     let mut rows = Vec::new();
     for case in &cases {
-        progress(&format!("{} sites, {} parameters, {} lost", case.sites, case.parameters, case.lost));
+        let Case { sites, parameters, lost, ring } = case;
+        progress(&format!("{sites} sites, {parameters} parameters, {lost} lost, {} bits", ring.bits()));
         let row = attempt::measure(*case, kernels.floors)?;
         if *case == REFERENCE {
             reference = Some(row.clone());
@@ -166,6 +171,7 @@ fn attempt_table(rows: &[Attempt]) -> String {
         .iter()
         .map(|row| {
             vec![
+                row.ring_bits.to_string(),
                 row.sites.to_string(),
                 row.parameters.to_string(),
                 row.lost.to_string(),
@@ -181,6 +187,7 @@ fn attempt_table(rows: &[Attempt]) -> String {
         })
         .collect();
     let header = [
+        "ring",
         "sites",
         "parameters",
         "lost",

@@ -45,9 +45,16 @@ impl Hostile {
         if !acts || *site != self.site {
             return;
         }
+        // Saturating: a number that wrapped around would only be noise.
         for word in &mut words[context.layout.update()] {
-            // Saturating: a word that wrapped around would only be noise.
             *word = (f64::from(word.cast_signed()) * self.factor) as i32 as u32;
+        }
+        for word in &mut words[context.layout.exact_words()..] {
+            let lanes = [*word, *word >> 16].map(|lane| {
+                let times = f64::from((lane as u16).cast_signed()) * self.factor;
+                u32::from((times as i16).cast_unsigned())
+            });
+            *word = lanes[0] | lanes[1] << 16;
         }
     }
 }

@@ -10,6 +10,7 @@ use consilium_rounds::sum::SumJob;
 use consilium_secagg::context::Context;
 use consilium_secagg::layout::{BlockKind, Layout};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode};
+use consilium_secagg::ring::add_plain;
 use consilium_site_agent::contribution::LocalUpdate;
 use consilium_study::document::Study;
 use consilium_study::hash::{Hash, Hasher};
@@ -38,7 +39,7 @@ pub(super) fn average<'u>(
         let group =
             groups.entry(context.group_of(context.selection.index_of(site)?)).or_insert_with(|| Group {
                 words: vec![0; context.layout.words()],
-                mean: vec![0.0; context.layout.update().len()],
+                mean: vec![0.0; context.layout.entries()],
                 weight: 0.0,
             });
         let (local, weight) = (update(site)?, weight(site)?);
@@ -48,9 +49,7 @@ pub(super) fn average<'u>(
         }
         group.weight += f64::from(weight);
         let contribution = contribution(study, site, context, weight, clipped, local.mean_loss)?;
-        for (sum, word) in group.words.iter_mut().zip(contribution) {
-            *sum = sum.wrapping_add(word);
-        }
+        add_plain(&context.layout, &mut group.words, &contribution);
     }
     let mut hasher = Hasher::new();
     let (mut opened, mut plain) = (Vec::new(), Vec::new());

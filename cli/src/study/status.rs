@@ -159,6 +159,7 @@ impl Known {
             quorum: study.rounds.quorum,
             clip_norm: study.aggregation.clip_norm.get(),
             weight: study.aggregation.weight.name(),
+            ring_bits: study.aggregation.ring_bits,
             guarantee: Guarantee::of(&draft)?,
             training: serde_json::to_value(&study.training)?,
             forecast: Forecast::of(study).to_string(),
@@ -185,6 +186,7 @@ pub(super) struct Shown {
     quorum: u32,
     clip_norm: f64,
     weight: &'static str,
+    ring_bits: u32,
     guarantee: Guarantee,
     training: serde_json::Value,
     #[serde(skip)]
@@ -204,7 +206,7 @@ impl Shown {
              cases        images of {channels} x {height} x {width}, scored as {labels}\n\
              starts from  model {initial}, seed {seed}\n\
              training     {training}\n\
-             rounds       {rounds}, each with at least {quorum} sites; clip norm {clip}, weight {weight}\n\
+             rounds       {rounds}, each with at least {quorum} sites; clip norm {clip}, weight {weight}, ring of {ring} bits\n\
              {forecast}\n{guarantee}",
             name = self.name,
             title = self.title,
@@ -220,6 +222,7 @@ impl Shown {
             quorum = self.quorum,
             clip = self.clip_norm,
             weight = self.weight,
+            ring = self.ring_bits,
             forecast = self.forecast,
             guarantee = self.guarantee.people(),
         )

@@ -16,9 +16,9 @@ use crate::record::{Adoption, Evaluated, Verdict};
 const REMEMBERED: usize = 3;
 
 /// Whether a mean update is longer than any update in it may be, so that some hospital did not clip its own. Such a
-/// candidate is refused with the gate off, too: hospitals would not train from it. Rounding adds less than a thousandth.
+/// candidate is refused with the gate off, too: hospitals would not train from it.
 pub fn is_too_long(study: &Study, trained: &TrainFigures) -> bool {
-    trained.update_norm > 1.001 * study.aggregation.longest_mean()
+    trained.update_norm > study.aggregation.longest_mean()
 }
 
 /// Why the gate refuses a candidate; nothing where it lets it pass. `history` are the candidates before it, in order.

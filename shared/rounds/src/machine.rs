@@ -139,6 +139,9 @@ pub struct StudyMachine {
     /// Proofs against dealers.
     #[n(20)]
     guilt: Vec<DealerGuilt>,
+    /// How often the ranges of a packed study were doubled for entries that saturated; none is never.
+    #[n(21)]
+    spread: Option<u8>,
 }
 
 impl StudyMachine {
@@ -173,6 +176,7 @@ impl StudyMachine {
             participants: BTreeSet::new(),
             lines: Vec::new(),
             guilt: Vec::new(),
+            spread: None,
             study,
         };
         let mut effects = Effects::default();

@@ -10,6 +10,8 @@ use consilium_secagg::accumulator::{Accumulator, OpenedSeeds, WrongChunk};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::layout::{BlockKind, Layout};
 use consilium_secagg::quantiser::{Aggregate, DecodeError, decode};
+use consilium_secagg::ring::Ring;
+use consilium_secagg::rotation::largest_rms;
 use consilium_study::document::Study;
 use consilium_study::hash::{Hash, Hasher};
 use consilium_study::name::SiteName;
@@ -46,7 +48,7 @@ pub enum Sum {
         candidate: Vec<f32>,
         /// What training says about itself.
         figures: TrainFigures,
-        /// Largest magnitude of the mean update in each block.
+        /// Largest magnitude of the mean update in each block; of a packed block its largest root mean square.
         largest: Vec<f64>,
     },
     /// Of an evaluation.
@@ -111,7 +113,7 @@ pub fn sum<E>(
     let mut hasher = Hasher::new();
     let mut sums = Vec::with_capacity(groups.len());
     for (group, sites) in groups {
-        let mut total = Accumulator::new(layout.words());
+        let mut total = Accumulator::new(layout);
         for site in sites {
             for index in 0..layout.chunks() {
                 let chunk =
@@ -168,8 +170,13 @@ fn train_figures(layout: &Layout, aggregate: &Aggregate) -> (TrainFigures, Vec<f
     let mut largest = Vec::with_capacity(layout.blocks().len());
     for block in layout.blocks() {
         let (part, after) = rest.split_at(block.length as usize);
-        largest.push(part.iter().fold(0.0, |largest: f64, entry| largest.max(f64::from(entry.abs()))));
-        if block.kind == BlockKind::Update {
+        let is_update = block.kind == BlockKind::Update;
+        largest.push(if is_update && layout.ring() == Ring::Packed {
+            largest_rms(part)
+        } else {
+            part.iter().fold(0.0, |largest: f64, entry| largest.max(f64::from(entry.abs())))
+        });
+        if is_update {
             square += part.iter().map(|entry| f64::from(*entry).powi(2)).sum::<f64>();
         }
         rest = after;

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use consilium_secagg::context::Purpose;
 use consilium_secagg::layout::{Block, BlockKind, InvalidLayout, Layout};
+use consilium_secagg::packed::{first_range_exponent, range_exponent_after};
 use consilium_secagg::pin::StudyPin;
 use consilium_secagg::quantiser::{ClipNorm, range_exponent, update_range_exponent};
+use consilium_secagg::ring::Ring;
 use consilium_study::document::Study;
+use consilium_study::graph::ParameterSpec;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::VerifyingKey;
@@ -22,20 +25,28 @@ const FIRST_STATISTICS_EXPONENT: i16 = 10;
 pub struct Ranges(#[n(0)] Vec<i16>);
 
 impl Ranges {
-    /// Ranges of the first round: the clip norm for parameters.
+    /// Ranges of the first round: the clip norm for parameters, or what it leaves to each entry of a packed update.
     pub fn first(study: &Study) -> Self {
-        let clip = update_range_exponent(clip_norm(study), None);
+        let trained = study.model.parameters().iter().filter(|block| block.is_trainable());
+        let clip = match ring(study) {
+            Ring::Words => update_range_exponent(clip_norm(study), None),
+            Ring::Packed => first_range_exponent(clip_norm(study), trained.map(ParameterSpec::len).sum()),
+        };
         let of = |trainable: bool| if trainable { clip } else { FIRST_STATISTICS_EXPONENT };
         Self(study.model.parameters().iter().map(|block| of(block.is_trainable())).collect())
     }
 
-    /// Ranges after an aggregate whose largest magnitude in each block was `largest`.
+    /// Ranges after an aggregate whose largest magnitude in each block was `largest`. Of packed blocks that is the root
+    /// mean square of a piece, of which the heaviest site sends the `share`; their ranges are doubled `spread` times.
     #[must_use]
-    pub fn after(study: &Study, largest: &[f64]) -> Self {
+    pub fn after(study: &Study, largest: &[f64], share: f64, spread: u8) -> Self {
         let blocks = study.model.parameters().iter().zip(largest);
         let exponents = blocks.map(|(block, largest)| {
             if block.is_trainable() {
-                update_range_exponent(clip_norm(study), Some(*largest))
+                match ring(study) {
+                    Ring::Words => update_range_exponent(clip_norm(study), Some(*largest)),
+                    Ring::Packed => range_exponent_after(clip_norm(study), share * largest, spread),
+                }
             } else {
                 // The rule of the clip norm, with the first range in its place.
                 let first = FIRST_STATISTICS_EXPONENT;
@@ -50,14 +61,21 @@ fn clip_norm(study: &Study) -> ClipNorm {
     ClipNorm::new(study.aggregation.clip_norm.get()).expect("a study's clip norm is finite and above zero")
 }
 
-/// The layout of a training round: `[weight | update blocks | saturated, clipped | training loss]`.
+/// How the updates of a study are summed.
+pub(crate) fn ring(study: &Study) -> Ring {
+    Ring::from_bits(study.aggregation.ring_bits)
+        .expect("the check of a study admits only rings that there are")
+}
+
+/// The layout of a training round: `[weight | update blocks | saturated, clipped | training loss]`, the update blocks
+/// behind the rest where they are packed.
 pub fn train_layout(study: &Study, ranges: &Ranges) -> Result<Layout, InvalidLayout> {
     let blocks = study.model.parameters().iter().zip(&ranges.0).map(|(block, exponent)| Block {
         kind: if block.is_trainable() { BlockKind::Update } else { BlockKind::Statistics },
         length: u32::try_from(block.len()).unwrap_or(u32::MAX),
         range_exponent: *exponent,
     });
-    Layout::new(blocks.collect(), TrainCounts::WORDS as u32)
+    Layout::new(blocks.collect(), TrainCounts::WORDS as u32)?.in_ring(ring(study))
 }
 
 /// The layout of an evaluation: `[weight | counts]`. Every site weighs 1.

@@ -5,9 +5,10 @@ use minicbor::{Decode, Encode};
 use pulp::Arch;
 
 use crate::context::Context;
-use crate::layout::CHUNK_WORDS;
-use crate::mask::{Mask, Role, Sign, apply_whole, combine};
+use crate::layout::{CHUNK_WORDS, Layout};
+use crate::mask::{Mask, Role, Sign, apply_whole};
 use crate::numbering::SiteIndex;
+use crate::ring::combine;
 use crate::secret::MaskSeed;
 
 /// A seed that was opened. It belongs to evidence: with the masked vectors it lets an auditor add again.
@@ -49,9 +50,11 @@ impl OpenedSeeds {
     }
 }
 
-/// The sum of masked vectors in `Z_{2^32}`.
+/// The sum of masked vectors, in the ring of their layout.
 pub struct Accumulator {
     words: Vec<u32>,
+    /// How many of them are in `Z_{2^32}`.
+    exact: usize,
 }
 
 /// A chunk that does not belong into the sum.
@@ -67,27 +70,22 @@ pub struct WrongChunk {
 }
 
 impl Accumulator {
-    /// An empty sum.
-    pub fn new(words: usize) -> Self {
-        Self { words: vec![0; words] }
+    /// An empty sum of vectors of this layout.
+    pub fn new(layout: &Layout) -> Self {
+        Self { words: vec![0; layout.words()], exact: layout.exact_words() }
     }
 
     /// Adds chunk `index` of a site's masked vector. Only chunks that match their receipt may be added.
     pub fn add_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), WrongChunk> {
-        self.combine(index, bytes, u32::wrapping_add)
+        self.combine(index, bytes, Sign::Plus)
     }
 
     /// Takes a chunk out again.
     pub fn remove_chunk(&mut self, index: usize, bytes: &[u8]) -> Result<(), WrongChunk> {
-        self.combine(index, bytes, u32::wrapping_sub)
+        self.combine(index, bytes, Sign::Minus)
     }
 
-    fn combine(
-        &mut self,
-        index: usize,
-        bytes: &[u8],
-        join: impl Fn(u32, u32) -> u32,
-    ) -> Result<(), WrongChunk> {
+    fn combine(&mut self, index: usize, bytes: &[u8], sign: Sign) -> Result<(), WrongChunk> {
         let part = index
             .checked_mul(CHUNK_WORDS)
             .and_then(|start| self.words.get_mut(start..))
@@ -99,8 +97,8 @@ impl Accumulator {
         if part.is_empty() || bytes.len() != part.len() * 4 {
             return Err(WrongChunk { index, got: bytes.len(), want: part.len() * 4 });
         }
-        let (masked, _) = bytes.as_chunks::<4>();
-        Arch::new().dispatch(|| combine(part, masked, join));
+        let exact = self.exact.saturating_sub(index * CHUNK_WORDS);
+        combine(Arch::new(), part, bytes.as_chunks::<4>().0, exact, sign);
         Ok(())
     }
 
@@ -120,7 +118,7 @@ impl Accumulator {
                 Mask::new(&seed, &ctx, role, sign.undo())
             })
             .collect();
-        apply_whole(&masks, &mut self.words, threads);
+        apply_whole(&masks, &mut self.words, self.exact, threads);
     }
 
     /// The sum.
@@ -135,7 +133,7 @@ mod tests {
 
     #[test]
     fn chunks_of_other_lengths_are_refused() {
-        let mut sum = Accumulator::new(CHUNK_WORDS + 2);
+        let mut sum = Accumulator::new(&Layout::of_counts(CHUNK_WORDS as u32 + 1));
         assert_eq!(sum.add_chunk(1, &[1, 0, 0, 0, 2, 0, 0, 0]), Ok(()));
         assert_eq!(sum.add_chunk(1, &[1, 0, 0, 0]), Err(WrongChunk { index: 1, got: 4, want: 8 }));
         assert_eq!(sum.add_chunk(2, &[]), Err(WrongChunk { index: 2, got: 0, want: 0 }));

@@ -19,10 +19,14 @@ use crate::grouping::Grouping;
 use crate::layout::{CHUNK_WORDS, Layout};
 use crate::numbering::{Attempt, Epoch, MAX_SITES, MIN_SITES, RoundNumber, SiteIndex};
 use crate::quantiser::{ClipNorm, count_limit};
+use crate::ring::Ring;
 use crate::threshold::{NoThreshold, Thresholds};
 
 /// Version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Largest clip norm of a packed ring, 2^64: the transform of an update within it is finite in 32 bits.
+const LONGEST_PACKED: f64 = 18_446_744_073_709_551_616.0;
 
 /// Hash of a [`Context`]: the `ctx` of the design.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -221,7 +225,7 @@ pub struct ContextFields {
     /// Words in a chunk: 2^18.
     #[n(13)]
     pub chunk_words: u32,
-    /// Bits of the ring: 32.
+    /// Bits of the ring of an update's numbers: 32, or 16 where the layout is packed.
     #[n(14)]
     pub ring_bits: u8,
     /// Bound on an update's L2 norm.
@@ -266,6 +270,12 @@ pub enum InvalidContext {
     /// A baseline without evaluation, or an evaluation of a model against itself.
     #[error("only an evaluation names a second model, and another one")]
     Baseline,
+    /// A ring that is not the layout's, or packed where there is nothing to rotate: counts are summed as they are.
+    #[error("{bits} bits are not the ring of this layout, or not of this purpose and clip norm")]
+    Ring {
+        /// The declared width.
+        bits: u8,
+    },
     /// Weights could wrap around in the sum.
     #[error("a weight of {cap} can overflow the sum of {sites} sites")]
     WeightCap {
@@ -287,11 +297,15 @@ impl Context {
         for (what, got, want) in [
             ("protocol version", u64::from(fields.version), u64::from(PROTOCOL_VERSION)),
             ("chunk length", u64::from(fields.chunk_words), CHUNK_WORDS as u64),
-            ("ring width", u64::from(fields.ring_bits), 32),
         ] {
             if got != want {
                 return Err(InvalidContext::Unsupported { what, got, want });
             }
+        }
+        let packs = fields.layout.ring() == Ring::Packed;
+        let may_pack = fields.purpose == Purpose::Train && fields.clip_norm.get() <= LONGEST_PACKED;
+        if fields.ring_bits != fields.layout.ring().bits() || packs && !may_pack {
+            return Err(InvalidContext::Ring { bits: fields.ring_bits });
         }
         let stated = fields.thresholds;
         let sites = fields.selection.len();

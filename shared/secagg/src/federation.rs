@@ -307,9 +307,9 @@ impl Federation {
             grouping: self.setup.drawn().and_then(|drawn| drawn.grouping(&selection)),
             thresholds: Thresholds::new(self.pin.sites.len(), selection.len(), 0).unwrap(),
             selection,
+            ring_bits: self.pin.layouts[&Purpose::Train].ring().bits(),
             layout: self.pin.layouts[&Purpose::Train].clone(),
             chunk_words: CHUNK_WORDS as u32,
-            ring_bits: 32,
             clip_norm: self.pin.clip_norm,
             weight_cap: self.pin.weight_cap,
             noise: 0,
@@ -359,7 +359,7 @@ impl Federation {
         survivors: &BTreeSet<SiteName>,
         opened: &OpenedSeeds,
     ) -> Vec<u32> {
-        let mut sum = Accumulator::new(context.layout.words());
+        let mut sum = Accumulator::new(&context.layout);
         for node in self.nodes.iter().filter(|node| survivors.contains(&node.name)) {
             for (index, chunk) in node.spool.iter().enumerate() {
                 sum.add_chunk(index, chunk).unwrap();

@@ -1,12 +1,16 @@
 //! What stands where in the summed vector.
 //!
 //! The vector is `[weight | update blocks | saturated per block, clipped | counts]`, every entry one word of
-//! the ring `Z_{2^32}`. The layout is part of the context, so that sites which disagree about it produce
+//! the ring `Z_{2^32}`. In the packed ring the blocks of trained parameters stand behind all that, rotated, two lanes
+//! of `Z_{2^16}` to a word. The layout is part of the context, so that sites which disagree about it produce
 //! masks that do not cancel.
 
 use std::ops::Range;
 
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+use crate::ring::Ring;
+use crate::rotation::lanes;
 
 /// Words in one chunk: 1 MiB.
 pub const CHUNK_WORDS: usize = 1 << 18;
@@ -58,6 +62,7 @@ impl Block {
 pub struct Layout {
     blocks: Vec<Block>,
     counts: u32,
+    ring: Ring,
 }
 
 /// Why a layout is refused.
@@ -75,6 +80,9 @@ pub enum InvalidLayout {
     /// Longer than a vector may be.
     #[error("a vector of {0} words is too long")]
     TooLong(u64),
+    /// A packed ring without a block of trained parameters.
+    #[error("nothing in this vector can be packed")]
+    NothingToPack,
 }
 
 impl Layout {
@@ -91,18 +99,39 @@ impl Layout {
                 return Err(InvalidLayout::Range(index));
             }
         }
-        let layout = Self { blocks, counts };
-        let words = layout.words_wide();
-        if words > MAX_WORDS { Err(InvalidLayout::TooLong(words)) } else { Ok(layout) }
+        Self { blocks, counts, ring: Ring::Words }.of_bounded_length()
+    }
+
+    /// The same vector with its trained parameters summed in `ring`.
+    pub fn in_ring(self, ring: Ring) -> Result<Self, InvalidLayout> {
+        if ring == Ring::Packed && self.blocks.iter().all(|block| block.kind != BlockKind::Update) {
+            return Err(InvalidLayout::NothingToPack);
+        }
+        Self { ring, ..self }.of_bounded_length()
+    }
+
+    fn of_bounded_length(self) -> Result<Self, InvalidLayout> {
+        let words = self.words_wide();
+        if words > MAX_WORDS { Err(InvalidLayout::TooLong(words)) } else { Ok(self) }
     }
 
     /// A layout of exact integers only, as an evaluation uses.
     pub fn of_counts(counts: u32) -> Self {
-        Self { blocks: Vec::new(), counts }
+        Self { blocks: Vec::new(), counts, ring: Ring::Words }
+    }
+
+    /// Whether blocks of a kind are packed.
+    fn packs(&self, kind: BlockKind) -> bool {
+        self.ring == Ring::Packed && kind == BlockKind::Update
     }
 
     fn words_wide(&self) -> u64 {
-        let updates: u64 = self.blocks.iter().map(|block| u64::from(block.length)).sum();
+        // Pieces have an even number of lanes.
+        let of = |block: &Block| {
+            let length = block.length as usize;
+            if self.packs(block.kind) { lanes(length) as u64 / 2 } else { length as u64 }
+        };
+        let updates: u64 = self.blocks.iter().map(of).sum();
         1 + updates + self.own_counts() as u64 + u64::from(self.counts)
     }
 
@@ -114,6 +143,21 @@ impl Layout {
     /// The blocks in order.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
+    }
+
+    /// How the trained parameters are summed.
+    pub const fn ring(&self) -> Ring {
+        self.ring
+    }
+
+    /// Entries of all blocks together: the length of an update, shape `[params]`.
+    pub fn entries(&self) -> usize {
+        self.blocks.iter().map(|block| block.length as usize).sum()
+    }
+
+    /// Words in `Z_{2^32}`, which come first; the rest are pairs of lanes.
+    pub fn exact_words(&self) -> usize {
+        self.counts().end
     }
 
     /// Words in the vector.
@@ -138,9 +182,10 @@ impl Layout {
         0
     }
 
-    /// Where the entries of all blocks stand.
+    /// Where the entries stand that have a word each: those of all blocks, or of the blocks that are not packed.
     pub fn update(&self) -> Range<usize> {
-        let length: usize = self.blocks.iter().map(|block| block.length as usize).sum();
+        let alone = self.blocks.iter().filter(|block| !self.packs(block.kind));
+        let length: usize = alone.map(|block| block.length as usize).sum();
         1..1 + length
     }
 
@@ -164,6 +209,7 @@ impl Layout {
     /// Whether `other` differs at most in ranges, which alone change between attempts of one study.
     pub fn same_shape(&self, other: &Self) -> bool {
         self.counts == other.counts
+            && self.ring == other.ring
             && self.blocks.len() == other.blocks.len()
             && self
                 .blocks
@@ -179,20 +225,30 @@ impl<C> Encode<C> for Layout {
         e: &mut Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), encode::Error<W::Error>> {
-        e.array(2)?;
+        let packed = self.ring == Ring::Packed;
+        e.array(if packed { 3 } else { 2 })?;
         self.blocks.encode(e, ctx)?;
-        e.u32(self.counts)?.ok()
+        e.u32(self.counts)?;
+        if packed { e.u8(self.ring.bits())?.ok() } else { Ok(()) }
     }
 }
 
 impl<'b, C> Decode<'b, C> for Layout {
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
-        if d.array()? != Some(2) {
-            return Err(decode::Error::message("a layout has two parts"));
+        let parts = d.array()?;
+        if parts != Some(2) && parts != Some(3) {
+            return Err(decode::Error::message("a layout has two parts, and a third where it is packed"));
         }
         let blocks = Vec::<Block>::decode(d, ctx)?;
         let counts = d.u32()?;
-        Self::new(blocks, counts).map_err(|error| decode::Error::message(error.to_string()))
+        let mut layout = Self::new(blocks, counts);
+        if parts == Some(3) {
+            if d.u8()? != Ring::Packed.bits() {
+                return Err(decode::Error::message("only the packed ring is named in a layout"));
+            }
+            layout = layout.and_then(|layout| layout.in_ring(Ring::Packed));
+        }
+        layout.map_err(|error| decode::Error::message(error.to_string()))
     }
 }
 
@@ -232,11 +288,36 @@ mod tests {
     fn decoding_refuses_what_the_constructor_refuses() {
         let good = Layout::new(vec![block(BlockKind::Update, 7)], 5).unwrap();
         assert_eq!(Layout::from_canonical(&good.to_canonical()), Ok(good.clone()));
-        let empty = Layout { blocks: vec![block(BlockKind::Update, 0)], counts: 0 };
+        let bare = |blocks| Layout { blocks, counts: 0, ring: Ring::Words };
+        let empty = bare(vec![block(BlockKind::Update, 0)]);
         assert!(Layout::from_canonical(&empty.to_canonical()).is_err());
         let wild = Block { range_exponent: 101, ..block(BlockKind::Update, 1) };
-        assert!(Layout::from_canonical(&Layout { blocks: vec![wild], counts: 0 }.to_canonical()).is_err());
-        let long = Layout { blocks: vec![block(BlockKind::Update, u32::MAX); 2], counts: 0 };
+        assert!(Layout::from_canonical(&bare(vec![wild]).to_canonical()).is_err());
+        let long = bare(vec![block(BlockKind::Update, u32::MAX); 2]);
         assert!(Layout::from_canonical(&long.to_canonical()).is_err());
+    }
+
+    #[test]
+    fn packed_blocks_stand_behind_the_exact_words() {
+        let blocks = vec![
+            block(BlockKind::Update, 300),
+            block(BlockKind::Statistics, 4),
+            block(BlockKind::Update, 1 << 15),
+        ];
+        let words = Layout::new(blocks, 5).unwrap();
+        let layout = words.clone().in_ring(Ring::Packed).unwrap();
+        assert_eq!((layout.update(), layout.saturated(), layout.clipped()), (1..5, 5..8, Some(8)));
+        assert_eq!((layout.counts(), layout.exact_words(), layout.entries()), (9..14, 14, 304 + (1 << 15)));
+        assert_eq!(layout.words(), 14 + 512 / 2 + (1 << 15) / 2);
+        assert!(!layout.same_shape(&words), "rings are part of the shape");
+        assert_eq!(Layout::from_canonical(&layout.to_canonical()), Ok(layout.clone()));
+        assert_eq!(words.exact_words(), words.words());
+        // Only the packed ring is named, and only where there is something to pack.
+        let mut other = layout.to_canonical();
+        *other.last_mut().unwrap() = 15;
+        assert!(Layout::from_canonical(&other).is_err());
+        let idle = Layout::new(vec![block(BlockKind::Statistics, 4)], 5).unwrap();
+        assert_eq!(idle.in_ring(Ring::Packed), Err(InvalidLayout::NothingToPack));
+        assert_eq!(Layout::of_counts(5).in_ring(Ring::Packed), Err(InvalidLayout::NothingToPack));
     }
 }

@@ -52,7 +52,7 @@
 //! phase.request()    phase.take_answer(&pin, &site, answer)?   phase.waits()
 //! let opened = phase.recover()?;                         // OpenedSeeds, or who is to blame, with proof
 //!
-//! let mut sum = Accumulator::new(context.layout.words());
+//! let mut sum = Accumulator::new(&context.layout);
 //! for site in survivors { for (index, chunk) in spool { sum.add_chunk(index, chunk)? } }
 //! sum.remove_masks(&context, &opened, threads);  let aggregate = quantiser::decode(&context, sum.into_words())?;
 //! ```
@@ -76,8 +76,11 @@ pub mod masker;
 mod merkle;
 pub mod message;
 pub mod numbering;
+pub mod packed;
 pub mod pin;
 pub mod quantiser;
+pub mod ring;
+pub mod rotation;
 mod secret;
 mod shamir;
 pub mod site;

@@ -1,8 +1,8 @@
-//! Masks: AES-256-CTR key streams added to a vector in the ring `Z_{2^32}`.
+//! Masks: AES-256-CTR key streams added to a vector in its ring, `Z_{2^32}` or lanes of `Z_{2^16}`.
 //!
 //! Follows Bonawitz et al. 2017, MaskedInputCollection. The bytes are fixed for all implementations (design,
 //! section 4): stream key `HKDF(seed, "mask-stream" ‖ ctx ‖ role)`, 64-bit little-endian block counter from
-//! 0, nonce 0; word `k` is the little-endian bytes `4k..4k+3`.
+//! 0, nonce 0; word `k` is the little-endian bytes `4k..4k+3`, in the packed ring a mask for each of its lanes.
 //!
 //! Key stream and addition are fused in blocks that stay in the first-level cache. `write_keystream` into a
 //! small block is about twice as fast as `apply_keystream` over the whole vector.
@@ -15,6 +15,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::context::CtxHash;
 use crate::numbering::SiteIndex;
+pub(crate) use crate::ring::Sign;
+use crate::ring::combine;
 use crate::secret::{MaskSeed, hkdf};
 
 /// Words of key stream made at a time: 8 KiB.
@@ -27,13 +29,6 @@ pub(crate) enum Role {
     Own,
     /// `PRG(s_ij)`.
     Pair,
-}
-
-/// Whether a mask is added or taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sign {
-    Plus,
-    Minus,
 }
 
 impl Sign {
@@ -81,47 +76,36 @@ pub(crate) struct MaskStream {
 }
 
 impl MaskStream {
-    /// Adds the next stretch of the mask to `words`. Only the last stretch may be other than whole blocks.
-    fn apply(&mut self, simd: Arch, words: &mut [u32], block: &mut [u8; BLOCK_WORDS * 4]) {
+    /// Adds the next stretch of the mask to `words`, of which the first `exact` are in `Z_{2^32}`. Only the last stretch
+    /// may be other than whole blocks.
+    fn apply(&mut self, simd: Arch, words: &mut [u32], exact: usize, block: &mut [u8; BLOCK_WORDS * 4]) {
         let block = &mut block[..words.len() * 4];
         self.cipher.write_keystream(block);
-        let (stream, _) = block.as_chunks::<4>();
-        match self.sign {
-            Sign::Plus => simd.dispatch(|| combine(words, stream, u32::wrapping_add)),
-            Sign::Minus => simd.dispatch(|| combine(words, stream, u32::wrapping_sub)),
-        }
+        combine(simd, words, block.as_chunks::<4>().0, exact, self.sign);
     }
 }
 
-/// Joins little-endian words with words. Inlined into a `dispatch`, it is compiled for each kind of vector unit.
-#[expect(clippy::inline_always, reason = "only what is inlined is compiled for the unit")]
-#[inline(always)]
-pub(crate) fn combine(words: &mut [u32], bytes: &[[u8; 4]], join: impl Fn(u32, u32) -> u32) {
-    for (word, bytes) in words.iter_mut().zip(bytes) {
-        *word = join(*word, u32::from_le_bytes(*bytes));
-    }
-}
-
-/// Adds the next stretch of every mask to `words`: block by block, so that a block is read from memory once
-/// however many masks there are.
-pub(crate) fn apply_all(streams: &mut [MaskStream], words: &mut [u32]) {
+/// Adds the next stretch of every mask to `words`, of which the first `exact` are in `Z_{2^32}`: block by block, so that a
+/// block is read from memory once however many masks there are.
+pub(crate) fn apply_all(streams: &mut [MaskStream], words: &mut [u32], exact: usize) {
     let simd = Arch::new();
     let mut block = [0; BLOCK_WORDS * 4];
-    for part in words.chunks_mut(BLOCK_WORDS) {
+    for (index, part) in words.chunks_mut(BLOCK_WORDS).enumerate() {
+        let exact = exact.saturating_sub(index * BLOCK_WORDS);
         for stream in &mut *streams {
-            stream.apply(simd, part, &mut block);
+            stream.apply(simd, part, exact, &mut block);
         }
     }
     block.zeroize();
 }
 
 /// Adds whole masks to a whole vector, on so many threads. The words do not depend on their number.
-pub(crate) fn apply_whole(masks: &[Mask], words: &mut [u32], threads: usize) {
+pub(crate) fn apply_whole(masks: &[Mask], words: &mut [u32], exact: usize, threads: usize) {
     let blocks = words.len().div_ceil(BLOCK_WORDS);
     let length = blocks.div_ceil(threads.max(1)).max(1) * BLOCK_WORDS;
     let part = |(index, words): (usize, &mut [u32])| {
         let mut streams: Vec<_> = masks.iter().map(|mask| mask.stream(index * length)).collect();
-        apply_all(&mut streams, words);
+        apply_all(&mut streams, words, exact.saturating_sub(index * length));
     };
     std::thread::scope(|scope| {
         let mut parts = words.chunks_mut(length).enumerate();
@@ -166,7 +150,7 @@ mod tests {
         let seed = MaskSeed::from_bytes(&[9; 32]);
         for words in [1, 3, 4, 5, BLOCK_WORDS, BLOCK_WORDS * 2 + 7] {
             let mut vector = vec![0; words];
-            apply_all(&mut [Mask::new(&seed, &ctx(), Role::Pair, Sign::Plus).stream(0)], &mut vector);
+            apply_all(&mut [Mask::new(&seed, &ctx(), Role::Pair, Sign::Plus).stream(0)], &mut vector, words);
             assert_eq!(vector, slow(&seed, words), "{words} words");
         }
     }
@@ -177,11 +161,32 @@ mod tests {
         let mut vector = vec![5; BLOCK_WORDS * 3 + 10];
         let mut plus = [Mask::new(&seed, &ctx(), Role::Pair, Sign::Plus).stream(0)];
         let (front, back) = vector.split_at_mut(BLOCK_WORDS * 2);
-        apply_all(&mut plus, front);
-        apply_all(&mut plus, back);
+        apply_all(&mut plus, front, usize::MAX);
+        apply_all(&mut plus, back, usize::MAX);
         assert!(vector.iter().filter(|word| **word == 5).count() < 3);
-        apply_all(&mut [Mask::new(&seed, &ctx(), Role::Pair, Sign::Minus).stream(0)], &mut vector);
+        let mut minus = [Mask::new(&seed, &ctx(), Role::Pair, Sign::Minus).stream(0)];
+        apply_all(&mut minus, &mut vector, usize::MAX);
         assert!(vector.iter().all(|word| *word == 5));
+    }
+
+    /// A mask meets exact words whole and packed ones lane by lane, and what is added can be taken away.
+    #[test]
+    fn lanes_are_masked_apart() {
+        let seed = MaskSeed::from_bytes(&[9; 32]);
+        let (words, exact) = (BLOCK_WORDS + 100, BLOCK_WORDS + 10);
+        let stream = slow(&seed, words);
+        let plain: Vec<u32> = (0..words as u32).map(|at| at.wrapping_mul(0x9E37_79B1)).collect();
+        let mut vector = plain.clone();
+        apply_all(&mut [Mask::new(&seed, &ctx(), Role::Pair, Sign::Plus).stream(0)], &mut vector, exact);
+        for (at, got) in vector.iter().enumerate() {
+            let (plain, mask) = (plain[at], stream[at]);
+            let low = (plain as u16).wrapping_add(mask as u16);
+            let high = ((plain >> 16) as u16).wrapping_add((mask >> 16) as u16);
+            let lanes = u32::from(low) | u32::from(high) << 16;
+            assert_eq!(*got, if at < exact { plain.wrapping_add(mask) } else { lanes }, "word {at}");
+        }
+        apply_all(&mut [Mask::new(&seed, &ctx(), Role::Pair, Sign::Minus).stream(0)], &mut vector, exact);
+        assert!(vector == plain);
     }
 
     #[test]
@@ -190,12 +195,14 @@ mod tests {
         let masks =
             masks.map(|(seed, role, sign)| Mask::new(&MaskSeed::from_bytes(&[seed; 32]), &ctx(), role, sign));
         for words in [0, 1, BLOCK_WORDS, BLOCK_WORDS * 5 + 7] {
-            let mut one = vec![9; words];
-            apply_all(&mut masks.each_ref().map(|mask| mask.stream(0)), &mut one);
-            for threads in [0, 1, 2, 3, 64] {
-                let mut many = vec![9; words];
-                apply_whole(&masks, &mut many, threads);
-                assert!(many == one, "{words} words, {threads} threads");
+            for exact in [0, 3, BLOCK_WORDS * 3 + 1, words] {
+                let mut one = vec![9; words];
+                apply_all(&mut masks.each_ref().map(|mask| mask.stream(0)), &mut one, exact);
+                for threads in [0, 1, 2, 3, 64] {
+                    let mut many = vec![9; words];
+                    apply_whole(&masks, &mut many, exact, threads);
+                    assert!(many == one, "{words} words, {exact} exact, {threads} threads");
+                }
             }
         }
     }
@@ -205,7 +212,7 @@ mod tests {
         let seed = MaskSeed::from_bytes(&[9; 32]);
         let stream = |role| {
             let mut vector = vec![0; 8];
-            apply_all(&mut [Mask::new(&seed, &ctx(), role, Sign::Plus).stream(0)], &mut vector);
+            apply_all(&mut [Mask::new(&seed, &ctx(), role, Sign::Plus).stream(0)], &mut vector, 8);
             vector
         };
         assert_ne!(stream(Role::Own), stream(Role::Pair));

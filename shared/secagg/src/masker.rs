@@ -1,7 +1,7 @@
 //! Masking a site's vector, chunk by chunk (Bonawitz et al. 2017, MaskedInputCollection).
 //!
-//! `y_i = q_i + PRG(b_i) + Σ_{j>i} PRG(s_ij) − Σ_{j<i} PRG(s_ij)  (mod 2^32)`, over the members of the site's group. A
-//! self-mask seed masks one vector, once: a [`Masker`] draws its own and is consumed with the vector.
+//! `y_i = q_i + PRG(b_i) + Σ_{j>i} PRG(s_ij) − Σ_{j<i} PRG(s_ij)` in the ring of each word, over the members of the site's
+//! group. A self-mask seed masks one vector, once: a [`Masker`] draws its own and is consumed with the vector.
 
 use consilium_study::hash::Hash;
 use zeroize::Zeroize;
@@ -108,7 +108,8 @@ impl Masker {
         }
         let words = &mut rest[..length];
         // The plain words are masked in place, so that nothing of them is left once a chunk was taken.
-        apply_all(&mut self.streams, words);
+        let exact = self.context.layout.exact_words().saturating_sub(self.position);
+        apply_all(&mut self.streams, words, exact);
         self.chunk.resize(words.len() * 4, 0);
         for (word, bytes) in words.iter().zip(self.chunk.as_chunks_mut::<4>().0) {
             *bytes = word.to_le_bytes();
@@ -164,7 +165,7 @@ mod tests {
                 keys[usize::from(a)].push(PairKey::from_bytes(&[a.min(b) * 4 + a.max(b); 32]));
             }
         }
-        let mut sum = Accumulator::new(layout.words());
+        let mut sum = Accumulator::new(&layout);
         for (position, (model, keys)) in models.into_iter().zip(keys).enumerate() {
             let mut fields = federation.fields(1);
             fields.model = ModelHash::of_bytes(model);
@@ -177,7 +178,7 @@ mod tests {
             assert!(chi_square(&words(&chunk)) < LIMIT, "a masked vector looks random");
             sum.add_chunk(0, &chunk).unwrap();
             let mut mask = vec![0; layout.words()];
-            apply_all(&mut [Mask::new(&own, &ctx, Role::Own, Sign::Plus).stream(0)], &mut mask);
+            apply_all(&mut [Mask::new(&own, &ctx, Role::Own, Sign::Plus).stream(0)], &mut mask, usize::MAX);
             let mask: Vec<u8> = mask.iter().flat_map(|word| word.to_le_bytes()).collect();
             sum.remove_chunk(0, &mask).unwrap();
         }

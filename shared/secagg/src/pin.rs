@@ -9,7 +9,9 @@ use consilium_study::sign::{SignatureError, Signed, Statement, VerifyingKey};
 use crate::context::{Context, Purpose};
 use crate::held::Held;
 use crate::layout::{BlockKind, Layout};
-use crate::quantiser::{ClipNorm, LEAST_RANGE_STEPS, range_exponent};
+use crate::quantiser::{ClipNorm, range_exponent};
+use crate::ring::Ring;
+use crate::{packed, quantiser};
 
 /// The study as a party accepted it, with the keys of the roster it is pinned to. Made from the signed study
 /// and the roster by whoever checked both; the same at every party.
@@ -74,6 +76,9 @@ pub enum PinMismatch {
     /// Another number of groups.
     #[error("it splits the sites otherwise than the study")]
     Groups,
+    /// Another ring than the study's for this purpose.
+    #[error("its ring is not the study's for this purpose")]
+    Ring,
     /// A kind of sum that the study does not have, or another layout.
     #[error("its layout is not the study's for this purpose")]
     Layout,
@@ -124,6 +129,7 @@ impl StudyPin {
             (context.weight_cap == self.weight_cap, PinMismatch::WeightCap),
             (context.noise == self.noise, PinMismatch::Noise),
             (context.groups == self.groups_of(context.purpose), PinMismatch::Groups),
+            (context.layout.ring() == layout.ring(), PinMismatch::Ring),
             (context.layout.same_shape(layout), PinMismatch::Layout),
         ] {
             if !holds {
@@ -131,8 +137,12 @@ impl StudyPin {
             }
         }
         let largest = range_exponent(self.clip_norm.get());
+        let steps = match layout.ring() {
+            Ring::Words => quantiser::LEAST_RANGE_STEPS,
+            Ring::Packed => packed::LEAST_RANGE_STEPS,
+        };
         for (index, block) in context.layout.blocks().iter().enumerate() {
-            let lawful = (largest - LEAST_RANGE_STEPS..=largest).contains(&block.range_exponent);
+            let lawful = (largest - steps..=largest).contains(&block.range_exponent);
             if block.kind == BlockKind::Update && !lawful {
                 return Err(PinMismatch::Range(index));
             }

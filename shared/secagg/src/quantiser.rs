@@ -5,6 +5,8 @@
 //! `Σv · range_b · w_cap / (2^(bits−1) · Σw)`. Rounding is unbiased and repeats: its randomness depends on
 //! study seed, site and round only, so that a new attempt of a round quantises to the same integers.
 //!
+//! In the packed ring trained parameters are rotated and take 16 bits instead ([`crate::packed`]).
+//!
 //! Saturated entries are counted per block, and clipped updates by one flag, under the mask.
 
 use aes::Aes256;
@@ -17,6 +19,8 @@ pub use crate::clip::{ClipNorm, ClippedUpdate};
 use crate::context::Context;
 use crate::layout::MAX_RANGE_EXPONENT;
 use crate::numbering::RoundNumber;
+use crate::packed;
+use crate::ring::Ring;
 use crate::secret::hash_parts;
 
 /// Bits of an entry such that `sites` of them cannot wrap: `32 − ceil(log2 n)`.
@@ -103,13 +107,13 @@ impl RoundingKey {
         Self(*hash_parts("rounding", &(study_seed, site, round)).as_bytes())
     }
 
-    fn stream(&self) -> Ctr64LE<Aes256> {
+    pub(crate) fn stream(&self) -> Ctr64LE<Aes256> {
         Ctr64LE::new((&self.0).into(), &[0; 16].into())
     }
 }
 
 /// Words that are worked on at a time: short enough that the memory's next words are fetched meanwhile.
-const STRETCH: usize = 512;
+pub(crate) const STRETCH: usize = 512;
 
 /// The vector of a site: its weight, its update and exact integers. Every word is what the site contributes. The words
 /// take the place of the update's entries, so that one vector is in memory.
@@ -123,11 +127,31 @@ pub fn encode(
     let (entries, was_clipped) = update.into_parts();
     check_frame(context, weight, entries.len(), counts)?;
     let layout = &context.layout;
+    let share = f64::from(weight) / f64::from(context.weight_cap);
+    let (mut words, saturated) = match layout.ring() {
+        Ring::Words => fill(context, share, entries, rounding),
+        Ring::Packed => packed::fill(context, share, entries, rounding),
+    };
+    let limit = count_limit(context.selection.len());
+    for (word, saturated) in words[layout.saturated()].iter_mut().zip(saturated) {
+        *word = saturated.min(limit);
+    }
+    if let Some(at) = layout.clipped() {
+        words[at] = was_clipped.into();
+    }
+    words[layout.weight()] = weight;
+    words[layout.counts()].copy_from_slice(counts);
+    Ok(words)
+}
+
+/// The words of a site's update, in a vector that has everything else still to come, and the saturated entries of each
+/// block. `share` is the weight by the weight cap.
+fn fill(context: &Context, share: f64, entries: Vec<f32>, rounding: &RoundingKey) -> (Vec<u32>, Vec<u32>) {
+    let layout = &context.layout;
     let mut words = bytemuck::cast_vec::<f32, u32>(entries);
     words.resize(layout.words(), 0);
     let bits = entry_bits(context.selection.len());
     let largest = f64::from(((1u64 << (bits - 1)) - 1) as u32);
-    let share = f64::from(weight) / f64::from(context.weight_cap);
     let simd = Arch::new();
     let mut dice = rounding.stream();
     let mut noise = [0u8; STRETCH * 2];
@@ -153,21 +177,15 @@ pub fn encode(
             words[from + 1..=from + length].copy_from_slice(rounded);
             from += length;
         }
-        saturated.push(over.min(count_limit(context.selection.len())));
+        saturated.push(over);
     }
-    words[layout.saturated()].copy_from_slice(&saturated);
-    if let Some(at) = layout.clipped() {
-        words[at] = was_clipped.into();
-    }
-    words[layout.weight()] = weight;
-    words[layout.counts()].copy_from_slice(counts);
-    Ok(words)
+    (words, saturated)
 }
 
 /// Rounds entries, given as the bits of their floats, to words, and counts those beyond the range. Compiled for each
 /// kind of vector unit; every operation is one of IEEE 754, so the words are the same on all.
 #[inline(always)]
-fn round(entries: &[u32], noise: &[[u8; 2]], scale: f64, largest: f64, words: &mut [u32]) -> u32 {
+pub(crate) fn round(entries: &[u32], noise: &[[u8; 2]], scale: f64, largest: f64, words: &mut [u32]) -> u32 {
     /// Added to a whole number below 2^51 in magnitude, it leaves that number in the low bits.
     const ALIGN: f64 = 6_755_399_441_055_744.0;
     let mut saturated = 0u32;
@@ -197,7 +215,7 @@ pub fn encode_counts(context: &Context, counts: &[u32]) -> Result<Vec<u32>, Enco
 /// Checks lengths and limits.
 fn check_frame(context: &Context, weight: u32, entries: usize, counts: &[u32]) -> Result<(), EncodeError> {
     let layout = &context.layout;
-    for (got, want) in [(entries, layout.update().len()), (counts.len(), layout.counts().len())] {
+    for (got, want) in [(entries, layout.entries()), (counts.len(), layout.counts().len())] {
         if got != want {
             return Err(EncodeError::Length { got, want });
         }
@@ -249,8 +267,8 @@ pub enum DecodeError {
     },
 }
 
-/// Reads a sum of vectors. The mean update takes the place of the sum, so that one vector is in memory.
-pub fn decode(context: &Context, mut words: Vec<u32>) -> Result<Aggregate, DecodeError> {
+/// Reads a sum of vectors.
+pub fn decode(context: &Context, words: Vec<u32>) -> Result<Aggregate, DecodeError> {
     let layout = &context.layout;
     if words.len() != layout.words() {
         return Err(DecodeError::Length { got: words.len(), want: layout.words() });
@@ -260,10 +278,22 @@ pub fn decode(context: &Context, mut words: Vec<u32>) -> Result<Aggregate, Decod
     if weight == 0 || u64::from(weight) > u64::from(context.weight_cap) * sites as u64 {
         return Err(DecodeError::Weight { got: weight, sites });
     }
-    let step = f64::from(context.weight_cap) / (f64::from(entry_bits(sites) - 1).exp2() * f64::from(weight));
     let saturated = words[layout.saturated()].to_vec();
     let clipped = layout.clipped().map_or(0, |at| words[at]);
     let counts = words[layout.counts()].to_vec();
+    let update = match layout.ring() {
+        Ring::Words => read(context, weight, words),
+        Ring::Packed => packed::read(context, weight, &words),
+    };
+    Ok(Aggregate { weight, update, saturated, clipped, counts })
+}
+
+/// The mean update of a sum whose weights add up to `weight`. It takes the place of the sum, so that one vector is in
+/// memory.
+fn read(context: &Context, weight: u32, mut words: Vec<u32>) -> Vec<f32> {
+    let layout = &context.layout;
+    let sites = context.selection.len();
+    let step = f64::from(context.weight_cap) / (f64::from(entry_bits(sites) - 1).exp2() * f64::from(weight));
     let simd = Arch::new();
     let mut means = [0u32; STRETCH];
     let mut from = layout.update().start;
@@ -281,8 +311,7 @@ pub fn decode(context: &Context, mut words: Vec<u32>) -> Result<Aggregate, Decod
         }
     }
     words.truncate(to);
-    let update = bytemuck::cast_vec(words);
-    Ok(Aggregate { weight, update, saturated, clipped, counts })
+    bytemuck::cast_vec(words)
 }
 
 /// Words of a sum to the bits of the mean's entries.
@@ -291,7 +320,7 @@ pub fn decode(context: &Context, mut words: Vec<u32>) -> Result<Aggregate, Decod
     reason = "what is dispatched is compiled for the unit only where it is inlined"
 )]
 #[inline(always)]
-fn mean(words: &[u32], scale: f64, means: &mut [u32]) {
+pub(crate) fn mean(words: &[u32], scale: f64, means: &mut [u32]) {
     for (word, mean) in words.iter().zip(means) {
         *mean = ((f64::from(word.cast_signed()) * scale) as f32).to_bits();
     }

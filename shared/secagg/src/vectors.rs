@@ -4,9 +4,10 @@
 //! `CONSILIUM_WRITE_VECTORS=1 cargo test --release --workspace --lib published_vectors` writes new ones.
 
 mod groups;
+mod packed;
 mod pieces;
 mod transcript;
-mod verify;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 
@@ -15,13 +16,15 @@ use serde_json::Value;
 /// A published file, and what makes it.
 type Made = (&'static str, fn() -> Value);
 
-const FILES: [Made; 6] = [
+const FILES: [Made; 8] = [
     ("round-train.json", transcript::train),
+    ("round-packed.json", transcript::packed),
     ("round-evaluate.json", transcript::evaluate),
     ("streams.json", pieces::streams),
     ("shamir.json", pieces::shamir),
     ("quantiser.json", pieces::quantiser),
     ("groups.json", groups::make),
+    ("packed.json", packed::packed),
 ];
 
 fn folder() -> PathBuf {

@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use crate::document::{CHUNK, Evaluation, FORMAT, Plan, RING_BITS, Rounds, colluders, least_honest};
+use crate::document::{
+    CHUNK, Evaluation, FORMAT, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders, least_honest,
+};
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::quantity::HumanDuration;
 use crate::weight::WeightRule;
@@ -263,10 +265,10 @@ fn aggregation(plan: &Plan, f: &mut Findings) {
         "leave it out, or write \"1MiB\"",
     );
     f.require(
-        aggregation.ring_bits == RING_BITS,
+        aggregation.ring_bits == RING_BITS || aggregation.is_packed(),
         "aggregation.ring_bits",
-        || format!("{} is not the ring of this protocol", aggregation.ring_bits),
-        format!("leave it out, or write {RING_BITS}"),
+        || format!("{} is not a ring of this protocol", aggregation.ring_bits),
+        format!("leave it out, or write {RING_BITS}, or {PACKED_RING_BITS} for slow links"),
     );
     if let Some(split) = aggregation.groups {
         groups(plan, split, f);

@@ -28,8 +28,10 @@ use crate::weight::WeightRule;
 pub const FORMAT: u32 = 1;
 /// Uploads travel, are hashed and are resumed in chunks of this size.
 pub const CHUNK: HumanSize = HumanSize::from_bytes(1 << 20);
-/// Masked sums are taken modulo two to this power.
+/// Masked sums are taken modulo two to this power where a study says nothing else.
 pub const RING_BITS: u32 = 32;
+/// Or, for the rotated updates of a study for slow links, modulo two to this.
+pub const PACKED_RING_BITS: u32 = 16;
 /// Most bytes of a `study.toml`, and of the canonical bytes of a study.
 pub const MAX_BYTES: usize = 256 * 1024;
 
@@ -264,7 +266,7 @@ pub struct Aggregation {
     /// Size of an upload's pieces: [`CHUNK`].
     #[n(4)]
     pub chunk: HumanSize,
-    /// Sums are taken modulo two to this power: [`RING_BITS`].
+    /// Sums of updates are taken modulo two to this power: [`RING_BITS`] or [`PACKED_RING_BITS`].
     #[n(5)]
     pub ring_bits: u32,
     /// Groups that are summed apart; none where everybody is summed together.
@@ -273,9 +275,17 @@ pub struct Aggregation {
 }
 
 impl Aggregation {
-    /// Longest mean update of sites that keep to the study, in L2 norm.
+    /// Whether updates are rotated and take two bytes an entry.
+    pub const fn is_packed(&self) -> bool {
+        self.ring_bits == PACKED_RING_BITS
+    }
+
+    /// The longest that a mean of clipped updates may be, in L2 norm: what each may be, as much more as a combination of
+    /// groups can be longer than each, and what rounding adds to it. That is less than a thousandth, and less than a
+    /// hundredth where updates are packed.
     pub fn longest_mean(&self) -> f64 {
-        self.clip_norm.get() * if self.groups.is_some() { STRETCH } else { 1.0 }
+        let rounding = if self.is_packed() { 1.01 } else { 1.001 };
+        self.clip_norm.get() * rounding * if self.groups.is_some() { STRETCH } else { 1.0 }
     }
 
     /// The weight of an update trained on so many cases of each class: at least 1, at most the cap. `floor` is the

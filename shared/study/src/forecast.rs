@@ -6,10 +6,13 @@
 use std::fmt;
 
 use crate::document::{CHUNK, Plan};
+use crate::graph::ParameterSpec;
 use crate::quantity::HumanSize;
 
 /// Bytes of a 32-bit word, on the wire and in memory.
 const WORD: u64 = 4;
+/// Bytes of a trained entry in the packed ring.
+const PACKED_ENTRY: u64 = 2;
 /// What a coordinator takes beside the model: buffers, connections, program.
 const COORDINATOR_BASE: u64 = 64 << 20;
 /// A share of 32 bytes with its position and place in an envelope, rounded up.
@@ -63,7 +66,7 @@ impl Forecast {
             .map(|block| block.len() as u64);
         let classes = plan.classes() as u64;
         let model = parameters * WORD;
-        let update = (parameters + COUNTERS) * WORD;
+        let update = update(plan);
         // For each class a histogram of the cases that are of it and one of those that are not.
         let counts = (2 * classes * u64::from(plan.evaluation.bins) + classes * classes + COUNTERS) * WORD;
         // In each of the two attempts of a round: shares of one's own seed and of one with every peer,
@@ -80,7 +83,10 @@ impl Forecast {
             down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
             up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
             chunks: update.div_ceil(CHUNK.bytes()),
-            coordinator_memory: HumanSize::from_bytes(COORDINATOR_BASE + model),
+            // The mean of packed updates does not fit in the place of their sum.
+            coordinator_memory: HumanSize::from_bytes(
+                COORDINATOR_BASE + model + if plan.aggregation.is_packed() { update } else { 0 },
+            ),
             coordinator_spool: HumanSize::from_bytes(sites * update),
             // Start, weights, gradient and two moments.
             site_memory: HumanSize::from_bytes(activations * WORD + 5 * model),
@@ -88,6 +94,21 @@ impl Forecast {
             epochs: attempts.div_ceil(u64::from(plan.rounds.attempts_per_epoch)),
         }
     }
+}
+
+/// Bytes of a masked update, but for a few counters. In the packed ring a trained entry takes two bytes, and a block is
+/// padded by at most a 128th of it, or by at most 256 entries.
+fn update(plan: &Plan) -> u64 {
+    let packed = plan.aggregation.is_packed();
+    let of = |block: &ParameterSpec| {
+        let length = block.len() as u64;
+        if packed && block.is_trainable() {
+            (length + (length / 128).max(256)) * PACKED_ENTRY
+        } else {
+            length * WORD
+        }
+    };
+    plan.model.parameters().iter().map(of).sum::<u64>() + COUNTERS * WORD
 }
 
 impl fmt::Display for Forecast {
@@ -131,6 +152,18 @@ mod tests {
         assert_eq!((small.chunks, small.attempts, small.epochs), (2, 20, 1));
         let batch = forecast(4, "cnn-bn");
         assert!(batch.trainable < batch.parameters, "running statistics are not trained");
+    }
+
+    #[test]
+    fn packed_updates_take_half_the_bytes() {
+        let sites: Vec<_> = (0..4).map(|n| format!("s{n}").parse().unwrap()).collect();
+        let text = study_toml(&"s".parse().unwrap(), &sites).replace("# ring_bits = 32", "ring_bits = 16");
+        let packed = Forecast::of(&Draft::from_toml(&text).unwrap());
+        let words = forecast(4, "small-cnn");
+        let saved = words.up_per_round.bytes() - packed.up_per_round.bytes();
+        assert!((49 * words.model.bytes()..50 * words.model.bytes()).contains(&(saved * 100)), "{saved}");
+        assert_eq!((packed.model, packed.down_per_round), (words.model, words.down_per_round));
+        assert_eq!((words.chunks, packed.chunks), (2, 1));
     }
 
     #[test]

@@ -69,6 +69,7 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # weight = "coarse"                  # coarse (cases as a power of two), effective (less with few of a class), examples, equal
 # weight_cap = 4096                  # smallest power of two above the training cases of the largest site
 # min_honest = 2                     # honest sites behind any opened sum; from five sites on the default is 3
+# ring_bits = 32                     # or 16, for slow links: half the bytes up, updates rounded more coarsely
 # From 24 sites on, a robust rule over sums of groups instead of one sum (each site has to allow it), for example:
 #     groups = { count = 3, combine = "median" }, or { count = 5, combine = "trimmed-mean", trim = 1 }
 

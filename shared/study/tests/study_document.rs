@@ -210,7 +210,7 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("min_honest = 2", "min_honest = 1", "aggregation.min_honest"),
         ("min_honest = 2", "min_honest = 4", "aggregation.min_honest"),
         ("chunk = \"1MiB\"", "chunk = \"2MiB\"", "aggregation.chunk"),
-        ("ring_bits = 32", "ring_bits = 16", "aggregation.ring_bits"),
+        ("ring_bits = 32", "ring_bits = 24", "aggregation.ring_bits"),
         ("bins = 256", "bins = 257", "evaluation.bins"),
         ("operating_point = 0.5", "operating_point = 1.0", "evaluation.operating_point"),
         ("max_loss_increase = 0.1", "max_loss_increase = -0.1", "evaluation.gate.max_loss_increase"),

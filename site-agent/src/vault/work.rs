@@ -53,10 +53,10 @@ fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
 }
 
 /// How far so many rounds can move a model: a mean of updates is no longer than the longest that a site may send, and
-/// the server's step is that many times its rate. Rounding adds less than a thousandth.
+/// the server's step is that many times its rate.
 fn furthest(study: &Study, rounds: u32) -> f64 {
     let Strategy::FedAvg { server_learning_rate } = study.rounds.strategy;
-    1.001 * f64::from(rounds) * server_learning_rate.get() * study.aggregation.longest_mean()
+    f64::from(rounds) * server_learning_rate.get() * study.aggregation.longest_mean()
 }
 
 /// Something for the worker to do.

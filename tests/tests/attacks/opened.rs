@@ -73,7 +73,7 @@ impl Scene {
     pub(crate) fn sum(&self, context: &Signed<Context>, sites: &[&str], masks: &OpenedSeeds) -> Vec<u32> {
         let attempt = u64::from(number(context));
         let context = context.claim().unwrap();
-        let mut sum = Accumulator::new(context.layout.words());
+        let mut sum = Accumulator::new(&context.layout);
         for site in sites {
             let vector = self.hostile.upload(site, attempt).unwrap();
             for (index, chunk) in vector.chunks(CHUNK_BYTES).enumerate() {

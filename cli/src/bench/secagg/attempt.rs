@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use consilium_secagg::accumulator::Accumulator;
 use consilium_secagg::coordinator::CollectMasked;
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode};
+use consilium_secagg::ring::{Ring, add_plain};
 use consilium_secagg::site::Begun;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::name::SiteName;
@@ -27,11 +28,14 @@ pub(super) struct Case {
     pub(super) parameters: u32,
     /// Sites that are selected and never upload.
     pub(super) lost: usize,
+    pub(super) ring: Ring,
 }
 
 /// What came out.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Attempt {
+    /// Bits of an update's number in the sum.
+    pub(super) ring_bits: u8,
     pub(super) sites: usize,
     pub(super) parameters: u32,
     pub(super) lost: usize,
@@ -87,9 +91,9 @@ fn check(phase: &CollectMasked, site: &SiteName, spool: &[Vec<u8>]) -> anyhow::R
 
 /// Runs an attempt.
 pub(super) fn measure(case: Case, floors: Floors) -> anyhow::Result<Attempt> {
-    let Case { sites, parameters, lost } = case;
+    let Case { sites, parameters, lost, ring } = case;
     let mut setup = Stopwatch::default();
-    let mut parties = setup.time(|| Parties::new(sites, parameters))?;
+    let mut parties = setup.time(|| Parties::new(sites, parameters, ring))?;
     let signed = parties.context()?;
     let context = signed.claim()?;
     let ctx = context.hash();
@@ -101,7 +105,7 @@ pub(super) fn measure(case: Case, floors: Floors) -> anyhow::Result<Attempt> {
     let mut bytes_up = 0;
     let pin = parties.pin.clone();
     let mut phase = CollectMasked::new(&pin, &signed, BTreeSet::new())?;
-    let mut sum = Accumulator::new(context.layout.words());
+    let mut sum = Accumulator::new(&context.layout);
     // Memory that was never written is not there yet; the sum's own is no surprise.
     for index in 0..context.layout.chunks() {
         sum.add_chunk(index, &vec![0; context.layout.chunk_bytes(index).unwrap_or_default()])?;
@@ -120,9 +124,7 @@ pub(super) fn measure(case: Case, floors: Floors) -> anyhow::Result<Attempt> {
             let clipped = ClippedUpdate::clip(raw, &context.layout, context.clip_norm)?;
             encode(&context, WEIGHT_CAP, clipped, &[1, 2], &rounding)
         })?;
-        for (total, word) in plain.iter_mut().zip(&vector) {
-            *total = total.wrapping_add(*word);
-        }
+        add_plain(&context.layout, &mut plain, &vector);
         let mut masker = client.time(|| site.machine.mask(permit, vector))?;
         let mut spool = Vec::new();
         while let Some(chunk) = client.time(|| masker.next_chunk()) {
@@ -185,6 +187,7 @@ pub(super) fn measure(case: Case, floors: Floors) -> anyhow::Result<Attempt> {
     let words = context.layout.words() as f64;
     let left = (survivors + survivors * lost) as f64;
     Ok(Attempt {
+        ring_bits: ring.bits(),
         sites,
         parameters,
         lost,

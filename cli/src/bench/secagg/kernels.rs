@@ -9,6 +9,7 @@ use consilium_secagg::floor::KeyStream;
 use consilium_secagg::layout::CHUNK_WORDS;
 use consilium_secagg::numbering::{RoundNumber, SiteIndex};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode};
+use consilium_secagg::ring::Ring;
 use consilium_study::hash::Hash;
 use serde::Serialize;
 
@@ -91,8 +92,11 @@ fn plain_sum(words: usize) -> f64 {
 
 /// Measures all.
 pub(super) fn measure() -> anyhow::Result<Kernels> {
-    let (pin, ..) = pin(SITES, WORDS)?;
-    let context = Context::new(fields(&pin, |site| Hash::of_bytes(site.as_str().as_bytes()))?)?;
+    let context_in = |ring| -> anyhow::Result<Context> {
+        let (pin, ..) = pin(SITES, WORDS, ring)?;
+        Ok(Context::new(fields(&pin, |site| Hash::of_bytes(site.as_str().as_bytes()))?)?)
+    };
+    let context = context_in(Ring::Words)?;
     let words = context.layout.words();
     let stream_floor = key_stream(words * 4);
     let sum_floor = plain_sum(words);
@@ -106,7 +110,7 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
     };
     let mask = |masks: usize| -> anyhow::Result<f64> {
         let seeds = own_masks(masks)?;
-        let mut sum = Accumulator::new(words);
+        let mut sum = Accumulator::new(&context.layout);
         Ok(best(TIMES, || timed(|| sum.remove_masks(&context, &seeds, 1))) / masks as f64)
     };
     let (one, ten) = (mask(1)?, mask(SITES)?);
@@ -114,7 +118,7 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
     let chunks: Vec<Vec<u8>> = (0..context.layout.chunks())
         .map(|index| vec![3; context.layout.chunk_bytes(index).unwrap_or(CHUNK_WORDS * 4)])
         .collect();
-    let mut sum = Accumulator::new(words);
+    let mut sum = Accumulator::new(&context.layout);
     let mut failed = None;
     let accumulate = best(TIMES, || {
         timed(|| {
@@ -134,15 +138,20 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
     });
     let clipped = ClippedUpdate::clip(entries, &context.layout, context.clip_norm)?;
     let rounding = RoundingKey::new(1, &site_name(0), RoundNumber::new(1)?);
-    let vector = encode(&context, WEIGHT_CAP, clipped.clone(), &[1, 2], &rounding)?;
-    let quantise = best(TIMES, || {
-        let clipped = clipped.clone();
-        timed(|| encode(&context, WEIGHT_CAP, clipped, &[1, 2], &rounding))
-    });
-    let dequantise = best(TIMES, || {
-        let vector = vector.clone();
-        timed(|| decode(&context, vector))
-    });
+    let both_ways = |context: &Context| -> anyhow::Result<(f64, f64)> {
+        let vector = encode(context, WEIGHT_CAP, clipped.clone(), &[1, 2], &rounding)?;
+        let there = best(TIMES, || {
+            let clipped = clipped.clone();
+            timed(|| encode(context, WEIGHT_CAP, clipped, &[1, 2], &rounding))
+        });
+        let back = best(TIMES, || {
+            let vector = vector.clone();
+            timed(|| decode(context, vector))
+        });
+        Ok((there, back))
+    };
+    let (quantise, dequantise) = both_ways(&context)?;
+    let (pack, unpack) = both_ways(&context_in(Ring::Packed)?)?;
 
     let row = |kernel, seconds: f64, floor: Option<(&'static str, f64)>| Kernel {
         kernel,
@@ -162,6 +171,8 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
             row("clip", clip, Some(plain)),
             row("quantise", quantise, Some(plain)),
             row("dequantise", dequantise, Some(plain)),
+            row("rotate and pack", pack, Some(plain)),
+            row("unpack and rotate back", unpack, Some(plain)),
         ],
         floors: Floors { stream: stream_floor / words as f64, sum: sum_floor / words as f64 },
         mask: stream_floor / ten,

@@ -12,6 +12,7 @@ use consilium_secagg::message::EpochOpening;
 use consilium_secagg::numbering::{Attempt, Epoch, MAX_ATTEMPTS_PER_EPOCH, RoundNumber};
 use consilium_secagg::pin::StudyPin;
 use consilium_secagg::quantiser::ClipNorm;
+use consilium_secagg::ring::Ring;
 use consilium_secagg::site::{RepeatBook, SiteMachine, SiteRefusal, Store, Unsent};
 use consilium_secagg::terms::Floors;
 use consilium_secagg::threshold::Thresholds;
@@ -25,9 +26,11 @@ pub(super) const CLIP_NORM: f64 = 1.0;
 pub(super) const WEIGHT_CAP: u32 = 64;
 
 /// Two numbers stand beside the update, as a training round has them.
-pub(super) fn layout(parameters: u32) -> anyhow::Result<Layout> {
+pub(super) fn layout(parameters: u32, ring: Ring) -> anyhow::Result<Layout> {
     let block = Block { kind: BlockKind::Update, length: parameters, range_exponent: 0 };
-    Layout::new(vec![block], 2).context("the layout of the measured vector")
+    Layout::new(vec![block], 2)
+        .and_then(|layout| layout.in_ring(ring))
+        .context("the layout of the measured vector")
 }
 
 pub(super) fn site_name(position: usize) -> SiteName {
@@ -53,7 +56,7 @@ pub(super) fn fields(pin: &StudyPin, adverts: impl Fn(&SiteName) -> Hash) -> any
         selection,
         layout: pin.layouts[&Purpose::Train].clone(),
         chunk_words: CHUNK_WORDS as u32,
-        ring_bits: 32,
+        ring_bits: pin.layouts[&Purpose::Train].ring().bits(),
         clip_norm: pin.clip_norm,
         weight_cap: WEIGHT_CAP,
         noise: 0,
@@ -117,7 +120,11 @@ pub(super) struct Parties {
 }
 
 /// What a study of the bench pins.
-pub(super) fn pin(sites: usize, parameters: u32) -> anyhow::Result<(StudyPin, SigningKey, Vec<SigningKey>)> {
+pub(super) fn pin(
+    sites: usize,
+    parameters: u32,
+    ring: Ring,
+) -> anyhow::Result<(StudyPin, SigningKey, Vec<SigningKey>)> {
     let coordinator = SigningKey::generate();
     let keys: Vec<_> = (0..sites).map(|_| SigningKey::generate()).collect();
     let named = keys.iter().enumerate().map(|(at, key)| (site_name(at), key.verifying_key()));
@@ -133,15 +140,15 @@ pub(super) fn pin(sites: usize, parameters: u32) -> anyhow::Result<(StudyPin, Si
         weight_cap: WEIGHT_CAP,
         noise: 0,
         groups: 1,
-        layouts: BTreeMap::from([(Purpose::Train, layout(parameters)?)]),
+        layouts: BTreeMap::from([(Purpose::Train, layout(parameters, ring)?)]),
     };
     Ok((pin, coordinator, keys))
 }
 
 impl Parties {
     /// Makes keys and settles all pairs.
-    pub(super) fn new(sites: usize, parameters: u32) -> anyhow::Result<Self> {
-        let (pin, coordinator, keys) = pin(sites, parameters)?;
+    pub(super) fn new(sites: usize, parameters: u32, ring: Ring) -> anyhow::Result<Self> {
+        let (pin, coordinator, keys) = pin(sites, parameters, ring)?;
         let opening = EpochOpening {
             study: pin.study,
             roster: pin.roster,

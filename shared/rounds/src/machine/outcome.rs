@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use consilium_secagg::context::{Purpose, Selection};
 use consilium_secagg::numbering::{Attempt, RoundNumber};
+use consilium_secagg::packed::{WIDEST_SPREAD, is_crowded};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 
 use super::fewest_sites;
 use super::run::{Gathering, Life, Run, Stage, Step, Summing, Trained};
+use super::sites::Standing;
 use super::{Effects, StudyMachine};
 use crate::event::{Effect, Notice, SumRefused, Summed};
 use crate::gate;
@@ -199,7 +201,12 @@ impl StudyMachine {
         };
         if !matches!(verdict, Verdict::Refused(_)) {
             self.model = trained.candidate;
-            self.ranges = Ranges::after(&self.study, &trained.largest);
+            if self.is_crowded(trained) {
+                self.spread =
+                    Some(self.spread.map_or(1, |spread| spread.saturating_add(1)).min(WIDEST_SPREAD));
+            }
+            let spread = self.spread.unwrap_or_default();
+            self.ranges = Ranges::after(&self.study, &trained.largest, self.heaviest_share(), spread);
             self.participants.extend(trained.survivors.iter().cloned());
         }
         self.adoptions.push(adoption.clone());
@@ -240,6 +247,21 @@ impl StudyMachine {
                 record.was_counted(purpose);
             }
         }
+    }
+
+    /// The largest weight that a site accepted with, by the largest that the study allows.
+    fn heaviest_share(&self) -> f64 {
+        let weights = self.sites.values().filter_map(|site| match &site.standing {
+            Standing::Accepted(accepted) => Some(accepted.signed.claim().ok()?.weight_class),
+            _ => None,
+        });
+        f64::from(weights.max().unwrap_or(1)) / f64::from(self.study.aggregation.weight_cap)
+    }
+
+    /// Whether so many entries of a packed sum saturated that the ranges have to be wider.
+    fn is_crowded(&self, trained: &Trained) -> bool {
+        self.study.aggregation.is_packed()
+            && is_crowded(trained.figures.saturated, self.study.model.len(), trained.survivors.len())
     }
 
     /// All rounds are done: one transition, with the recommended model in it.

@@ -135,7 +135,7 @@ pub(crate) struct Trained {
     pub(crate) candidate: Hash,
     #[n(1)]
     pub(crate) figures: TrainFigures,
-    /// Largest magnitude of the mean update in each block.
+    /// Largest magnitude of the mean update in each block; of a packed block its largest root mean square.
     #[n(2)]
     pub(crate) largest: Vec<f64>,
     /// Whose updates are in it.

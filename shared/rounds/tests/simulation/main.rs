@@ -7,6 +7,7 @@ mod groups;
 mod hostile_bytes;
 mod lost;
 mod network;
+mod packed;
 mod parts;
 mod rules;
 mod scenario;

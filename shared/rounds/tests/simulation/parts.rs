@@ -38,6 +38,8 @@ pub(crate) const SHARED: usize = 33;
 pub(crate) struct OneHot {
     pub(crate) study: Study,
     pub(crate) position: usize,
+    /// Length of its update in a round.
+    pub(crate) length: fn(u32) -> f32,
     /// Loss of the candidate minus loss of the start, in steps.
     pub(crate) worse: bool,
     /// It declines candidates as starting models.
@@ -53,8 +55,8 @@ impl Work for OneHot {
         if let Some(why) = self.leaves {
             return Err(why);
         }
-        let mut update = vec![0.0; context.layout.update().len()];
-        update[self.position] = 0.25 * (context.round.get() as f32);
+        let mut update = vec![0.0; context.layout.entries()];
+        update[self.position] = (self.length)(context.round.get());
         // What everybody finds, so that no rule makes the model that there was.
         update[SHARED] = 0.125;
         Ok(Trained { update, mean_loss: 0.5, busy_ms: 10 })

@@ -440,6 +440,7 @@ fn a_federation_in_one_process_reaches_its_release() {
                 OneHot {
                     study: study.clone(),
                     position,
+                    length: |round| 0.25 * round as f32,
                     worse: false,
                     declines: false,
                     blind: false,

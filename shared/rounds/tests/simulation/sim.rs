@@ -16,6 +16,7 @@ use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::layout::CHUNK_WORDS;
 use consilium_secagg::numbering::Attempt;
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
+use consilium_secagg::ring::add_plain;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -119,6 +120,7 @@ impl Sim {
                 work: OneHot {
                     study: study.clone(),
                     position,
+                    length: |round| 0.25 * round as f32,
                     worse: false,
                     declines: false,
                     blind: false,
@@ -394,7 +396,7 @@ impl Sim {
                 }
                 _ => encode_counts(context, &work.evaluate(context).unwrap().to_words()).unwrap(),
             };
-            total.iter_mut().zip(vector).for_each(|(sum, word)| *sum = sum.wrapping_add(word));
+            add_plain(&context.layout, total, &vector);
         }
         assert!(context.layout.words() <= CHUNK_WORDS);
         let bytes: Vec<u8> = totals.values().flatten().flat_map(|word| word.to_le_bytes()).collect();

@@ -5,7 +5,8 @@ use consilium_study::canonical::Canonical;
 use super::*;
 use crate::context::{ContextFields, InvalidSelection, Member, Selection};
 use crate::layout::{Block, BlockKind};
-use crate::quantiser::count_limit;
+use crate::quantiser::{ClipNorm, count_limit};
+use crate::ring::Ring;
 
 /// The fields make no context, neither here nor when they arrive.
 fn refused(fields: &ContextFields) -> InvalidContext {
@@ -30,7 +31,6 @@ fn what_this_protocol_does_not_speak_is_no_context() {
     };
     unsupported(&|fields| fields.version = 2, "protocol version");
     unsupported(&|fields| fields.chunk_words = 1, "chunk length");
-    unsupported(&|fields| fields.ring_bits = 16, "ring width");
     assert_eq!(with(&|fields| fields.thresholds.threshold -= 1), InvalidContext::Formula);
     assert_eq!(with(&|fields| fields.thresholds.corrupt = 0), InvalidContext::Formula);
     // Only an evaluation compares, and with another model.
@@ -40,6 +40,10 @@ fn what_this_protocol_does_not_speak_is_no_context() {
         (fields.purpose, fields.baseline) = (Purpose::Evaluate, Some(fields.model));
     };
     assert_eq!(with(&itself), InvalidContext::Baseline);
+    // A ring that is none, or not the layout's.
+    for bits in [0, 16, 64] {
+        assert_eq!(with(&|fields| fields.ring_bits = bits), InvalidContext::Ring { bits });
+    }
     // Weights that could wrap around.
     for cap in [0, count_limit(4) + 1] {
         let refusal = with(&|fields| fields.weight_cap = cap);
@@ -99,6 +103,37 @@ fn ranges_and_members_are_those_of_the_study() {
     federation.pin.min_honest = 3;
     let context = Context::new(federation.fields(1)).unwrap();
     assert_eq!(federation.pin.check(&context), Err(PinMismatch::MinHonest));
+}
+
+#[test]
+fn only_updates_are_packed_and_only_where_the_study_says_so() {
+    let block = |range_exponent| Block { kind: BlockKind::Update, length: 2, range_exponent };
+    let with_range = |exponent| Layout::new(vec![block(exponent)], 0).unwrap().in_ring(Ring::Packed).unwrap();
+    let federation = Federation::new(4, &with_range(0));
+    assert_eq!(federation.fields(1).ring_bits, 16);
+    for (exponent, lawful) in [(0, true), (-40, true), (1, false), (-41, false)] {
+        let mut fields = federation.fields(1);
+        fields.layout = with_range(exponent);
+        let checked = federation.pin.check(&Context::new(fields).unwrap());
+        assert_eq!(checked, if lawful { Ok(()) } else { Err(PinMismatch::Range(0)) }, "2^{exponent}");
+    }
+    // The same vector in the other ring, and the other way round.
+    let words = Layout::new(vec![block(0)], 0).unwrap();
+    let fields = ContextFields { ring_bits: 32, layout: words.clone(), ..federation.fields(1) };
+    assert_eq!(federation.pin.check(&Context::new(fields).unwrap()), Err(PinMismatch::Ring));
+    let unpacked = Federation::new(4, &words);
+    let fields = ContextFields { ring_bits: 16, layout: with_range(0), ..unpacked.fields(1) };
+    assert_eq!(unpacked.pin.check(&Context::new(fields).unwrap()), Err(PinMismatch::Ring));
+    // Counts are exact, and an update without a bound has no transform.
+    for purpose in [Purpose::Evaluate, Purpose::Statistics] {
+        let fields = ContextFields { purpose, ..federation.fields(1) };
+        assert_eq!(refused(&fields), InvalidContext::Ring { bits: 16 });
+    }
+    let clip_norm = ClipNorm::new(2f64.powi(65)).unwrap();
+    assert_eq!(
+        refused(&ContextFields { clip_norm, ..federation.fields(1) }),
+        InvalidContext::Ring { bits: 16 }
+    );
 }
 
 #[test]

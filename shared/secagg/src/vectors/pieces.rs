@@ -21,7 +21,8 @@ pub(super) fn ctx() -> CtxHash {
 pub(super) fn stream(seed: &[u8; 32], role: &str, words: usize) -> Vec<u32> {
     let role = if role == "self" { Role::Own } else { Role::Pair };
     let mut stream = vec![0; words];
-    apply_all(&mut [Mask::new(&MaskSeed::from_bytes(seed), &ctx(), role, Sign::Plus).stream(0)], &mut stream);
+    let mask = Mask::new(&MaskSeed::from_bytes(seed), &ctx(), role, Sign::Plus);
+    apply_all(&mut [mask.stream(0)], &mut stream, words);
     stream
 }
 

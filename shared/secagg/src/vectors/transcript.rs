@@ -15,6 +15,7 @@ use crate::federation::{Federation, answer, arrive, judge, name, sign};
 use crate::layout::{Block, BlockKind, Layout};
 use crate::message::{Envelope, Receipt};
 use crate::quantiser::{ClippedUpdate, RoundingKey, decode, encode, encode_counts};
+use crate::ring::Ring;
 use crate::secret::MaskSeed;
 use crate::site::Begun;
 use crate::terms::Floors;
@@ -25,21 +26,31 @@ const GONE: usize = 2;
 const STUDY_SEED: u64 = 20_261_124;
 const RATE: f64 = 1.5;
 
-pub(super) fn train() -> Value {
+/// The layout of a training round, with every kind of block.
+fn blocks() -> Layout {
     let block = |kind, length, range_exponent| Block { kind, length, range_exponent };
     let blocks = vec![
         block(BlockKind::Update, 40, 0),
         block(BlockKind::Statistics, 6, 4),
         block(BlockKind::Update, 30, -3),
     ];
-    play("A training round of four sites, one of which never uploads", Purpose::Train, Layout::new(blocks, 2))
+    Layout::new(blocks, 2).unwrap()
+}
+
+pub(super) fn train() -> Value {
+    play("A training round of four sites, one of which never uploads", Purpose::Train, &blocks())
+}
+
+pub(super) fn packed() -> Value {
+    let layout = blocks().in_ring(Ring::Packed).unwrap();
+    play("A packed training round of four sites, one of which never uploads", Purpose::Train, &layout)
 }
 
 pub(super) fn evaluate() -> Value {
     play(
         "An evaluation of four sites, one of which never uploads",
         Purpose::Evaluate,
-        Ok(Layout::of_counts(110)),
+        &Layout::of_counts(110),
     )
 }
 
@@ -61,7 +72,7 @@ fn contribution(context: &Context, position: usize) -> Contribution {
     // The last site's update is beyond the clip norm.
     let scale = if position == SITES - 1 { 0.5 } else { 0.02 };
     let entry = |at: usize| scale * ((at * (position + 2)) as f32 * 0.377).cos();
-    let update: Vec<f32> = (0..layout.update().len()).map(entry).collect();
+    let update: Vec<f32> = (0..layout.entries()).map(entry).collect();
     let weight = 4 << position;
     let rounding = RoundingKey::new(STUDY_SEED, &name(position), context.round);
     let clipped = ClippedUpdate::clip(update.clone(), layout, context.clip_norm).unwrap();
@@ -69,9 +80,8 @@ fn contribution(context: &Context, position: usize) -> Contribution {
     Contribution { weight, update, counts, words }
 }
 
-fn play(title: &str, purpose: Purpose, layout: Result<Layout, crate::layout::InvalidLayout>) -> Value {
-    let layout = layout.unwrap();
-    let mut federation = Federation::unsettled(SITES, &layout, |_| Floors::default(), false);
+fn play(title: &str, purpose: Purpose, layout: &Layout) -> Value {
+    let mut federation = Federation::unsettled(SITES, layout, |_| Floors::default(), false);
     federation.advertise();
     // Kept here before the sites erase them.
     let secrets: Vec<EpochSecrets> = federation

@@ -36,12 +36,13 @@ pub(super) fn file(file: &Value) {
         "consilium-secagg-shamir/1" => shares(file),
         "consilium-secagg-quantiser/1" => quantised(file),
         "consilium-secagg-groups/1" => super::groups::check(file),
+        "consilium-secagg-packed/1" => super::packed::verify(file),
         other => panic!("no format {other}"),
     }
 }
 
 /// A context of which only the vector matters.
-pub(super) fn context_for(layout: &Layout, members: usize, clip_norm: ClipNorm, weight_cap: u32) -> Context {
+pub(crate) fn context_for(layout: &Layout, members: usize, clip_norm: ClipNorm, weight_cap: u32) -> Context {
     let member = |at: usize| (format!("s{at:03}").parse().unwrap(), Hash::of_bytes(b"advert"));
     Context::new(ContextFields {
         version: crate::context::PROTOCOL_VERSION,
@@ -59,7 +60,7 @@ pub(super) fn context_for(layout: &Layout, members: usize, clip_norm: ClipNorm, 
         thresholds: Thresholds::new(members, members, 0).unwrap(),
         layout: layout.clone(),
         chunk_words: CHUNK_WORDS as u32,
-        ring_bits: 32,
+        ring_bits: layout.ring().bits(),
         clip_norm,
         weight_cap,
         noise: 0,
@@ -122,7 +123,7 @@ fn quantised(file: &Value) {
     }
 }
 
-fn counts(case: &Value) -> Vec<u32> {
+pub(super) fn counts(case: &Value) -> Vec<u32> {
     case["counts"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap() as u32).collect()
 }
 
@@ -248,7 +249,7 @@ impl Transcript<'_> {
                 assert_eq!(receipt.pair_commitment(peer), Some(&seed.commitment(&ctx, me, peer)));
                 streams.push(Mask::new(&seed, &ctx, Role::Pair, Sign::of_pair(me, peer)).stream(0));
             }
-            apply_all(&mut streams, &mut words);
+            apply_all(&mut streams, &mut words, self.context.layout.exact_words());
             assert_eq!(words_hex(&words), vector["masked"]);
             let bytes = unhex(&vector["masked"]);
             let leaf = chunk_leaf(&ctx, me, 0, &bytes);
@@ -339,7 +340,7 @@ impl Transcript<'_> {
     }
 
     fn sum(&self) {
-        let mut sum = Accumulator::new(self.context.layout.words());
+        let mut sum = Accumulator::new(&self.context.layout);
         for vector in self.file["vectors"].as_object().unwrap().values() {
             sum.add_chunk(0, &unhex(&vector["masked"])).unwrap();
         }

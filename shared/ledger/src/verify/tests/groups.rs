@@ -28,7 +28,7 @@ struct Same(Study);
 
 impl Work for Same {
     fn train(&mut self, context: &Context) -> Result<Trained, Withdrawal> {
-        Ok(Trained { update: vec![0.01; context.layout.update().len()], mean_loss: 0.5, busy_ms: 0 })
+        Ok(Trained { update: vec![0.01; context.layout.entries()], mean_loss: 0.5, busy_ms: 0 })
     }
 
     fn evaluate(&mut self, _: &Context) -> Result<EvaluationCounts, Withdrawal> {

@@ -82,7 +82,7 @@ fn without_the_check_one_sites_vector_is_open() {
             mask(4, *helper.as_bytes()),
         ],
     };
-    let mut sum = Accumulator::new(context.layout.words());
+    let mut sum = Accumulator::new(&context.layout);
     sum.add_chunk(0, &federation.nodes[V].spool[0]).unwrap();
     sum.remove_masks(&context, &opened, 1);
     assert_eq!(sum.into_words(), inputs[V], "the attack succeeds where the check is off");
