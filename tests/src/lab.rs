@@ -38,6 +38,8 @@ pub struct Study {
     pub model: &'static str,
     /// How long sites may take to return an update.
     pub collect_timeout: &'static str,
+    /// More lines of `[aggregation]`.
+    pub aggregation: &'static str,
 }
 
 impl Default for Study {
@@ -49,6 +51,7 @@ impl Default for Study {
             required: Vec::new(),
             model: "logistic",
             collect_timeout: "30s",
+            aggregation: "",
         }
     }
 }
@@ -136,6 +139,16 @@ impl Lab {
         let config = "threads = 1\n[coordinator]\nlongest_pause = \"1s\"\n[source]\nkind = \"npz\"\nfile = \"data/cases.npz\"\n\
                       [policy]\napproval = \"automatic\"\noperators = [\"operator/operator\"]\n";
         std::fs::write(folder.join("site.toml"), config)?;
+        Ok(())
+    }
+
+    /// Every hospital allows that groups are summed apart.
+    pub fn allow_groups(&self) -> anyhow::Result<()> {
+        for site in &self.sites {
+            let config = self.site_folder(site).join("site.toml");
+            let text = std::fs::read_to_string(&config)?;
+            std::fs::write(&config, text.replace("[policy]\n", "[policy]\ngroups = true\n"))?;
+        }
         Ok(())
     }
 
@@ -275,13 +288,14 @@ impl Lab {
              [model]\npreset = \"{}\"\n\
              [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 16\nepochs = 1\n\
              [rounds]\ncount = {}\nquorum = 3\nrequired = [{}]\ncollect_timeout = \"{}\"\nevaluate_timeout = \"30s\"\nsetup_timeout = \"30s\"\n\
-             [aggregation]\nweight_cap = 64\n[evaluation]\n",
+             [aggregation]\nweight_cap = 64\n{}[evaluation]\n",
             study.name,
             quoted(study.sites.as_ref().unwrap_or(&self.sites)),
             study.model,
             study.rounds,
             quoted(&study.required),
             study.collect_timeout,
+            study.aggregation,
         );
         let path = self.path().join(format!("{}.toml", study.name));
         std::fs::write(&path, text)?;

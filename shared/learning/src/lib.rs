@@ -26,7 +26,7 @@ pub use dataset::{Dataset, InvalidDataset, Pixels};
 pub use initial::initial;
 pub use random::LocalSeed;
 pub use score::{Scores, score};
-pub use threads::fix_threads;
+pub use threads::{fix_threads, threads};
 pub use train::{LocalTraining, Progress, TrainError, Trained, train};
 
 pub use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Origin};

@@ -10,6 +10,11 @@ pub fn fix_threads(threads: std::num::NonZeroUsize) -> Result<(), ThreadsAlready
         .map_err(|_| ThreadsAlreadyFixed { threads: rayon::current_num_threads() })
 }
 
+/// How many threads this process trains with.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// The threads run already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this process trains with {threads} threads already")]

@@ -10,10 +10,11 @@
 //! Saturated entries are counted per block, and clipped updates by one flag, under the mask.
 
 use aes::Aes256;
-use aes::cipher::{KeyIvInit, StreamCipher};
+use aes::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use consilium_study::name::SiteName;
 use ctr::Ctr64LE;
 use pulp::Arch;
+use zeroize::Zeroize;
 
 pub use crate::clip::{ClipNorm, ClippedUpdate};
 use crate::context::Context;
@@ -124,12 +125,24 @@ pub fn encode(
     counts: &[u32],
     rounding: &RoundingKey,
 ) -> Result<Vec<u32>, EncodeError> {
+    encode_on(1, context, weight, update, counts, rounding)
+}
+
+/// The same on so many threads, where updates are not packed. The words do not depend on their number.
+pub fn encode_on(
+    threads: usize,
+    context: &Context,
+    weight: u32,
+    update: ClippedUpdate,
+    counts: &[u32],
+    rounding: &RoundingKey,
+) -> Result<Vec<u32>, EncodeError> {
     let (entries, was_clipped) = update.into_parts();
     check_frame(context, weight, entries.len(), counts)?;
     let layout = &context.layout;
     let share = f64::from(weight) / f64::from(context.weight_cap);
     let (mut words, saturated) = match layout.ring() {
-        Ring::Words => fill(context, share, entries, rounding),
+        Ring::Words => fill(context, share, entries, rounding, threads),
         Ring::Packed => packed::fill(context, share, entries, rounding),
     };
     let limit = count_limit(context.selection.len());
@@ -146,40 +159,103 @@ pub fn encode(
 
 /// The words of a site's update, in a vector that has everything else still to come, and the saturated entries of each
 /// block. `share` is the weight by the weight cap.
-fn fill(context: &Context, share: f64, entries: Vec<f32>, rounding: &RoundingKey) -> (Vec<u32>, Vec<u32>) {
+fn fill(
+    context: &Context,
+    share: f64,
+    entries: Vec<f32>,
+    rounding: &RoundingKey,
+    threads: usize,
+) -> (Vec<u32>, Vec<u32>) {
     let layout = &context.layout;
+    let count = entries.len();
     let mut words = bytemuck::cast_vec::<f32, u32>(entries);
     words.resize(layout.words(), 0);
     let bits = entry_bits(context.selection.len());
-    let largest = f64::from(((1u64 << (bits - 1)) - 1) as u32);
-    let simd = Arch::new();
-    let mut dice = rounding.stream();
-    let mut noise = [0u8; STRETCH * 2];
-    let mut rounded = [0u32; STRETCH];
-    // The word of an entry stands one place further on, so the first entry after a stretch is kept aside.
-    let mut next = words[0];
-    let mut from = 0;
-    let mut saturated = Vec::with_capacity(layout.blocks().len());
-    for block in layout.blocks() {
-        let scale = share * f64::from(bits - 1).exp2() / block.range();
-        let end = from + block.length as usize;
-        let mut over = 0;
-        while from < end {
-            let length = STRETCH.min(end - from);
-            let (rounded, noise) = (&mut rounded[..length], &mut noise[..length * 2]);
-            dice.write_keystream(noise);
-            let (noise, _) = noise.as_chunks::<2>();
-            let before = std::mem::replace(&mut words[from], next);
-            let entries = &words[from..from + length];
-            over += simd.dispatch(|| round(entries, noise, scale, largest, rounded));
-            words[from] = before;
-            next = words[from + length];
-            words[from + 1..=from + length].copy_from_slice(rounded);
-            from += length;
+    let mut saturated = vec![0; layout.blocks().len()];
+    if count == 0 {
+        return (words, saturated);
+    }
+    let length = count.div_ceil(threads.max(1)).next_multiple_of(STRETCH);
+    let work = |mut part: Part<'_>| {
+        let mut over = Vec::new();
+        let mut dice = rounding.stream();
+        dice.seek(part.from as u64 * 2);
+        let mut at = 0;
+        for block in layout.blocks() {
+            let scale = share * f64::from(bits - 1).exp2() / block.range();
+            let end = at + block.length as usize;
+            over.push(part.round_to(end, &mut dice, scale, bits));
+            at = end;
         }
-        saturated.push(over);
+        over
+    };
+    let overs = std::thread::scope(|scope| {
+        let mut parts = Part::split(&mut words[..=count], length);
+        // The last part is this thread's own.
+        let own = parts.pop();
+        let others: Vec<_> = parts.into_iter().map(|part| scope.spawn(move || work(part))).collect();
+        let own = own.map(work);
+        let others = others.into_iter().map(|other| other.join().expect("rounding numbers does not panic"));
+        others.chain(own).collect::<Vec<_>>()
+    });
+    for overs in overs {
+        for (all, over) in saturated.iter_mut().zip(overs) {
+            *all = u32::saturating_add(*all, over);
+        }
     }
     (words, saturated)
+}
+
+/// A stretch of the update in the making. The word of an entry stands one place behind it, so the first entry is kept
+/// aside, and the others stand one place before their words.
+struct Part<'w> {
+    /// Number of the first entry.
+    from: usize,
+    /// Entries that are rounded already.
+    done: usize,
+    next: u32,
+    /// One for each entry of the part: its word in the end, before that the next entry.
+    places: &'w mut [u32],
+}
+
+impl<'w> Part<'w> {
+    /// Splits entries that stand at the front of `words`, which is one longer, into parts of so many.
+    fn split(words: &'w mut [u32], length: usize) -> Vec<Self> {
+        let Some((first, mut rest)) = words.split_first_mut() else { return Vec::new() };
+        let (mut parts, mut next, mut from) = (Vec::new(), *first, 0);
+        while !rest.is_empty() {
+            let (places, after) = rest.split_at_mut(length.min(rest.len()));
+            // The last place of a part holds the first entry of the one after it.
+            let after_next = places.last().copied().unwrap_or_default();
+            let taken = places.len();
+            parts.push(Self { from, done: 0, next, places });
+            (rest, next, from) = (after, after_next, from + taken);
+        }
+        parts
+    }
+
+    /// Rounds the entries before number `end`, and counts those beyond the range.
+    fn round_to(&mut self, end: usize, dice: &mut impl StreamCipher, scale: f64, bits: u32) -> u32 {
+        let largest = f64::from(((1u64 << (bits - 1)) - 1) as u32);
+        let simd = Arch::new();
+        let mut noise = [0u8; STRETCH * 2];
+        let mut entries = [0u32; STRETCH];
+        let end = end.saturating_sub(self.from).min(self.places.len());
+        let mut over = 0u32;
+        while self.done < end {
+            let length = STRETCH.min(end - self.done);
+            let (entries, noise) = (&mut entries[..length], &mut noise[..length * 2]);
+            let places = &mut self.places[self.done..self.done + length];
+            entries[0] = std::mem::replace(&mut self.next, places[length - 1]);
+            entries[1..].copy_from_slice(&places[..length - 1]);
+            dice.write_keystream(noise);
+            let (noise, _) = noise.as_chunks::<2>();
+            over = over.saturating_add(simd.dispatch(|| round(entries, noise, scale, largest, places)));
+            self.done += length;
+        }
+        entries.zeroize();
+        over
+    }
 }
 
 /// Rounds entries, given as the bits of their floats, to words, and counts those beyond the range. Compiled for each
@@ -193,7 +269,9 @@ pub(crate) fn round(entries: &[u32], noise: &[[u8; 2]], scale: f64, largest: f64
         // Uniform in (0, 1): the floor of value plus noise is unbiased, to within 2^-17 of a step.
         let up = (f64::from(u16::from_le_bytes(*noise)) + 0.5) * 2f64.powi(-16);
         let value = (f64::from(f32::from_bits(*entry)) * scale + up).floor();
-        let held = value.max(-largest).min(largest);
+        // Entries are finite, so no comparison is one of NaN.
+        let held = if value < -largest { -largest } else { value };
+        let held = if held > largest { largest } else { held };
         // At most one for each of the 2^32 words of a vector.
         saturated = saturated.wrapping_add(u32::from(value.abs() > largest));
         *word = (held + ALIGN).to_bits() as u32;

@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use consilium_learning::{ModelFile, Preprocessing, Scores, TrainError, score};
+use consilium_learning::{ModelFile, Preprocessing, Scores, TrainError, score, threads};
 use consilium_rounds::message::Stage;
 use consilium_rounds::metrics::TrainCounts;
 use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
-use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
+use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode_counts, encode_on};
 use consilium_study::document::{Strategy, Study};
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
@@ -306,7 +306,7 @@ impl Task<'_> {
         let rounding = RoundingKey::new(self.study.seed, self.site, context.round);
         let counts = TrainCounts::new(trained.mean_loss, *weight).to_words();
         let words = ClippedUpdate::clip(trained.update, &context.layout, context.clip_norm)
-            .and_then(|clipped| encode(context, *weight, clipped, &counts, &rounding))
+            .and_then(|clipped| encode_on(threads(), context, *weight, clipped, &counts, &rounding))
             .map_err(|error| {
                 tracing::warn!(study = self.study.hash().short(), %error, "the update cannot be summed");
                 Halt::Withdraw(Withdrawal::TrainingFailed)

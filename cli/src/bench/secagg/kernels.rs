@@ -1,6 +1,7 @@
 //! The inner loops, each beside the floor it is held against.
 
 use std::hint::black_box;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use consilium_secagg::accumulator::{Accumulator, OpenedMask, OpenedSeeds};
@@ -8,7 +9,7 @@ use consilium_secagg::context::Context;
 use consilium_secagg::floor::KeyStream;
 use consilium_secagg::layout::CHUNK_WORDS;
 use consilium_secagg::numbering::{RoundNumber, SiteIndex};
-use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode};
+use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode, encode_on};
 use consilium_secagg::ring::Ring;
 use consilium_study::hash::Hash;
 use serde::Serialize;
@@ -151,6 +152,11 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
         Ok((there, back))
     };
     let (quantise, dequantise) = both_ways(&context)?;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let on_all_cores = best(TIMES, || {
+        let clipped = clipped.clone();
+        timed(|| encode_on(cores, &context, WEIGHT_CAP, clipped, &[1, 2], &rounding))
+    });
     let (pack, unpack) = both_ways(&context_in(Ring::Packed)?)?;
 
     let row = |kernel, seconds: f64, floor: Option<(&'static str, f64)>| Kernel {
@@ -170,6 +176,7 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
             row("accumulate", accumulate, Some(plain)),
             row("clip", clip, Some(plain)),
             row("quantise", quantise, Some(plain)),
+            row("quantise, all cores", on_all_cores, Some(plain)),
             row("dequantise", dequantise, Some(plain)),
             row("rotate and pack", pack, Some(plain)),
             row("unpack and rotate back", unpack, Some(plain)),
@@ -177,7 +184,7 @@ pub(super) fn measure() -> anyhow::Result<Kernels> {
         floors: Floors { stream: stream_floor / words as f64, sum: sum_floor / words as f64 },
         mask: stream_floor / ten,
         accumulate: sum_floor / accumulate,
-        quantise: sum_floor / quantise,
+        quantise: sum_floor / on_all_cores,
         dequantise: sum_floor / dequantise,
     })
 }

@@ -220,3 +220,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn threads_and_stretches_change_nothing() {
+    for lengths in [vec![1], vec![STRETCH as u32], vec![700, 1, 1500, 3], vec![5000, 40]] {
+        let blocks = lengths.iter().enumerate().map(|(at, length)| Block {
+            kind: BlockKind::Update,
+            length: *length,
+            // One block saturates.
+            range_exponent: if at == 2 { -12 } else { 0 },
+        });
+        let layout = Layout::new(blocks.collect(), 3).unwrap();
+        let federation = Federation::new(5, &layout);
+        let context = Context::new(ContextFields { weight_cap: 64, ..federation.fields(1) }).unwrap();
+        let update = update(3, layout.entries(), 0.9);
+        let key = RoundingKey::new(1, &name(0), context.round);
+        let on = |threads| {
+            let clipped = ClippedUpdate::clip(update.clone(), &layout, context.clip_norm).unwrap();
+            encode_on(threads, &context, 33, clipped, &[1, 2, 3], &key).unwrap()
+        };
+        let one = on(1);
+        assert_eq!(one[layout.saturated()].iter().any(|over| *over > 0), lengths.len() > 2);
+        // Entry by entry, with a stream that is read two bytes at a time.
+        let (mut dice, mut at) = (key.stream(), 0);
+        for block in layout.blocks() {
+            for _ in 0..block.length {
+                let mut noise = [0; 2];
+                dice.apply_keystream(&mut noise);
+                let up = (f64::from(u16::from_le_bytes(noise)) + 0.5) / 65536.0;
+                let bits = entry_bits(5) - 1;
+                let value =
+                    f64::from(update[at]) * (33.0 / 64.0 * f64::from(bits).exp2() / block.range()) + up;
+                let largest = f64::from(bits).exp2() - 1.0;
+                let want = value.floor().clamp(-largest, largest) as i32;
+                assert_eq!(one[layout.update()][at].cast_signed(), want, "entry {at}");
+                at += 1;
+            }
+        }
+        for threads in [0, 2, 3, 7, 64] {
+            assert_eq!(on(threads), one, "{lengths:?} on {threads}");
+        }
+    }
+}
