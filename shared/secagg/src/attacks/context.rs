@@ -7,24 +7,28 @@ use crate::context::{ContextFields, InvalidSelection, Member, Selection};
 use crate::layout::{Block, BlockKind};
 use crate::quantiser::count_limit;
 
-/// The fields make no context, neither here nor when they arrive.
-fn refused(fields: &ContextFields) -> InvalidContext {
+/// The fields make no context, neither here nor when they arrive, and a site says why.
+fn refused(federation: &mut Federation, fields: &ContextFields) -> InvalidContext {
     assert!(
         Context::from_canonical(&fields.to_canonical()).is_err(),
         "decoding goes through the constructor"
     );
-    Context::new(fields.clone()).unwrap_err()
+    let why = Context::new(fields.clone()).unwrap_err();
+    let signed = Signed::seal(fields, Principal::Coordinator, &federation.coordinator).to_canonical();
+    let signed = Signed::from_canonical(&signed).unwrap();
+    assert_eq!(begin(federation, &signed), Err(SiteRefusal::Context(why.clone())));
+    why
 }
 
 #[test]
 fn what_this_protocol_does_not_speak_is_no_context() {
-    let (federation, _) = federation(4);
-    let with = |change: &dyn Fn(&mut ContextFields)| {
+    let (mut federation, _) = federation(4);
+    let mut with = |change: &dyn Fn(&mut ContextFields)| {
         let mut fields = federation.fields(1);
         change(&mut fields);
-        refused(&fields)
+        refused(&mut federation, &fields)
     };
-    let unsupported = |change: &dyn Fn(&mut ContextFields), what| {
+    let mut unsupported = |change: &dyn Fn(&mut ContextFields), what| {
         let refusal = with(change);
         assert!(matches!(refusal, InvalidContext::Unsupported { what: got, .. } if got == what), "{refusal}");
     };
