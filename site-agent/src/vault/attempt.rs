@@ -122,7 +122,7 @@ impl Core {
         self.pass_over(study, context)
     }
 
-    /// Does nothing about a context, and writes that down, unless this site is in its attempt.
+    /// Does nothing about a context, and writes that down, unless it is the one that this site accepted last.
     fn pass_over(&mut self, study: Hash, context: &Signed<Context>) -> anyhow::Result<Taken> {
         let Some(case) = self.cases.get(&study) else { return Ok(Taken::Done) };
         let begun = case.record.participation().and_then(|participation| participation.begun.as_ref());

@@ -24,16 +24,13 @@ impl Core {
         let advert = match result {
             Ok(unsent) => unsent.open(&proof)?,
             Err(SiteRefusal::StaleEpoch(epoch)) if machine.epoch() != Some(epoch) => {
-                // Its keys are gone here, or it is over: either way this site waits for the next one.
-                let event = match machine.epoch() {
-                    None => Event::KeysLost { study, epoch: epoch.get() },
-                    Some(_) => Event::DirectiveRefused {
-                        study: Some(study),
-                        reason: SiteRefusal::StaleEpoch(epoch).to_string(),
-                    },
-                };
+                // Its keys are gone here, which was written down, or it is over: either way this site waits for the next.
+                let lost = machine.lost_epoch() == Some(epoch);
                 case.say(Topic::KeysLost, SiteMessage::KeysLost { epoch });
-                self.note_once(study, event)?;
+                if !lost {
+                    let reason = SiteRefusal::StaleEpoch(epoch).to_string();
+                    self.note_once(study, Event::DirectiveRefused { study: Some(study), reason })?;
+                }
                 return Ok(Taken::Done);
             }
             Err(refusal) => return self.refuse_setup(study, &refusal),
