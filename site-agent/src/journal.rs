@@ -234,6 +234,30 @@ pub enum Event {
         #[n(1)]
         new: Vec<SiteName>,
     },
+    /// A context of an attempt that is over came, and not the one that this site took part in. Nothing was done.
+    #[n(20)]
+    ContextPassedOver {
+        /// The study.
+        #[n(0)]
+        study: Hash,
+        /// The attempt.
+        #[n(1)]
+        attempt: u32,
+        /// The context.
+        #[n(2)]
+        context: Hash,
+    },
+    /// The keys of an epoch are gone: the agent was restored from a backup, or its chain file was lost. The site waits
+    /// for the next epoch.
+    #[n(21)]
+    KeysLost {
+        /// The study.
+        #[n(0)]
+        study: Hash,
+        /// The epoch.
+        #[n(1)]
+        epoch: u32,
+    },
     /// A dealer's guilt was proved.
     #[n(17)]
     Guilty {

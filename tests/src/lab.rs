@@ -56,6 +56,18 @@ impl Default for Study {
     }
 }
 
+impl Study {
+    /// One that needs all of a laboratory's so many hospitals in every round.
+    pub fn requiring(sites: usize) -> Self {
+        Self { required: site_names(sites), ..Self::default() }
+    }
+}
+
+/// What a laboratory calls its hospitals: `a`, `b`, `c` …
+fn site_names(sites: usize) -> Vec<String> {
+    (b'a'..).take(sites).map(|site| char::from(site).to_string()).collect()
+}
+
 /// A consortium in a temporary folder.
 pub struct Lab {
     programs: Programs,
@@ -88,8 +100,8 @@ impl Lab {
                 (port, port)
             }
         };
-        let sites: Vec<String> = (0..sites).map(|site| char::from(b'a' + site as u8).to_string()).collect();
-        let mut lab = Self { programs, folder, port, coordinator: None, agents: BTreeMap::new(), sites };
+        let (agents, sites) = (BTreeMap::new(), site_names(sites));
+        let mut lab = Self { programs, folder, port, coordinator: None, agents, sites };
         lab.consilium(&[
             "init",
             lab.path().to_str().context("text")?,
@@ -142,14 +154,12 @@ impl Lab {
         Ok(())
     }
 
-    /// Every hospital allows that groups are summed apart.
-    pub fn allow_groups(&self) -> anyhow::Result<()> {
-        for site in &self.sites {
-            let config = self.site_folder(site).join("site.toml");
-            let text = std::fs::read_to_string(&config)?;
-            std::fs::write(&config, text.replace("[policy]\n", "[policy]\ngroups = true\n"))?;
-        }
-        Ok(())
+    /// Adds a line to the policy of a hospital. Its agent reads it when it is started.
+    pub fn add_policy(&self, site: &str, line: &str) -> anyhow::Result<()> {
+        let config = self.site_folder(site).join("site.toml");
+        let text = std::fs::read_to_string(&config)?;
+        // The section is the last one.
+        Ok(std::fs::write(&config, text + line + "\n")?)
     }
 
     /// Runs `consilium` and returns what it printed; fails when it does.

@@ -21,8 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// All sites are required, so Selection and Survivors are the same in every run and the bytes can be compared.
 fn study(name: &'static str) -> Study {
-    let required = ["a", "b", "c"].map(str::to_owned).to_vec();
-    Study { name, rounds: 1, required, ..Study::default() }
+    Study { name, rounds: 1, ..Study::requiring(3) }
 }
 
 fn names(list: &Path) -> BTreeSet<String> {

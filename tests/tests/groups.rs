@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 #[test]
 fn two_dozen_hospitals_draw_groups_and_release_a_model_that_verifies() {
     let mut lab = Lab::new(PROGRAMS, 24).unwrap();
-    lab.allow_groups().unwrap();
+    for site in lab.sites() {
+        lab.add_policy(site, "groups = true").unwrap();
+    }
     lab.start_agents().unwrap();
     let study = Study {
         rounds: 2,

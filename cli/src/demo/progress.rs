@@ -89,12 +89,13 @@ impl Story {
             }
         };
         let (missing, absent) = (named("missing", &round.missing), named("absent", &round.absent));
+        let (loss_of, loss) = round.telling_loss();
         let cause = round.cause.as_ref().map(|cause| format!("   {cause}")).unwrap_or_default();
         self.tell(&format!(
-            "round {:>2}/{rounds}  {:<11} loss {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{absent}{cause}",
+            "round {:>2}/{rounds}  {:<11} {loss_of} {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{absent}{cause}",
             round.round,
             round.state,
-            figure(round.loss),
+            figure(loss),
             figure(round.auroc),
             round.counted,
             round.selected,
@@ -122,7 +123,10 @@ pub(crate) struct Round {
     state: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    /// Of the training.
     loss: Option<f64>,
+    /// Of the candidate, over the held-out cases.
+    candidate_loss: Option<f64>,
     auroc: Option<f64>,
     selected: u64,
     counted: u64,
@@ -168,6 +172,7 @@ impl Round {
             state: "trained".to_owned(),
             cause: None,
             loss: line["loss"].as_f64(),
+            candidate_loss: None,
             auroc: None,
             selected: line["selected"].as_u64()?,
             counted: line["counted"].as_u64()?,
@@ -179,6 +184,11 @@ impl Round {
             overhead_seconds: line["overhead_seconds"].as_f64(),
             plaintext: None,
         })
+    }
+
+    /// The loss that the round's line shows: where a candidate was refused, what it was refused for.
+    fn telling_loss(&self) -> (&'static str, Option<f64>) {
+        if self.state == "refused" { ("held-out loss", self.candidate_loss) } else { ("loss", self.loss) }
     }
 
     /// Whose updates are in the sum, of all `sites` of the study.
@@ -195,6 +205,7 @@ impl Round {
         }
         line["state"].as_str().unwrap_or_default().clone_into(&mut self.state);
         self.cause = line["cause"].as_str().map(str::to_owned);
+        self.candidate_loss = line["loss"].as_f64();
         self.auroc = line["auroc"].as_f64();
         self.bytes_up += line["bytes_up"].as_u64().unwrap_or(0);
         self.bytes_down += line["bytes_down"].as_u64().unwrap_or(0);
@@ -216,11 +227,26 @@ mod tests {
         let evaluate = json!({"round": 2, "kind": "evaluate", "state": "adopted", "loss": 0.4, "auroc": 0.9,
             "selected": 3, "counted": 3, "missing": [], "bytes_up": 1, "bytes_down": 2, "seconds": 0.5});
         assert!(!round.conclude(&train) && round.conclude(&evaluate));
+        assert_eq!(round.telling_loss(), ("loss", Some(0.5)));
         let shown = serde_json::to_value(&round).unwrap();
         assert_eq!(shown["state"], "adopted");
         assert_eq!((shown["bytes_up"].as_u64(), shown["auroc"].as_f64()), (Some(11), Some(0.9)));
         assert_eq!((&shown["missing"], &shown["absent"]), (&json!(["b"]), &json!(["d"])));
         let sites = ["a", "b", "c", "d"].map(|name| SiteName::new(name).unwrap());
         assert_eq!(round.counted(&sites), [sites[0].clone(), sites[2].clone()]);
+    }
+
+    /// The training of a refused round may look as good as ever.
+    #[test]
+    fn a_refused_round_shows_what_it_was_refused_for() {
+        let train = json!({"round": 2, "kind": "train", "state": "trained", "loss": 0.5, "selected": 3, "counted": 3,
+            "bytes_up": 10, "bytes_down": 20, "seconds": 1.5});
+        let mut round = Round::of_training(&train).unwrap();
+        let evaluate = json!({"round": 2, "kind": "evaluate", "state": "refused", "cause": "too long", "loss": 7.5,
+            "auroc": 0.4, "selected": 3, "counted": 3, "missing": [], "bytes_up": 1, "bytes_down": 2, "seconds": 0.5});
+        assert!(round.conclude(&evaluate));
+        assert_eq!(round.telling_loss(), ("held-out loss", Some(7.5)));
+        let shown = serde_json::to_value(&round).unwrap();
+        assert_eq!((shown["loss"].as_f64(), shown["candidate_loss"].as_f64()), (Some(0.5), Some(7.5)));
     }
 }

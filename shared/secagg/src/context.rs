@@ -384,6 +384,11 @@ impl Statement for Context {
     const LABEL: &'static str = "context";
 }
 
+/// The same statement, before its fields are checked against each other: to say what is wrong with it.
+impl Statement for ContextFields {
+    const LABEL: &'static str = Context::LABEL;
+}
+
 impl<C> Encode<C> for Context {
     fn encode<W: encode::Write>(
         &self,

@@ -274,9 +274,10 @@ impl Federation {
                         setup.take_confirmation(pin, confirmation).unwrap();
                     }
                 }
-                let settled =
+                let reply =
                     node.say(pin, |machine, _| machine.take_confirmations(&mail.confirmations)).unwrap();
-                setup.take_settled(&node.name, settled.with);
+                assert_eq!(reply.refused, []);
+                setup.take_settled(&node.name, node.machine.pairs_settled().unwrap().with);
             }
         }
         let everybody = nodes.iter().map(|node| node.name.clone()).collect();

@@ -20,9 +20,9 @@
 //! EpochOpening    unsent = site.open_epoch(&opening)?                    Signed<Advert>
 //! Adverts         unsent = site.take_adverts(&adverts)?                  SetupReply { encapsulations, confirmations }
 //! Encapsulations  unsent = site.take_encapsulations(&list)?              SetupReply
-//! Confirmations   unsent = site.take_confirmations(&list)?               PairsSettled { epoch, with }
+//! Confirmations   unsent = site.take_confirmations(&list)?               SetupReply { refused }; site.pairs_settled()
 //! DrawCall        unsent = site.reveal(&call)?                           Signed<Reveal>, where a study sums groups
-//! Reveals         unsent = site.take_reveals(&reveals)?                  Groups, once all are known
+//! Reveals         refused = site.take_reveals(&reveals)?                 the groups follow once all are known
 //! (24 h later)    site.erase_setup_keys()
 //! Begin           unsent = site.begin(&context, &book)?                  Begun::Mask(permit) | Begun::Sealed(upload)
 //!   train, then   vector = quantiser::encode(...)?

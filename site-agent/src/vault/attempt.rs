@@ -43,7 +43,7 @@ impl Core {
         if let (Some(settled), Some(attempt)) = (case.record.settled(), claimed)
             && attempt <= settled.attempt
         {
-            return Ok(Taken::Done);
+            return self.begin_late(study, context, attempt);
         }
         if let Some(key) = stricter(&self.policy, &case.record) {
             let why = format!(
@@ -57,6 +57,7 @@ impl Core {
         let proof = self.keeping.persist(machine, &mut self.book)?;
         let begun = match result {
             Ok(unsent) => unsent.open(&proof)?,
+            Err(SiteRefusal::Superseded(_)) => return self.pass_over(study, context),
             Err(refusal) => {
                 let about = context.claim().ok().and_then(|context| question_about(&self.book, &context));
                 return self.refuse_in_attempt(study, &refusal, claimed, about);
@@ -94,6 +95,41 @@ impl Core {
                 (None, Some(case)) if matches!(case.doing, Doing::Nothing) => self.start(study, permit)?,
                 _ => {}
             },
+        }
+        Ok(Taken::Done)
+    }
+
+    /// A context of an attempt that the coordinator has reported over. It did not sign that, so a second context for
+    /// the attempt is an alarm all the same.
+    fn begin_late(
+        &mut self,
+        study: Hash,
+        context: &Signed<Context>,
+        attempt: Attempt,
+    ) -> anyhow::Result<Taken> {
+        let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
+        let Some(machine) = &mut case.machine else { return Ok(Taken::Done) };
+        // Where it is above all that was accepted, the machine would accept it.
+        if machine.highest_attempt() >= Some(attempt) {
+            let result = machine.begin(context, &self.book);
+            let _ = self.keeping.persist(machine, &mut self.book)?;
+            match result {
+                Ok(_) => return Ok(Taken::Done),
+                Err(SiteRefusal::Superseded(_)) => {}
+                Err(refusal) => return self.refuse_in_attempt(study, &refusal, Some(attempt), None),
+            }
+        }
+        self.pass_over(study, context)
+    }
+
+    /// Does nothing about a context, and writes that down, unless it is the one that this site accepted last.
+    fn pass_over(&mut self, study: Hash, context: &Signed<Context>) -> anyhow::Result<Taken> {
+        let Some(case) = self.cases.get(&study) else { return Ok(Taken::Done) };
+        let begun = case.record.participation().and_then(|participation| participation.begun.as_ref());
+        if begun != Some(context) {
+            let claimed = context.claim()?;
+            let (attempt, context) = (claimed.attempt.get(), *claimed.hash().hash());
+            self.note_once(study, Event::ContextPassedOver { study, attempt, context })?;
         }
         Ok(Taken::Done)
     }

@@ -1,6 +1,7 @@
 //! One study as the running vault holds it: its record, its protocol machine, and what is under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::Discriminant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,10 +18,14 @@ use consilium_study::sign::Signed;
 use super::consent;
 use super::record::{Question, Reference, Stage, StudyRecord};
 use super::speech::Saying;
+use crate::journal::Event;
 use crate::pipe::message::Upload;
 
 /// Most directives of one study that wait for something that must come first.
 const MOST_PARKED: usize = 256;
+
+/// Most events of one kind that are written down once and not again.
+const MOST_NOTED: usize = 256;
 
 /// What a saying is about. A newer saying about the same takes its place; the order is the order of speaking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +117,7 @@ pub(super) struct Case {
     /// What keeps the site from going on, for its own screen.
     pub(super) trouble: Option<String>,
     sayings: BTreeMap<Topic, Saying>,
+    noted: HashMap<Discriminant<Event>, BTreeSet<Hash>>,
     parked: Vec<(DirectiveId, Vec<u8>, String)>,
 }
 
@@ -131,6 +137,7 @@ impl Case {
             load_again: None,
             trouble: None,
             sayings: BTreeMap::new(),
+            noted: HashMap::new(),
             parked: Vec::new(),
         }
     }
@@ -153,6 +160,18 @@ impl Case {
         for (number, batch) in batches.into_iter().enumerate() {
             self.say(topic(number), message(batch));
         }
+    }
+
+    /// Whether it is said already.
+    pub(super) fn says(&self, topic: Topic) -> bool {
+        self.sayings.contains_key(&topic)
+    }
+
+    /// Whether an event has not come to pass yet since the vault was started. A directive may come any number of
+    /// times, and a coordinator can make up as many as it likes: the first ones tell enough.
+    pub(super) fn is_news(&mut self, event: &Event) -> bool {
+        let noted = self.noted.entry(std::mem::discriminant(event)).or_default();
+        noted.len() < MOST_NOTED && noted.insert(Hash::of_bytes(&event.to_canonical()))
     }
 
     /// Does not say it any more.

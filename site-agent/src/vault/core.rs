@@ -170,7 +170,11 @@ impl Core {
         );
         let _ = self.keeping.persist(&mut machine, &mut self.book)?;
         let epoch = machine.epoch();
+        let lost = machine.lost_epoch();
         case.machine = Some(machine);
+        if let Some(lost) = lost {
+            self.note_once(study, Event::KeysLost { study, epoch: lost.get() })?;
+        }
         let Some(epoch) = epoch else { return Ok(()) };
         self.note_opening(study, epoch)?;
         self.erase_old_setup_keys(study)
@@ -320,9 +324,12 @@ impl Core {
         why: String,
     ) -> anyhow::Result<()> {
         tracing::warn!(study = study.short(), why, "a directive was refused");
-        self.note(Event::DirectiveRefused { study: Some(study), reason: why })?;
         let message = SiteMessage::Declined { directive, attempt, reason };
         let id = *directive.hash();
+        // The same directive may come any number of times.
+        if !self.cases.get(&study).is_some_and(|case| case.says(Topic::Declined(id))) {
+            self.note(Event::DirectiveRefused { study: Some(study), reason: why })?;
+        }
         match self.cases.get_mut(&study) {
             Some(case) => {
                 case.say(Topic::Declined(id), message);

@@ -5,6 +5,7 @@
 mod hostile_bytes;
 mod mortal;
 mod tests;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;

@@ -3,13 +3,18 @@
 use consilium_rounds::reason::Decline;
 use consilium_secagg::Inconsistent;
 use consilium_secagg::alarm::Occasion;
+use consilium_secagg::context::InvalidContext;
 use consilium_secagg::pin::PinMismatch;
 use consilium_secagg::site::SiteRefusal;
+use consilium_study::sign::SignatureError;
 
 /// The reason for a refusal, out of the closed list that both sides know.
 pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
     match refusal {
+        SiteRefusal::Signature(SignatureError::Body(_)) => Decline::Malformed,
         SiteRefusal::Signature(_) => Decline::Signature,
+        SiteRefusal::Context(InvalidContext::Thresholds(_) | InvalidContext::Formula)
+        | SiteRefusal::MinHonest { .. } => Decline::Thresholds,
         SiteRefusal::Alarm(alarm) => match alarm.occasion {
             Occasion::Opening(_) | Occasion::Advert(_) | Occasion::Encapsulation(_) => Decline::Epoch,
             Occasion::Draw(_) | Occasion::Reveal(_) => Decline::Groups,
@@ -31,6 +36,7 @@ pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
         }
         SiteRefusal::Pin(PinMismatch::Roster | PinMismatch::RosterSize) => Decline::Roster,
         SiteRefusal::Pin(_)
+        | SiteRefusal::Context(_)
         | SiteRefusal::Foreign
         | SiteRefusal::VectorLength { .. }
         | SiteRefusal::AlreadySealed => Decline::Context,
@@ -39,7 +45,6 @@ pub(super) fn decline_of(refusal: &SiteRefusal) -> Decline {
         | SiteRefusal::TooManyDraws
         | SiteRefusal::WrongReveal(_)
         | SiteRefusal::OtherGroups => Decline::Groups,
-        SiteRefusal::MinHonest { .. } => Decline::Thresholds,
         SiteRefusal::MinSelection { .. } => Decline::TooFewSites,
         SiteRefusal::UnknownSelection(_) => Decline::UnknownSites,
         SiteRefusal::NotSelected => Decline::NotSelected,

@@ -25,8 +25,13 @@ impl Core {
         let advert = match result {
             Ok(unsent) => unsent.open(&proof)?,
             Err(SiteRefusal::StaleEpoch(epoch)) if machine.epoch() != Some(epoch) => {
-                // Its keys are gone here, or it is over: either way this site waits for the next one.
+                // Its keys are gone here, which was written down, or it is over: either way this site waits for the next.
+                let lost = machine.lost_epoch() == Some(epoch);
                 case.say(Topic::KeysLost, SiteMessage::KeysLost { epoch });
+                if !lost {
+                    let reason = SiteRefusal::StaleEpoch(epoch).to_string();
+                    self.note_once(study, Event::DirectiveRefused { study: Some(study), reason })?;
+                }
                 return Ok(Taken::Done);
             }
             Err(refusal) => return self.refuse_setup(study, &refusal),
@@ -119,15 +124,7 @@ impl Core {
         let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
         let Some(machine) = &mut case.machine else { return Ok(Taken::Done) };
         let result = machine.take_confirmations(list);
-        let proof = self.keeping.persist(machine, &mut self.book)?;
-        match result {
-            Ok(unsent) => {
-                let settled = unsent.open(&proof)?;
-                say_settled(case, Some(settled));
-                Ok(Taken::Done)
-            }
-            Err(refusal) => self.refuse_setup(study, &refusal),
-        }
+        self.setup_reply(study, result)
     }
 
     /// Who takes part in the draw of groups: gives this site's nonce.
@@ -191,7 +188,8 @@ impl Core {
     }
 
     /// One message of a batch was refused. The others count, so the batch as a whole is not declined; that somebody
-    /// sent keys that are not a peer's is for the hospital to know all the same.
+    /// sent keys or tags that are not a peer's is for the hospital to know all the same. A batch that waits for something
+    /// is looked at again and again.
     fn note_refused(&mut self, study: Hash, refusal: &SiteRefusal) -> anyhow::Result<()> {
         self.raise(study, refusal)?;
         if refusal.is_temporary() {
@@ -199,14 +197,20 @@ impl Core {
         }
         let why = refusal.to_string();
         tracing::warn!(study = study.short(), why, "keys of a peer were refused");
-        self.note(Event::DirectiveRefused { study: Some(study), reason: why })
+        self.note_once(study, Event::DirectiveRefused { study: Some(study), reason: why })
+    }
+
+    /// Writes an event into the journal, unless it was since the vault was started.
+    pub(super) fn note_once(&mut self, study: Hash, event: Event) -> anyhow::Result<()> {
+        let is_news = self.cases.get_mut(&study).is_some_and(|case| case.is_news(&event));
+        if is_news { self.note(event) } else { Ok(()) }
     }
 
     /// Writes an alarm into the journal and tells the coordinator, whose ledger others read.
     pub(super) fn raise(&mut self, study: Hash, refusal: &SiteRefusal) -> anyhow::Result<()> {
         let SiteRefusal::Alarm(alarm) = refusal else { return Ok(()) };
         tracing::error!(study = study.short(), ?alarm, "two statements that cannot both be honest");
-        self.note(Event::Alarm { study, what: format!("{alarm:?}") })?;
+        self.note_once(study, Event::Alarm { study, what: format!("{alarm:?}") })?;
         if let Some(case) = self.cases.get_mut(&study) {
             let number = Hash::of_bytes(&alarm.to_canonical()).as_bytes()[0];
             case.say(Topic::Alarm(usize::from(number)), SiteMessage::Alarm(*alarm));

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use consilium_rounds::message::{Directive, SiteMessage};
+use consilium_rounds::message::{Directive, Settled, SettledAs, SiteMessage};
+use consilium_rounds::reason::{Abandonment, Decline};
 use consilium_secagg::alarm::{Alarm, Occasion};
 use consilium_secagg::context::{Context, ContextFields, Purpose, Selection};
 use consilium_secagg::numbering::{Attempt, Epoch};
 use consilium_secagg::threshold::Thresholds;
+use consilium_site_agent::journal::Event;
 use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
 use consilium_study::sign::{Signed, SigningKey};
@@ -42,7 +44,8 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
                 among_friends(fields);
                 fields.thresholds = Thresholds { selected: 3, threshold: 3, ..stated };
             }),
-            "the signed bytes are not a statement of this kind: bytes do not decode: decode error: 4 sites would have to agree, and only 3 are selected",
+            "4 sites would have to agree, and only 3 are selected",
+            Decline::Thresholds,
         ),
         (
             forged(&|fields| {
@@ -50,14 +53,17 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
                 fields.thresholds = Thresholds::new(3, 3, 0).unwrap();
             }),
             "it counts another number of sites in the roster",
+            Decline::Roster,
         ),
         (
             forged(&|fields| fields.thresholds = Thresholds { threshold: 2, ..stated }),
-            "the signed bytes are not a statement of this kind: bytes do not decode: decode error: the thresholds are not those of the formula",
+            "the thresholds are not those of the formula",
+            Decline::Thresholds,
         ),
         (
             forged(&|fields| fields.selection = with_other(&fields.selection, "e", ("z", None))),
             "it selects a site that the study does not name",
+            Decline::Context,
         ),
         (
             forged(&|fields| {
@@ -65,6 +71,7 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
                 fields.selection = with_other(&fields.selection, "e", ("e", Some(made)));
             }),
             "the Selection names another advert of e",
+            Decline::Epoch,
         ),
         (
             forged(&|fields| {
@@ -72,24 +79,29 @@ fn a_selection_around_a_victim_and_every_other_lie_in_a_context_is_refused() {
                 fields.thresholds = Thresholds::new(5, 4, 0).unwrap();
             }),
             "this site is not in the Selection",
+            Decline::NotSelected,
         ),
         (
             forged(&|fields| fields.model = Hash::of_bytes(b"a trap")),
             "its first round does not start from the study's model",
+            Decline::Context,
         ),
         (
             forged(&|fields| fields.thresholds = Thresholds { honest: 2, threshold: 3, ..stated }),
-            "the signed bytes are not a statement of this kind: bytes do not decode: decode error: the thresholds are not those of the formula",
+            "the thresholds are not those of the formula",
+            Decline::Thresholds,
         ),
-        (forged(&|fields| fields.weight_cap /= 2), "its largest weight is not the study's"),
+        (forged(&|fields| fields.weight_cap /= 2), "its largest weight is not the study's", Decline::Context),
         (
             Signed::seal(&honest.claim().unwrap(), Principal::Coordinator, &nobody),
             "the context signature of coordinator does not match",
+            Decline::Signature,
         ),
     ];
-    for (context, reason) in lies {
+    for (context, reason, word) in lies {
         scene.hostile.tell("a", Directive::Begin { context }).unwrap();
         scene.refuses("a", reason);
+        scene.until("a says so", || (scene.declined("a") == Some(word)).then_some(()));
     }
     assert!(!scene.took_part("a", 1));
     // The number was not used up: it is the lies that were refused.
@@ -129,8 +141,8 @@ fn a_second_context_for_an_attempt_is_an_alarm_and_sealed_bytes_never_change() {
     let for_a_twin = second(&|fields| fields.model = Hash::of_bytes(b"another model"));
     let alarm = |context: &Signed<Context>| Alarm {
         occasion: Occasion::Context(honest.claim().unwrap().attempt),
-        first: *honest.claim().unwrap().hash().hash(),
-        second: *context.claim().unwrap().hash().hash(),
+        first: hash(&honest),
+        second: hash(context),
     };
     let alarms = [alarm(&for_counts), alarm(&for_a_twin)];
 
@@ -197,11 +209,76 @@ fn contexts_of_old_attempts_and_of_other_epochs_start_nothing() {
         fields.attempt = Attempt::new(9).unwrap();
         fields.epoch = Epoch::new(2).unwrap();
     });
-    for context in [first, other_model, of_next_epoch] {
-        scene.hostile.tell("a", Directive::Begin { context }).unwrap();
+    for context in [&first, &other_model, &of_next_epoch] {
+        scene.hostile.tell("a", Directive::Begin { context: context.clone() }).unwrap();
     }
     // Directives keep their order, so the others were looked at before.
     scene.refuses("a", "epoch 2 is over, or begins too early");
     assert_eq!(scene.masked("a", 1).len(), before, "the first attempt is not taken up again");
     assert!(!scene.took_part("a", 9));
+    assert_eq!(scene.passed_over("a"), [&first, &other_model].map(|context| (1, hash(context))));
+}
+
+/// The coordinator does not sign that an attempt is over, so a site does not rely on it.
+#[test]
+fn a_second_context_after_an_attempt_was_reported_over_is_an_alarm_all_the_same() {
+    let mut scene = Scene::new(3);
+    // No vector reaches the real coordinator, so that the attempt stays open.
+    scene.hostile.on_message(|_, message| match message {
+        SiteMessage::Masked(_) => None,
+        other => Some(other),
+    });
+    scene.hostile.on_directive(only_attempt_1);
+    scene.launch(&patient(3));
+    let honest = scene.context("a", 1);
+    scene.awaits_masked("a", 1);
+    let claimed = honest.claim().unwrap();
+    let over = Settled {
+        attempt: Attempt::new(5).unwrap(),
+        ctx: claimed.hash(),
+        outcome: SettledAs::Abandoned(Abandonment::BelowQuorum),
+        model: claimed.model,
+        candidate: None,
+    };
+    scene.hostile.tell("a", Directive::Settled(over)).unwrap();
+    scene.kill_and_start("a");
+    let for_a_twin =
+        forge::context(&scene.hostile, &honest, |fields| fields.model = Hash::of_bytes(b"another model"));
+    let unheard = forge::context(&scene.hostile, &honest, |fields| fields.attempt = Attempt::new(4).unwrap());
+    for context in [&for_a_twin, &unheard, &for_a_twin, &unheard] {
+        scene.hostile.tell("a", Directive::Begin { context: context.clone() }).unwrap();
+    }
+    let alarm = Alarm {
+        occasion: Occasion::Context(claimed.attempt),
+        first: hash(&honest),
+        second: hash(&for_a_twin),
+    };
+    scene.alarms("a", alarm);
+    scene.until("a passes the other over", || (!scene.passed_over("a").is_empty()).then_some(()));
+    assert!(!scene.took_part("a", 4));
+    assert_eq!(scene.passed_over("a"), [(4, hash(&unheard))]);
+    assert_eq!(scene.refusals("a"), [format!("asked for a second time, and differently: {alarm:?}")]);
+}
+
+impl Scene {
+    /// The contexts that a site wrote down to have done nothing about, with the attempts they are of.
+    fn passed_over(&self, site: &str) -> Vec<(u32, Hash)> {
+        let passed_over = |event| match event {
+            Event::ContextPassedOver { attempt, context, .. } => Some((attempt, context)),
+            _ => None,
+        };
+        self.journal(site).into_iter().filter_map(passed_over).collect()
+    }
+
+    /// The last reason by which a site declined something.
+    fn declined(&self, site: &str) -> Option<Decline> {
+        self.hostile.said(site).into_iter().rev().find_map(|message| match message {
+            SiteMessage::Declined { reason, .. } => Some(reason),
+            _ => None,
+        })
+    }
+}
+
+fn hash(context: &Signed<Context>) -> Hash {
+    *context.claim().unwrap().hash().hash()
 }

@@ -2,20 +2,10 @@
 
 use consilium_secagg::context::{Context, ContextFields, Selection};
 use consilium_study::canonical::Canonical as _;
-use consilium_study::sign::{Signed, SigningKey, Statement};
+use consilium_study::sign::{Signed, SigningKey};
 use consilium_tests::Lab;
-use minicbor::{Decode, Encode};
 
 use crate::hostile::HostileCoordinator;
-
-/// The fields of a context without the checks of a [`Context`].
-#[derive(Encode, Decode)]
-#[cbor(transparent)]
-struct AnyContext(#[n(0)] ContextFields);
-
-impl Statement for AnyContext {
-    const LABEL: &'static str = Context::LABEL;
-}
 
 /// A context with other fields, signed by the coordinator, whether or not they fit each other.
 pub(crate) fn context(
@@ -25,7 +15,7 @@ pub(crate) fn context(
 ) -> Signed<Context> {
     let mut fields = honest.claim().unwrap().into_fields();
     change(&mut fields);
-    let signed = hostile.sign(&AnyContext(fields)).to_canonical();
+    let signed = hostile.sign(&fields).to_canonical();
     Signed::from_canonical(&signed).unwrap()
 }
 

@@ -8,16 +8,21 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod contexts;
+mod dealers;
 mod forge;
+mod garbage;
 mod hostile;
 mod members;
 mod noise;
 mod opened;
 mod repeats;
 mod setup;
+mod split_view;
 mod statistics;
 mod survivors;
+mod terms;
 mod traps;
+mod values;
 mod wire;
 
 use std::time::Duration;
@@ -92,6 +97,14 @@ impl Scene {
             _ => None,
         };
         self.journal(site).into_iter().filter_map(refusal).collect()
+    }
+
+    /// Waits until a site has refused this so many times.
+    fn refuses_again(&self, site: &str, reason: &str, times: usize) {
+        self.until(&format!("{site} refuses {times} times: {reason}"), || {
+            let refusals = self.refusals(site);
+            (refusals.iter().filter(|refused| *refused == reason).count() == times).then_some(())
+        });
     }
 
     /// Waits until the last thing that a site refused is this.
@@ -170,6 +183,5 @@ fn number(context: &Signed<Context>) -> u32 {
 
 /// A study in which every round begins with all of so many hospitals, and waits for them.
 fn patient(sites: usize) -> Study {
-    let required = (b'a'..).take(sites).map(|site| char::from(site).to_string()).collect();
-    Study { required, rounds: 2, collect_timeout: "10m", ..Study::default() }
+    Study { rounds: 2, collect_timeout: "10m", ..Study::requiring(sites) }
 }

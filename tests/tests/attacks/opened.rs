@@ -21,7 +21,7 @@ use crate::{Scene, number};
 
 impl Scene {
     /// The study as the coordinator pins it.
-    fn pin(&self) -> StudyPin {
+    pub(crate) fn pin(&self) -> StudyPin {
         let (study, signed) = self.until("the study is proposed", || {
             self.hostile.heard("a").into_iter().find_map(|directive| match directive {
                 Directive::Proposal { study, roster } => Some((study, roster)),

@@ -4,8 +4,9 @@ use consilium_identity::roster::SiteEntry;
 use consilium_identity::{Roster, TlsKey};
 use consilium_rounds::message::{Directive, SiteMessage};
 use consilium_secagg::alarm::{Alarm, Occasion};
-use consilium_secagg::message::{Advert, EpochOpening};
+use consilium_secagg::message::{Advert, Confirmation, EpochOpening};
 use consilium_secagg::numbering::{Attempt, Epoch};
+use consilium_site_agent::journal::Event;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
@@ -30,6 +31,15 @@ impl Scene {
             _ => None,
         });
         settled.unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    /// The tag that the real coordinator passes on from one site to another.
+    fn tag(&self, from: &str, to: &str) -> Option<Signed<Confirmation>> {
+        let tags = self.hostile.heard(to).into_iter().filter_map(|directive| match directive {
+            Directive::Confirmations(list) => Some(list),
+            _ => None,
+        });
+        tags.flatten().find(|tag| tag.claim().unwrap().from.as_str() == from)
     }
 
     fn opening(&self, site: &str) -> Signed<EpochOpening> {
@@ -88,6 +98,43 @@ fn keys_that_are_not_the_peers_are_refused_and_written_down() {
     scene.hostile.tell("a", Directive::Adverts(vec![second])).unwrap();
     let occasion = Occasion::Advert(epoch(1));
     scene.alarms("a", Alarm { occasion, first: claimed.hash(), second: swapped.hash() });
+}
+
+/// A pair whose ends do not have the same key is no pair; the tags beside a wrong one count.
+#[test]
+fn a_wrong_tag_settles_no_pair_and_hides_no_other() {
+    let mut scene = Scene::new(3);
+    scene.hostile.on_directive(|site, directive| match directive {
+        Directive::Confirmations(_) if site == "a" => vec![],
+        other => vec![other],
+    });
+    scene.lab.start_agents().unwrap();
+    scene.lab.launch(&patient(3)).unwrap();
+    let tag_of = |site: &str| scene.until("a is sent a tag", || scene.tag(site, "a"));
+    let [of_b, of_c] = ["b", "c"].map(tag_of);
+    let mut lie = of_b.claim().unwrap();
+    lie.tag[0] ^= 1;
+    let b = Principal::Site("b".parse().unwrap());
+    let wrong = Signed::seal(&lie, b, &forge::key_of(&scene.lab, "b"));
+
+    scene.hostile.tell("a", Directive::Confirmations(vec![wrong.clone(), of_c])).unwrap();
+    let reason = "the tag of b does not confirm the key of the pair";
+    scene.refuses_again("a", reason, 1);
+    scene.until("a settles with c", || (scene.settled("a", epoch(1)) == ["c"]).then_some(()));
+    scene.kill_and_start("a");
+    scene.hostile.tell("a", Directive::Confirmations(vec![wrong])).unwrap();
+    scene.until("a has not forgotten", || {
+        let said = scene.hostile.said("a");
+        let advert = said.iter().rposition(|message| matches!(message, SiteMessage::Advert(_)))?;
+        said[advert..].iter().any(|message| matches!(message, SiteMessage::PairsSettled { .. })).then_some(())
+    });
+    assert_eq!(scene.settled("a", epoch(1)), ["c"]);
+
+    scene.hostile.tell("a", Directive::Confirmations(vec![of_b])).unwrap();
+    scene.until("a settles with b", || (scene.settled("a", epoch(1)) == ["b", "c"]).then_some(()));
+    scene.hostile.on_directive(|_, directive| vec![directive]);
+    scene.kill_and_start("a");
+    scene.lab.released("lungs", crate::PATIENCE).unwrap();
 }
 
 #[test]
@@ -196,6 +243,8 @@ fn an_agent_without_its_chain_keys_waits_for_the_next_epoch() {
     scene
         .until("a has keys of the next epoch", || (scene.settled("a", epoch(2)) == ["b", "c"]).then_some(()));
     assert_eq!(scene.masked("a", 1).len(), before, "its vector is not announced again");
+    let lost = Event::KeysLost { study: scene.hostile.study().unwrap(), epoch: 1 };
+    assert!(scene.journal("a").contains(&lost), "the hospital is told, too: {:?}", scene.journal("a"));
     let again = forge::context(&scene.hostile, &first, |fields| fields.attempt = Attempt::new(50).unwrap());
     scene.hostile.tell("a", Directive::Begin { context: again }).unwrap();
     scene.refuses("a", "epoch 1 is over, or begins too early");

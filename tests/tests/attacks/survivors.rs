@@ -12,7 +12,7 @@ use crate::{Scene, forge, patient};
 
 impl Scene {
     /// The survivors that the real coordinator names.
-    fn survivors(&self, site: &str) -> (CtxHash, Survivors) {
+    pub(crate) fn survivors(&self, site: &str) -> (CtxHash, Survivors) {
         self.until("survivors are named", || {
             self.hostile.heard(site).into_iter().find_map(|directive| match directive {
                 Directive::Survivors { ctx, survivors } => Some((ctx, survivors)),
@@ -37,6 +37,19 @@ impl Scene {
     pub(crate) fn answered(&self, site: &str) -> bool {
         self.hostile.said(site).iter().any(|message| matches!(message, SiteMessage::Answer(_)))
     }
+}
+
+/// Four sites who are told of the true survivors, and a real coordinator that hears no signature: so the attempt stays
+/// open.
+fn unheard_signatures() -> (Scene, CtxHash, Survivors) {
+    let mut scene = Scene::new(4);
+    scene.hostile.on_message(|_, message| match message {
+        SiteMessage::Signature(_) => None,
+        other => Some(other),
+    });
+    scene.launch(&patient(4));
+    let (ctx, survivors) = scene.survivors("a");
+    (scene, ctx, survivors)
 }
 
 /// The same survivors without the one at a position.
@@ -97,13 +110,7 @@ fn a_second_set_of_survivors_is_an_alarm_also_after_a_crash_and_with_enough_sign
 /// Signatures of too few, or of one site many times, open nothing.
 #[test]
 fn shares_are_given_for_enough_signatures_only() {
-    let mut scene = Scene::new(4);
-    scene.hostile.on_message(|_, message| match message {
-        SiteMessage::Signature(_) => None,
-        other => Some(other),
-    });
-    scene.launch(&patient(4));
-    let (ctx, survivors) = scene.survivors("a");
+    let (scene, ctx, survivors) = unheard_signatures();
     let [a, b, c] = ["a", "b", "c"].map(|site| scene.signature(site, &survivors));
     let tell = |signatures| {
         let request = UnmaskRequest { ctx, survivors: survivors.clone(), signatures };
@@ -121,13 +128,7 @@ fn shares_are_given_for_enough_signatures_only() {
 /// A second receipt of a peer, and envelopes that are not those of the first.
 #[test]
 fn second_receipts_and_foreign_envelopes_are_refused() {
-    let mut scene = Scene::new(4);
-    scene.hostile.on_message(|_, message| match message {
-        SiteMessage::Signature(_) => None,
-        other => Some(other),
-    });
-    scene.launch(&patient(4));
-    let (ctx, survivors) = scene.survivors("a");
+    let (scene, ctx, survivors) = unheard_signatures();
     scene.signature("a", &survivors);
     let masked = scene.awaits_masked(LIAR, 1);
     let first = masked.upload.receipt.claim().unwrap().hash();

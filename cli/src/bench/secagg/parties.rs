@@ -189,7 +189,8 @@ impl Parties {
                         setup.take_confirmation(pin, confirmation)?;
                     }
                 }
-                let settled = site.say(|machine, _| machine.take_confirmations(&mail.confirmations))?;
+                site.say(|machine, _| machine.take_confirmations(&mail.confirmations))?;
+                let settled = site.machine.pairs_settled().expect("an epoch was opened above");
                 setup.take_settled(&site.name, settled.with);
             }
         }

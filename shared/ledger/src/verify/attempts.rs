@@ -173,10 +173,20 @@ impl Walk {
         by: Option<&Principal>,
         index: u64,
     ) -> Result<(), Fault> {
+        let guilty = self.study_mut(&study)?.guilty.clone();
         let attempt = self.attempt_mut(study, context)?;
-        // Survivors that were proposed may have been opened: only a failed sum or a person ends that.
-        let decided =
-            matches!(cause, Abandonment::DeclaredLost | Abandonment::SumFailed | Abandonment::Stopped);
+        // Survivors that were proposed may have been opened: only a failed sum, a proof that one of them dealt shares
+        // that lead to none, or a person ends that.
+        let decided = match cause {
+            Abandonment::DeclaredLost | Abandonment::SumFailed | Abandonment::Stopped => true,
+            Abandonment::GuiltyDealer => attempt.has_survivor_of(&guilty)?,
+            Abandonment::Restored => by.is_some(),
+            Abandonment::BelowQuorum
+            | Abandonment::TooFewGroups
+            | Abandonment::RepeatRule
+            | Abandonment::Terms
+            | Abandonment::Paused => false,
+        };
         if attempt.survivors.is_some() && !decided {
             return Err(Fault::WrongEnd("survivors were proposed, so it can only be declared lost"));
         }
@@ -295,6 +305,12 @@ impl StudyWalk {
 impl AttemptWalk {
     fn site(&self, index: SiteIndex) -> Result<&SiteName, Fault> {
         self.context.selection.site(index).ok_or(Fault::NotTheSelection)
+    }
+
+    /// Whether one of these sites is among the survivors.
+    fn has_survivor_of(&self, sites: &BTreeSet<SiteName>) -> Result<bool, Fault> {
+        let mut survivors = self.survivors.iter().flat_map(Survivors::indices).map(|index| self.site(index));
+        survivors.try_fold(false, |found, site| Ok(found || sites.contains(site?)))
     }
 
     /// Survivors and missing sites are the Selection, each once.

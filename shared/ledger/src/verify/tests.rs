@@ -297,7 +297,14 @@ fn sums_need_enough_survivors_receipts_and_signatures() {
             by: Some("operator/olga".parse().unwrap()),
         })
     };
-    assert!(replace(9, abandoned(Abandonment::BelowQuorum)).1.contains("can only be declared lost"));
+    // A guilty dealer ends it, too, but not without a proof.
+    for cause in [Abandonment::BelowQuorum, Abandonment::Paused, Abandonment::GuiltyDealer] {
+        assert!(replace(9, abandoned(cause)).1.contains("can only be declared lost"), "{cause}");
+    }
+    let mut story = world.story();
+    story.truncate(9);
+    story.push(abandoned(Abandonment::Restored));
+    world.verify(&story).unwrap();
     let mut story = world.story();
     story.truncate(9);
     story.push(abandoned(Abandonment::DeclaredLost));

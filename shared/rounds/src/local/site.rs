@@ -181,8 +181,8 @@ impl LocalSite {
             }
             Directive::Confirmations(list) => {
                 let reply = self.machine.take_confirmations(list)?;
-                let PairsSettled { epoch, with } = self.persisted(reply);
-                vec![SiteMessage::PairsSettled { epoch, with }]
+                self.persisted(reply);
+                self.settled().into_iter().collect()
             }
             Directive::Draw(call) => {
                 let reveal = self.machine.reveal(call)?;
@@ -233,14 +233,18 @@ impl LocalSite {
         Ok(said.into_iter().map(Reply::Say).collect())
     }
 
+    /// With whom this site shares keys.
+    fn settled(&self) -> Option<SiteMessage> {
+        let PairsSettled { epoch, with } = self.machine.pairs_settled()?;
+        Some(SiteMessage::PairsSettled { epoch, with })
+    }
+
     fn open_epoch(&mut self, opening: &Signed<EpochOpening>) -> Result<Vec<Reply>, SiteRefusal> {
         match self.machine.open_epoch(opening) {
             Ok(advert) => {
                 let mut said = vec![SiteMessage::Advert(self.persisted(advert))];
                 // Said again after a restart: the coordinator may not have heard it.
-                if let Some(PairsSettled { epoch, with }) = self.machine.pairs_settled() {
-                    said.push(SiteMessage::PairsSettled { epoch, with });
-                }
+                said.extend(self.settled());
                 Ok(said.into_iter().map(Reply::Say).collect())
             }
             Err(SiteRefusal::StaleEpoch(epoch)) if self.machine.epoch().is_none() => {

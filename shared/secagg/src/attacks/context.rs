@@ -8,24 +8,28 @@ use crate::layout::{Block, BlockKind};
 use crate::quantiser::{ClipNorm, count_limit};
 use crate::ring::Ring;
 
-/// The fields make no context, neither here nor when they arrive.
-fn refused(fields: &ContextFields) -> InvalidContext {
+/// The fields make no context, neither here nor when they arrive, and a site says why.
+fn refused(federation: &mut Federation, fields: &ContextFields) -> InvalidContext {
     assert!(
         Context::from_canonical(&fields.to_canonical()).is_err(),
         "decoding goes through the constructor"
     );
-    Context::new(fields.clone()).unwrap_err()
+    let why = Context::new(fields.clone()).unwrap_err();
+    let signed = Signed::seal(fields, Principal::Coordinator, &federation.coordinator).to_canonical();
+    let signed = Signed::from_canonical(&signed).unwrap();
+    assert_eq!(begin(federation, &signed), Err(SiteRefusal::Context(why.clone())));
+    why
 }
 
 #[test]
 fn what_this_protocol_does_not_speak_is_no_context() {
-    let (federation, _) = federation(4);
-    let with = |change: &dyn Fn(&mut ContextFields)| {
+    let (mut federation, _) = federation(4);
+    let mut with = |change: &dyn Fn(&mut ContextFields)| {
         let mut fields = federation.fields(1);
         change(&mut fields);
-        refused(&fields)
+        refused(&mut federation, &fields)
     };
-    let unsupported = |change: &dyn Fn(&mut ContextFields), what| {
+    let mut unsupported = |change: &dyn Fn(&mut ContextFields), what| {
         let refusal = with(change);
         assert!(matches!(refusal, InvalidContext::Unsupported { what: got, .. } if got == what), "{refusal}");
     };
@@ -109,7 +113,7 @@ fn ranges_and_members_are_those_of_the_study() {
 fn only_updates_are_packed_and_only_where_the_study_says_so() {
     let block = |range_exponent| Block { kind: BlockKind::Update, length: 2, range_exponent };
     let with_range = |exponent| Layout::new(vec![block(exponent)], 0).unwrap().in_ring(Ring::Packed).unwrap();
-    let federation = Federation::new(4, &with_range(0));
+    let mut federation = Federation::new(4, &with_range(0));
     assert_eq!(federation.fields(1).ring_bits, 16);
     for (exponent, lawful) in [(0, true), (-40, true), (1, false), (-41, false)] {
         let mut fields = federation.fields(1);
@@ -127,13 +131,11 @@ fn only_updates_are_packed_and_only_where_the_study_says_so() {
     // Counts are exact, and an update without a bound has no transform.
     for purpose in [Purpose::Evaluate, Purpose::Statistics] {
         let fields = ContextFields { purpose, ..federation.fields(1) };
-        assert_eq!(refused(&fields), InvalidContext::Ring { bits: 16 });
+        assert_eq!(refused(&mut federation, &fields), InvalidContext::Ring { bits: 16 });
     }
     let clip_norm = ClipNorm::new(2f64.powi(65)).unwrap();
-    assert_eq!(
-        refused(&ContextFields { clip_norm, ..federation.fields(1) }),
-        InvalidContext::Ring { bits: 16 }
-    );
+    let fields = ContextFields { clip_norm, ..federation.fields(1) };
+    assert_eq!(refused(&mut federation, &fields), InvalidContext::Ring { bits: 16 });
 }
 
 #[test]

@@ -103,12 +103,12 @@ fn setup_refuses_strangers_second_stories_and_foreign_tags() {
     let mail = federation.setup.mail_for(&name(1));
     let foreign = mail.confirmations[0].clone();
     let node = &mut federation.nodes[0];
-    let refused = node.say(&pin, |machine, _| machine.take_confirmations(&[foreign]));
-    assert_eq!(refused.map(|_| ()), Err(SiteRefusal::Foreign));
+    let reply = node.say(&pin, |machine, _| machine.take_confirmations(&[foreign])).unwrap();
+    assert_eq!(reply.refused, [SiteRefusal::Foreign]);
 }
 
 #[test]
-fn a_wrong_tag_settles_nothing() {
+fn a_wrong_tag_settles_nothing_and_hides_no_other() {
     let (mut federation, _) = federation(3);
     let pin = federation.pin.clone();
     let opening = opening(&pin, &federation.coordinator, 2, 1);
@@ -116,18 +116,30 @@ fn a_wrong_tag_settles_nothing() {
     for node in &mut federation.nodes {
         adverts.push(node.say(&pin, |machine, _| machine.open_epoch(&opening)).unwrap());
     }
-    let [first, second, _] = &mut federation.nodes[..] else { panic!("three sites") };
+    let [first, second, third] = &mut federation.nodes[..] else { panic!("three sites") };
     let reply = first.say(&pin, |machine, _| machine.take_adverts(&adverts[1..])).unwrap();
-    second.say(&pin, |machine, _| machine.take_adverts(&adverts[..1])).unwrap();
+    third.say(&pin, |machine, _| machine.take_adverts(&adverts[1..2])).unwrap();
+    let others = [adverts[0].clone(), adverts[2].clone()];
+    let for_third = second.say(&pin, |machine, _| machine.take_adverts(&others)).unwrap().encapsulations;
     second.say(&pin, |machine, _| machine.take_encapsulations(&reply.encapsulations[..1])).unwrap();
+    let of_third =
+        third.say(&pin, |machine, _| machine.take_encapsulations(&for_third)).unwrap().confirmations;
     let mut claim = reply.confirmations[0].claim().unwrap();
     claim.tag.as_mut_slice()[0] ^= 1;
     let wrong = Signed::seal(&claim, Principal::Site(name(0)), &first.key);
-    let refused = second.say(&pin, |machine, _| machine.take_confirmations(&[wrong]));
-    assert_eq!(refused.map(|_| ()), Err(SiteRefusal::WrongTag(name(0))));
-    let settled =
-        second.say(&pin, |machine, _| machine.take_confirmations(&reply.confirmations[..1])).unwrap();
-    assert_eq!(settled.with, [name(0)]);
+    // Alone, and in one message with a good one.
+    for (message, settled) in [
+        (vec![wrong.clone()], vec![]),
+        (vec![wrong.clone(), of_third[0].clone()], vec![name(2)]),
+        (vec![of_third[0].clone(), wrong], vec![name(2)]),
+    ] {
+        let reply = second.say(&pin, |machine, _| machine.take_confirmations(&message)).unwrap();
+        assert_eq!(reply.refused, [SiteRefusal::WrongTag(name(0))]);
+        assert_eq!(second.machine.pairs_settled().unwrap().with, settled);
+    }
+    let good = second.say(&pin, |machine, _| machine.take_confirmations(&reply.confirmations[..1])).unwrap();
+    assert_eq!(good.refused, []);
+    assert_eq!(second.machine.pairs_settled().unwrap().with, [name(0), name(2)]);
     // Once the secret keys are erased, no further pair of this epoch is settled.
     first.machine.erase_setup_keys();
     let late = first.say(&pin, |machine, _| machine.take_adverts(&adverts[1..])).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use consilium_study::canonical::Canonical;
 use consilium_study::name::SiteName;
 use consilium_study::sign::{SignatureError, Signed};
 use zeroize::Zeroizing;
@@ -10,7 +11,7 @@ use super::record::{AttemptRecord, Opening, Own};
 use super::{Missing, RepeatBook, SiteMachine, SiteRefusal, Unsent};
 use crate::alarm::Occasion;
 use crate::consistency::{counts_as, fits};
-use crate::context::{Context, CtxHash};
+use crate::context::{Context, ContextFields, CtxHash};
 use crate::dealing::Row;
 use crate::held::Held;
 use crate::masker::{MaskedVector, Masker};
@@ -38,7 +39,7 @@ impl SiteMachine {
         context: &Signed<Context>,
         book: &RepeatBook,
     ) -> Result<Unsent<Begun>, SiteRefusal> {
-        let context = self.pin.of_coordinator(context)?;
+        let context = self.pin.of_coordinator(context).map_err(|error| no_context(context, error))?;
         if context.study != self.pin.study {
             return Err(SiteRefusal::Foreign);
         }
@@ -347,6 +348,18 @@ impl SiteMachine {
         let key = self.pair_key(&attempt.context, dealer)?;
         Row::open(key, envelope, receipt).map_err(|_| SiteRefusal::ForeignEnvelope(dealer))
     }
+}
+
+/// Why what the coordinator signed is no context: the field, where it is one that does not fit the others.
+fn no_context(signed: &Signed<Context>, error: SignatureError) -> SiteRefusal {
+    if let SignatureError::Body(_) = error
+        && let Ok(stated) = Signed::<ContextFields>::from_canonical(&signed.to_canonical())
+        && let Ok(fields) = stated.claim()
+        && let Err(invalid) = Context::new(fields)
+    {
+        return SiteRefusal::Context(invalid);
+    }
+    SiteRefusal::Signature(error)
 }
 
 /// Of the refusals of a batch the one that is told: an alarm, which belongs into the journal, before all others.

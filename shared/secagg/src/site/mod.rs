@@ -227,6 +227,11 @@ impl SiteMachine {
         self.record.epoch.as_ref().map(|epoch| epoch.opening.epoch)
     }
 
+    /// The last epoch that was opened here, where its keys were lost. None once a later one is open.
+    pub fn lost_epoch(&self) -> Option<Epoch> {
+        self.record.last_epoch.filter(|_| self.record.epoch.is_none())
+    }
+
     /// The attempt that the site is in, and how far it is.
     pub fn current(&self) -> Option<(&Context, CtxHash, SiteStage)> {
         let attempt = self.record.attempt.as_ref()?;

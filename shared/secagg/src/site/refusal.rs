@@ -7,6 +7,7 @@ use consilium_study::sign::SignatureError;
 use crate::agreement::BadKey;
 use crate::alarm::Alarm;
 use crate::consistency::Inconsistent;
+use crate::context::InvalidContext;
 use crate::grouping::MAX_DRAWS;
 use crate::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use crate::pin::PinMismatch;
@@ -23,6 +24,9 @@ pub enum SiteRefusal {
     /// A signature is missing or wrong.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    /// The coordinator signed fields that make no context.
+    #[error(transparent)]
+    Context(InvalidContext),
     /// A statement about another study, roster, epoch or pair than this one.
     #[error("this statement belongs elsewhere")]
     Foreign,

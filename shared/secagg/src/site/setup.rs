@@ -16,7 +16,7 @@ use crate::chain::EpochChain;
 use crate::message::{Advert, Confirmation, Encapsulation, EpochOpening};
 use crate::numbering::{Epoch, MAX_ATTEMPTS_PER_EPOCH};
 
-/// What a site says to the adverts or encapsulations it was sent.
+/// What a site says to the adverts, encapsulations or tags it was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetupReply {
     /// Its ciphertexts for higher names.
@@ -120,31 +120,23 @@ impl SiteMachine {
         Ok(self.unsent(reply))
     }
 
-    /// Takes the tags of peers. When the pairs with the whole roster are confirmed, the epoch's secret keys are
-    /// erased. Wrong tags count as not sent.
+    /// Takes the tags of peers, which need no answer: [`Self::pairs_settled`] says what came of them. When the pairs
+    /// with the whole roster are confirmed, the epoch's secret keys are erased.
     pub fn take_confirmations(
         &mut self,
         confirmations: &[Signed<Confirmation>],
-    ) -> Result<Unsent<PairsSettled>, SiteRefusal> {
+    ) -> Result<Unsent<SetupReply>, SiteRefusal> {
         self.has_epoch()?;
-        let mut refused = None;
+        let mut reply = SetupReply::default();
         for confirmation in confirmations {
             if let Err(refusal) = self.take_confirmation(confirmation) {
-                refused = Some(refusal);
+                reply.refused.push(refusal);
             }
         }
-        let settled = self.pairs_settled();
-        match (settled, refused) {
-            // One site's wrong tag must not hide that others are settled, so it is refused only where nothing else came.
-            (_, Some(refusal)) if confirmations.len() == 1 => Err(refusal),
-            (Some(settled), _) => {
-                if settled.with.len() + 1 == self.pin.sites.len() {
-                    self.erase_setup_keys();
-                }
-                Ok(self.unsent(settled))
-            }
-            (None, _) => Err(SiteRefusal::NotYet(Missing::Epoch)),
+        if self.pairs_settled().is_some_and(|settled| settled.with.len() + 1 == self.pin.sites.len()) {
+            self.erase_setup_keys();
         }
+        Ok(self.unsent(reply))
     }
 
     /// With whom this site shares a confirmed key. None without an epoch.
