@@ -2,6 +2,7 @@
 
 mod by_sites;
 mod context;
+mod coordinator;
 mod receipts;
 mod setup;
 mod survivors;
