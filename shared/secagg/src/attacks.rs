@@ -3,6 +3,8 @@
 mod by_sites;
 mod context;
 mod coordinator;
+mod guilt;
+mod kept;
 mod receipts;
 mod setup;
 mod survivors;
@@ -121,9 +123,14 @@ fn every_field_of_a_context_is_checked() {
     fields.selection = crate::context::Selection::new(sites).unwrap();
     let context = federation.sign(fields);
     assert_eq!(begin(&mut federation, &context), Err(SiteRefusal::OtherAdvert(name(2))));
-    federation.coordinator = SigningKey::generate().into();
-    let context = federation.sign(federation.fields(1));
-    assert!(matches!(begin(&mut federation, &context), Err(SiteRefusal::Signature(_))));
+    let good = Context::new(federation.fields(1)).unwrap();
+    for (signer, key) in [
+        (Principal::Coordinator, SigningKey::generate().into()),
+        (Principal::Site(name(0)), federation.coordinator.clone()),
+    ] {
+        let context = Signed::seal(&good, signer, &key);
+        assert!(matches!(begin(&mut federation, &context), Err(SiteRefusal::Signature(_))));
+    }
     // Nothing of all this used the attempt up.
     assert_eq!(federation.nodes[0].machine.highest_attempt(), None);
 }

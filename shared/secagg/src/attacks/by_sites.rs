@@ -60,7 +60,12 @@ fn a_second_receipt_never_counts() {
 }
 
 /// Seals a vector whose shares lead nowhere.
-fn upload_garbage(federation: &mut Federation, site: usize, context: &Signed<Context>, input: &[u32]) {
+pub(super) fn upload_garbage(
+    federation: &mut Federation,
+    site: usize,
+    context: &Signed<Context>,
+    input: &[u32],
+) {
     let Federation { pin, nodes, .. } = federation;
     let node = &mut nodes[site];
     let Begun::Mask(permit) = node.say(pin, |machine, book| machine.begin(context, book)).unwrap() else {

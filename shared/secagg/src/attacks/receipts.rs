@@ -35,10 +35,11 @@ fn a_receipt_counts_with_its_senders_signature_only() {
     let (mut federation, inputs) = federation(4);
     let (_, uploads) = uploads(&mut federation, &inputs);
     let good = uploads[1].receipt.clone();
-    // Its words under a key of somebody else: of a stranger, of another member, of the coordinator.
+    // Its words in another name, or under a key of somebody else: of a stranger, of a member, of the coordinator.
     let (second, coordinator) = (name(1), federation.coordinator.clone());
-    let other = federation.nodes[2].key.clone();
+    let (own, other) = (federation.nodes[1].key.clone(), federation.nodes[2].key.clone());
     for (signer, key) in [
+        (Principal::Site(name(2)), own),
         (Principal::Site(second.clone()), SigningKey::generate().into()),
         (Principal::Site(second), other.clone()),
         (Principal::Site(name(2)), other),
@@ -122,6 +123,33 @@ fn envelopes_are_those_that_their_dealers_receipt_names() {
         assert_eq!(open(&mut federation, envelope), Err(SiteRefusal::ForeignEnvelope(sender)));
     }
     assert_eq!(open(&mut federation, good), Ok(vec![DealerVerdict { dealer, good: true }]));
+}
+
+/// A dealer may name any bytes in its receipt: such shares would later seem to be wrong ones of their holder.
+#[test]
+fn a_receipt_that_names_an_envelope_of_elsewhere_does_not_help() {
+    let (mut federation, inputs) = federation(4);
+    let (_, uploads) = uploads(&mut federation, &inputs);
+    let dealer = SiteIndex::new(2).unwrap();
+    let elsewhere = Context::new(federation.fields(2)).unwrap().hash();
+    for change in
+        [(&|envelope: &mut Envelope| envelope.ctx = elsewhere) as &dyn Fn(&mut Envelope), &|envelope| {
+            envelope.recipient = SiteIndex::new(3).unwrap()
+        }]
+    {
+        let mut envelope = uploads[1].envelopes[0].clone();
+        change(&mut envelope);
+        let mut fields = fields_of(&uploads[1].receipt);
+        fields.envelopes[0] = envelope.hash();
+        let lie = Receipt::new(fields).unwrap();
+        let lie = Signed::seal(&lie, Principal::Site(name(1)), &federation.nodes[1].key);
+        let disk = federation.nodes[0].disk.clone();
+        take(&mut federation, lie).unwrap();
+        assert_eq!(open(&mut federation, envelope), Err(SiteRefusal::ForeignEnvelope(dealer)));
+        // As if it had not heard this one.
+        federation.nodes[0].disk = disk;
+        federation.nodes[0].restart(&federation.pin);
+    }
 }
 
 /// What the first site finds in the envelope of a second one that deals as `spoil` says, and signs for it.

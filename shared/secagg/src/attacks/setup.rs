@@ -1,7 +1,7 @@
 //! Hostile setup messages, backups and crashes.
 
 use super::*;
-use crate::message::{Advert, Encapsulation, EpochOpening};
+use crate::message::{Advert, Confirmation, Encapsulation, EpochOpening};
 use crate::pin::StudyPin;
 use crate::site::RestoreError;
 
@@ -167,7 +167,47 @@ fn openings_are_of_this_study_and_begin_after_what_was_accepted() {
     ] {
         assert_eq!(says(&mut federation, &opening, &key), Err(refusal));
     }
+    assert!(federation.nodes[0].machine.current().is_some());
     assert_eq!(says(&mut federation, &good, &key), Ok(()));
+    assert!(federation.nodes[0].machine.current().is_none(), "the attempt of the epoch before is over");
+}
+
+#[test]
+fn tags_are_of_this_study_epoch_and_pair() {
+    let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    let pin = federation.pin.clone();
+    let before = SiteRefusal::NotYet(Missing::Epoch);
+    let node = &mut federation.nodes[0];
+    assert_eq!(node.say(&pin, |machine, _| machine.take_adverts(&[])), Err(before.clone()));
+    assert_eq!(node.say(&pin, |machine, _| machine.take_encapsulations(&[])), Err(before.clone()));
+    assert_eq!(node.say(&pin, |machine, _| machine.take_confirmations(&[])), Err(before));
+    federation.advertise();
+    let mail = [0, 1].map(|site| federation.setup.mail_for(&name(site)).adverts);
+    let reply = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&mail[0])).unwrap();
+    let good = reply.confirmations[0].clone();
+    let key = federation.nodes[0].key.clone();
+    let node = &mut federation.nodes[1];
+    let mut hear = |message: &Signed<Confirmation>| {
+        let heard = node.say(&pin, |machine, _| machine.take_confirmations(std::slice::from_ref(message)));
+        let missing = Err(SiteRefusal::NotYet(Missing::Advert(name(0))));
+        if heard == missing {
+            node.say(&pin, |machine, _| machine.take_adverts(&mail[1])).unwrap();
+            node.say(&pin, |machine, _| machine.take_encapsulations(&reply.encapsulations[..1])).unwrap();
+        }
+        heard.map(|settled| settled.with)
+    };
+    assert_eq!(hear(&good), Err(SiteRefusal::NotYet(Missing::Advert(name(0)))));
+    let claim = good.claim().unwrap();
+    for wrong in [
+        Confirmation { study: Hash::of_bytes(b"other"), ..claim.clone() },
+        Confirmation { epoch: Epoch::new(2).unwrap(), ..claim.clone() },
+    ] {
+        let wrong = Signed::seal(&wrong, Principal::Site(name(0)), &key);
+        assert_eq!(hear(&wrong), Err(SiteRefusal::Foreign));
+    }
+    let forged = Signed::seal(&claim, Principal::Site(name(0)), &SigningKey::generate());
+    assert!(matches!(hear(&forged), Err(SiteRefusal::Signature(_))));
+    assert_eq!(hear(&good), Ok(vec![name(0)]));
 }
 
 #[test]
