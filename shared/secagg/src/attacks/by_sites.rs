@@ -53,6 +53,7 @@ fn a_second_receipt_never_counts() {
     peer.say(&pin, |machine, book| machine.begin(&context, book)).unwrap();
     let ctx = phase.context().hash();
     peer.say(&pin, |machine, _| machine.take_receipts(&ctx, &[first.receipt])).unwrap();
+    peer.restart(&pin);
     let refused = peer.say(&pin, |machine, _| machine.take_receipts(&ctx, &[second.receipt]));
     assert!(
         matches!(refused, Err(SiteRefusal::Alarm(alarm)) if matches!(alarm.occasion, Occasion::Receipt(_)))

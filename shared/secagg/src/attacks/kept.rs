@@ -90,6 +90,17 @@ fn the_chain_is_written_first_and_nothing_twice() {
 }
 
 #[test]
+fn an_epoch_that_was_opened_is_known_after_a_restart() {
+    let (mut federation, _) = federation(3);
+    let opening = opening(&federation.pin, &federation.coordinator, 2, 2);
+    let Federation { pin, nodes, .. } = &mut federation;
+    let advert = nodes[0].say(pin, |machine, _| machine.open_epoch(&opening)).unwrap();
+    nodes[0].restart(pin);
+    assert_eq!(nodes[0].machine.epoch(), Some(Epoch::new(2).unwrap()));
+    assert_eq!(nodes[0].say(pin, |machine, _| machine.open_epoch(&opening)), Ok(advert));
+}
+
+#[test]
 fn erased_setup_keys_are_erased_after_a_restart() {
     let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
     federation.advertise();

@@ -29,6 +29,9 @@ fn an_agent_restored_from_a_backup_waits_for_the_next_epoch() {
     federation.open_epoch(2, 2);
     let context = federation.sign(federation.fields(2));
     assert_eq!(run(&mut federation, &context, &inputs), plain_sum(&inputs, &names(&[0, 1, 2, 3])));
+    // From now on record and chain belong together again.
+    federation.nodes[0].restart(&pin);
+    assert_eq!(federation.nodes[0].machine.epoch(), Epoch::new(2).ok());
 }
 
 #[test]
@@ -49,6 +52,54 @@ fn a_record_that_was_set_back_opens_nothing_with_a_later_chain() {
     assert_eq!(node.machine.epoch(), None);
     let refused = node.say(pin, |machine, book| machine.sign(&ctx, phase.survivors(), book));
     assert_eq!(refused, Err(SiteRefusal::UnknownAttempt));
+}
+
+/// A backup is restored, the agent goes on, and somebody puts back the chain that was written as often before.
+#[test]
+fn a_chain_of_an_earlier_life_is_not_taken() {
+    let (mut federation, _) = federation(3);
+    let (pin, backup) = (federation.pin.clone(), federation.nodes[0].disk.clone());
+    let context = federation.sign(federation.fields(1));
+    begin(&mut federation, &context).unwrap();
+    let node = &mut federation.nodes[0];
+    let earlier = node.disk.chain.clone();
+    node.disk = crate::federation::Disk { chain: None, ..backup };
+    node.restart(&pin);
+    let _proof = node.machine.persist(&mut node.book, &mut node.disk).unwrap();
+    node.disk.chain = earlier;
+    node.restart(&pin);
+    assert!(node.machine.chain().epoch.is_none());
+}
+
+#[test]
+fn a_key_that_gives_no_secret_is_refused() {
+    let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    federation.advertise();
+    let pin = federation.pin.clone();
+    // To the second site, of a lower name, which would encapsulate, and of a higher one, which it encapsulates for.
+    for (from, to) in [(0, 1), (2, 1)] {
+        let mail = federation.setup.mail_for(&name(to)).adverts;
+        let mut claim = mail[from / 2].claim().unwrap();
+        claim.x25519 = [0; 32].into();
+        let bad = Signed::seal(&claim, Principal::Site(name(from)), &federation.nodes[from].key);
+        let node = &mut federation.nodes[to];
+        let mut refused =
+            node.say(&pin, |machine, _| machine.take_adverts(std::slice::from_ref(&bad))).unwrap().refused;
+        if from < to {
+            let good = node.machine.pairs_settled().unwrap();
+            assert_eq!((refused, good.with), (vec![], vec![]), "nothing is made of it yet");
+            let advert = federation.setup.mail_for(&name(0)).adverts[0].clone();
+            let sender = &mut federation.nodes[from];
+            let reply = sender.say(&pin, |machine, _| machine.take_adverts(&[advert])).unwrap();
+            let mut claim = reply.encapsulations[0].claim().unwrap();
+            claim.from_advert = bad.claim().unwrap().hash();
+            let lie = Signed::seal(&claim, Principal::Site(name(from)), &sender.key);
+            let node = &mut federation.nodes[to];
+            refused = node.say(&pin, |machine, _| machine.take_encapsulations(&[lie])).unwrap().refused;
+        }
+        let why = crate::BadKey::X25519;
+        assert_eq!(refused, [SiteRefusal::BadKey { site: name(from), why }]);
+    }
 }
 
 #[test]
@@ -192,7 +243,9 @@ fn tags_are_of_this_study_epoch_and_pair() {
         let missing = Err(SiteRefusal::NotYet(Missing::Advert(name(0))));
         if heard == missing {
             node.say(&pin, |machine, _| machine.take_adverts(&mail[1])).unwrap();
-            node.say(&pin, |machine, _| machine.take_encapsulations(&reply.encapsulations[..1])).unwrap();
+            let heard = &reply.encapsulations[..1];
+            let reply = node.say(&pin, |machine, _| machine.take_encapsulations(heard)).unwrap();
+            assert_eq!((reply.encapsulations, reply.confirmations.len()), (vec![], 1));
         }
         heard.map(|settled| settled.with)
     };
