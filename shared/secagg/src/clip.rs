@@ -102,3 +102,16 @@ impl ClippedUpdate {
         (self.entries, self.was_clipped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clip_norm_is_finite_and_above_zero() {
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(ClipNorm::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ClipNorm::new(0.5).map(ClipNorm::get), Ok(0.5));
+    }
+}

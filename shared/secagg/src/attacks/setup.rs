@@ -179,6 +179,8 @@ fn a_wrong_tag_settles_nothing() {
     let settled =
         second.say(&pin, |machine, _| machine.take_confirmations(&reply.confirmations[..1])).unwrap();
     assert_eq!(settled.with, [name(0)]);
+    second.restart(&pin);
+    assert_eq!(second.machine.pairs_settled(), Some(settled), "it was written down");
     // Once the secret keys are erased, no further pair of this epoch is settled.
     first.machine.erase_setup_keys();
     let late = first.say(&pin, |machine, _| machine.take_adverts(&adverts[1..])).unwrap();
