@@ -206,6 +206,8 @@ mod tests {
         let (x25519, ml_kem) = b.parts();
         let again = EpochSecrets::from_parts(x25519, ml_kem).unwrap();
         assert_eq!(again.decapsulate(&advert_a, &advert_b, &ciphertext).unwrap().key, at_a.key);
+        assert!(EpochSecrets::from_parts(x25519, &ml_kem[1..]).is_none());
+        assert!(EpochSecrets::from_parts(&x25519[1..], ml_kem).is_none());
     }
 
     #[test]

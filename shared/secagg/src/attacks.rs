@@ -2,7 +2,10 @@
 
 mod by_sites;
 mod context;
+mod coordinator;
 mod groups;
+mod guilt;
+mod kept;
 mod receipts;
 mod setup;
 mod survivors;
@@ -112,18 +115,25 @@ fn every_field_of_a_context_is_checked() {
         let context = federation.sign(fields);
         assert_eq!(begin(&mut federation, &context), Err(refusal));
     }
-    // Another key of a peer, and a signature that is not the coordinator's.
-    let mut fields = federation.fields(1);
-    let sites = fields.selection.members().iter().map(|member| {
-        let advert = if member.site == name(2) { other } else { member.advert };
-        (member.site.clone(), advert)
-    });
-    fields.selection = crate::context::Selection::new(sites).unwrap();
-    let context = federation.sign(fields);
-    assert_eq!(begin(&mut federation, &context), Err(SiteRefusal::OtherAdvert(name(2))));
-    federation.coordinator = SigningKey::generate().into();
-    let context = federation.sign(federation.fields(1));
-    assert!(matches!(begin(&mut federation, &context), Err(SiteRefusal::Signature(_))));
+    // Another key of a peer or of this site, and a signature that is not the coordinator's.
+    for swapped in [2, 0].map(name) {
+        let mut fields = federation.fields(1);
+        let sites = fields.selection.members().iter().map(|member| {
+            let advert = if member.site == swapped { other } else { member.advert };
+            (member.site.clone(), advert)
+        });
+        fields.selection = crate::context::Selection::new(sites).unwrap();
+        let context = federation.sign(fields);
+        assert_eq!(begin(&mut federation, &context), Err(SiteRefusal::OtherAdvert(swapped)));
+    }
+    let good = Context::new(federation.fields(1)).unwrap();
+    for (signer, key) in [
+        (Principal::Coordinator, SigningKey::generate().into()),
+        (Principal::Site(name(0)), federation.coordinator.clone()),
+    ] {
+        let context = Signed::seal(&good, signer, &key);
+        assert!(matches!(begin(&mut federation, &context), Err(SiteRefusal::Signature(_))));
+    }
     // Nothing of all this used the attempt up.
     assert_eq!(federation.nodes[0].machine.highest_attempt(), None);
 }

@@ -287,7 +287,9 @@ mod tests {
     fn early_and_late_pairs_have_the_same_key_at_an_attempt() {
         let mut early = chain();
         assert!(early.confirm(&name("b"), &[2; 32]));
+        let own = early.own().clone();
         assert!(early.advance(at(9)));
+        assert_ne!(early.own(), &own);
         let mut late = EpochChain::new(Epoch::new(2).unwrap(), at(5), EpochSecrets::generate().0);
         assert!(late.advance(at(7)));
         late.settle(&name("b"), PairKey::from_bytes(&[1; 32]), Zeroizing::new([2; 32]));

@@ -167,4 +167,12 @@ mod tests {
             assert!((got - plain).abs() <= plain * 1e-12);
         }
     }
+
+    #[test]
+    fn a_clip_norm_is_finite_and_above_zero() {
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(ClipNorm::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ClipNorm::new(0.5).map(ClipNorm::get), Ok(0.5));
+    }
 }

@@ -171,7 +171,63 @@ pub(crate) fn unequal_pairs(receipts: &BTreeMap<SiteIndex, &Receipt>) -> Vec<(Si
 
 #[cfg(test)]
 mod tests {
+    use consilium_study::hash::Hash;
+
     use super::*;
+    use crate::context::Context;
+    use crate::federation::{Federation, name, vectors};
+    use crate::layout::Layout;
+    use crate::message::{ReceiptFields, Survivor};
+
+    #[test]
+    fn only_receipts_of_this_attempt_sender_and_selection_count() {
+        let layout = Layout::of_counts(3);
+        let mut federation = Federation::new(4, &layout);
+        let context = federation.sign(federation.fields(1));
+        let phase = federation.collect(&context, &vectors(4, layout.words(), 1));
+        let elsewhere = Context::new(federation.fields(2)).unwrap().hash();
+        let second = SiteIndex::new(2).unwrap();
+        let checked = |change: &dyn Fn(&mut ReceiptFields)| {
+            let mut receipts: BTreeMap<SiteIndex, Receipt> =
+                phase.receipts.iter().map(|(site, held)| (*site, Receipt::clone(held))).collect();
+            let mut fields = ReceiptFields::clone(&receipts[&second]);
+            change(&mut fields);
+            receipts.insert(second, Receipt::new(fields).unwrap());
+            let named = receipts.iter().map(|(site, it)| Survivor { site: *site, receipt: it.hash() });
+            let survivors = Survivors::new(named.collect()).unwrap();
+            let receipts = |site| receipts.get(&site);
+            check(&federation.pin, phase.context(), &survivors, receipts, &BTreeSet::new())
+        };
+        assert_eq!(checked(&|_| ()), Ok(()));
+        let changes: [&dyn Fn(&mut ReceiptFields); 4] = [
+            &|fields| fields.ctx = elsewhere,
+            &|fields| fields.sender = SiteIndex::new(3).unwrap(),
+            &|fields| fields.terms.bound = vec![Vec::new(); 3],
+            &|fields| {
+                fields.envelopes.push(Hash::of_bytes(b"more"));
+                fields.pair_commitments.push(Hash::of_bytes(b"more"));
+            },
+        ];
+        for change in changes {
+            assert_eq!(checked(change), Err(Inconsistent::Foreign(second)));
+        }
+    }
+
+    #[test]
+    fn every_set_that_binds_has_to_be_met() {
+        let federation = Federation::new(4, &Layout::of_counts(3));
+        let context = Context::new(federation.fields(1)).unwrap();
+        let sites: BTreeSet<SiteName> = (0..3).map(name).collect();
+        let same: Vec<SiteName> = sites.iter().cloned().collect();
+        let met = |bound: &[&[SiteName]]| {
+            let bound = bound.iter().map(|set| set.to_vec()).collect();
+            let terms = Terms { min_honest: 0, min_selection: 0, min_change: 0, earlier: Vec::new(), bound };
+            meets(&terms, &context, &sites, &federation.pin.names(), &BTreeSet::new())
+        };
+        assert_eq!(met(&[]), Ok(()));
+        assert_eq!(met(&[&same, &same]), Ok(()));
+        assert_eq!(met(&[&same, &same[..2]]), Err(UnmetTerms::Repeat));
+    }
 
     fn set(names: &str) -> BTreeSet<SiteName> {
         names.split(' ').filter(|name| !name.is_empty()).map(|name| name.parse().unwrap()).collect()

@@ -270,3 +270,59 @@ fn associated_data(
 ) -> Aad<Vec<u8>> {
     Aad::from(labelled("share-seal", &(ctx, sender, recipient, self_commitment, pair_commitments)))
 }
+
+#[cfg(test)]
+mod tests {
+    use consilium_study::canonical::Canonical;
+
+    use super::*;
+    use crate::terms::Terms;
+
+    /// Whether a holder takes a row, committed to by its dealer, that was changed before.
+    fn is_taken(change: impl Fn(&mut Row), more: &[u8]) -> bool {
+        let ctx = CtxHash::from_canonical(&Hash::of_bytes(b"ctx").to_canonical()).unwrap();
+        let [dealer, holder] = [1, 2].map(|index| SiteIndex::new(index).unwrap());
+        let (key, hash) = (PairKey::random(), Hash::of_bytes(b"hash"));
+        let seeds: Vec<MaskSeed> = (0..4).map(|_| MaskSeed::random()).collect();
+        let (mut rows, _) = rows(&ctx, dealer, &Thresholds::new(4, 4, 0).unwrap(), &seeds);
+        rows.iter_mut().for_each(change);
+        let roots: Vec<Hash> = rows.iter().map(|row| merkle::root(&row.leaves())).collect();
+        let mut row = rows.swap_remove(holder.position());
+        row.path = merkle::prove(&roots, &[holder.position()]);
+        let fields = ReceiptFields {
+            ctx,
+            sender: dealer,
+            chunks: hash,
+            self_commitment: hash,
+            pair_commitments: vec![hash; 3],
+            shares: merkle::root(&roots),
+            envelopes: vec![hash; 4],
+            terms: Terms {
+                min_honest: 0,
+                min_selection: 0,
+                min_change: 0,
+                earlier: Vec::new(),
+                bound: Vec::new(),
+            },
+            alarms: Vec::new(),
+        };
+        let mut shares: Vec<u8> = row.shares.iter().flat_map(|share| share.to_vec()).collect();
+        shares.extend_from_slice(more);
+        let contents = Contents { shares: shares.into(), salt: (*row.salt).into(), path: row.path.clone() };
+        let mut sealed = minicbor::to_vec(&contents).unwrap();
+        seal_key(&key, &ctx, dealer, holder)
+            .seal_in_place_append_tag(nonce(), associated(&fields, holder), &mut sealed)
+            .unwrap();
+        let envelope = Envelope { ctx, sender: dealer, recipient: holder, sealed: sealed.into() };
+        Row::open(&key, &envelope, &Receipt::new(fields).unwrap()).is_ok()
+    }
+
+    /// A holder that took fewer would have nothing to give back when it is asked.
+    #[test]
+    fn a_row_has_one_whole_share_for_each_site() {
+        assert!(is_taken(|_| (), &[]));
+        assert!(!is_taken(|row| drop(row.shares.pop()), &[]));
+        assert!(!is_taken(|row| row.shares.push(Zeroizing::new([7; 32])), &[]));
+        assert!(!is_taken(|_| (), &[7]));
+    }
+}

@@ -275,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn only_ranges_may_differ_in_layouts_of_one_shape() {
+        let layout = |blocks: &[Block], counts| Layout::new(blocks.to_vec(), counts).unwrap();
+        let (update, statistics) = (block(BlockKind::Update, 7), block(BlockKind::Statistics, 7));
+        let it = layout(&[update], 5);
+        assert!(it.same_shape(&layout(&[Block { range_exponent: 9, ..update }], 5)));
+        for other in [
+            layout(&[statistics], 5),
+            layout(&[block(BlockKind::Update, 8)], 5),
+            layout(&[update, update], 5),
+            layout(&[update], 6),
+        ] {
+            assert!(!it.same_shape(&other) && !other.same_shape(&it), "{other:?}");
+        }
+    }
+
+    #[test]
     fn chunks_cover_the_vector() {
         let layout = Layout::new(vec![block(BlockKind::Update, CHUNK_WORDS as u32)], 0).unwrap();
         assert_eq!(layout.chunks(), 2);
@@ -293,6 +309,8 @@ mod tests {
         assert!(Layout::from_canonical(&empty.to_canonical()).is_err());
         let wild = Block { range_exponent: 101, ..block(BlockKind::Update, 1) };
         assert!(Layout::from_canonical(&bare(vec![wild]).to_canonical()).is_err());
+        let many = bare(vec![block(BlockKind::Update, 1); MAX_BLOCKS + 1]);
+        assert!(Layout::from_canonical(&many.to_canonical()).is_err());
         let long = bare(vec![block(BlockKind::Update, u32::MAX); 2]);
         assert!(Layout::from_canonical(&long.to_canonical()).is_err());
     }

@@ -109,8 +109,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let leaf = leaves(1)[0];
-        assert_eq!(climb(0, &[], &[]), None);
-        assert_eq!(climb(4, &[(4, leaf)], &[leaf; 3]), None);
+        for proof in [&[leaf; 3][..0], &[leaf; 1], &[leaf; 2], &[leaf; 3]] {
+            assert_eq!(climb(0, &[], proof), None);
+            assert_eq!(climb(4, &[(4, leaf)], proof), None, "no place of this tree");
+        }
         assert_eq!(climb(4, &[(1, leaf), (1, leaf)], &[leaf; 3]), None);
         assert_eq!(climb(4, &[(2, leaf), (1, leaf)], &[leaf; 3]), None);
     }

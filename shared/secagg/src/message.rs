@@ -395,3 +395,44 @@ macro_rules! checked {
 checked!(Receipt, ReceiptFields);
 checked!(Survivors, Vec<Survivor>);
 checked!(DrawCall, DrawFields);
+
+#[cfg(test)]
+mod tests {
+    use consilium_study::canonical::Canonical;
+
+    use super::*;
+    use crate::alarm::Occasion;
+    use crate::numbering::Attempt;
+
+    #[test]
+    fn a_receipt_speaks_to_each_site_once_and_repeats_few_alarms() {
+        let hash = Hash::of_bytes(b"hash");
+        let alarm =
+            Alarm { occasion: Occasion::Survivors(Attempt::new(1).unwrap()), first: hash, second: hash };
+        let is_one = |sites: usize, pairs: usize, sender: u8, alarms: usize| {
+            let fields = ReceiptFields {
+                ctx: CtxHash::from_canonical(&hash.to_canonical()).unwrap(),
+                sender: SiteIndex::new(sender).unwrap(),
+                chunks: hash,
+                self_commitment: hash,
+                pair_commitments: vec![hash; pairs],
+                shares: hash,
+                envelopes: vec![hash; sites],
+                terms: Terms {
+                    min_honest: 0,
+                    min_selection: 0,
+                    min_change: 0,
+                    earlier: Vec::new(),
+                    bound: Vec::new(),
+                },
+                alarms: vec![alarm; alarms],
+            };
+            Receipt::new(fields).is_ok()
+        };
+        assert!(is_one(4, 3, 4, 16) && is_one(200, 199, 200, 0));
+        assert!(!is_one(201, 200, 1, 0), "more than a Selection has");
+        assert!(!is_one(4, 4, 1, 0) && !is_one(4, 2, 1, 0), "a commitment for each other site");
+        assert!(!is_one(4, 3, 5, 0), "a sender outside the Selection");
+        assert!(!is_one(4, 3, 1, 17), "alarms without end");
+    }
+}

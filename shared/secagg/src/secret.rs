@@ -200,6 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_key_has_32_bytes() {
+        let decoded = |length: usize| {
+            let bytes = vec![7; length];
+            let bytes: &ByteSlice = bytes.as_slice().into();
+            let encoded = minicbor::to_vec(bytes).unwrap();
+            PairKey::decode(&mut Decoder::new(&encoded), &mut ()).is_ok()
+        };
+        assert!(decoded(32) && !decoded(31) && !decoded(33) && !decoded(0));
+    }
+
+    #[test]
     fn labels_and_parts_separate() {
         let key = PairKey::from_bytes(&[7; 32]);
         let one = SiteIndex::new(1).unwrap();

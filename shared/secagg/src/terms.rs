@@ -118,3 +118,54 @@ impl Terms {
             && self.earlier.len() <= MAX_ATTEMPTS_PER_EPOCH as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_no_more_than_an_honest_site_can_have() {
+        let set = RosterSet::of(&[], &BTreeSet::new());
+        let name: SiteName = "a".parse().unwrap();
+        let are_few = |bound: &[usize], earlier: usize| {
+            let bound = bound.iter().map(|sites| vec![name.clone(); *sites]).collect();
+            let earlier = vec![set.clone(); earlier];
+            Terms { min_honest: 0, min_selection: 0, min_change: 0, earlier, bound }.are_few()
+        };
+        assert!(are_few(&[200, 200], 100));
+        assert!(!are_few(&[1, 1, 1], 0), "an evaluation plays two parts");
+        assert!(!are_few(&[1, 201], 0));
+        assert!(!are_few(&[], 101), "an epoch has a hundred attempts");
+    }
+
+    #[test]
+    fn floors_are_those_of_the_acceptance() {
+        let accepted = SiteTerms {
+            min_honest: 3,
+            min_selection: 4,
+            min_change: Some(2),
+            repeat: statement::Repeat::Never,
+            exact_weights: false,
+            groups: false,
+        };
+        let floors = Floors::of(&accepted);
+        let expected = Floors {
+            min_honest: 3,
+            min_selection: 4,
+            min_change: 2,
+            known_sites: Vec::new(),
+            repeat: Repeat::Never,
+        };
+        assert_eq!(floors, expected);
+        let endless = Floors::of(&SiteTerms { min_honest: 65_537, ..accepted });
+        assert_eq!(endless.min_honest, u16::MAX, "what cannot be met is not met by less");
+        let terms = |min_honest, min_selection, min_change| {
+            let (earlier, bound) = (Vec::new(), Vec::new());
+            Terms { min_honest, min_selection, min_change, earlier, bound }
+        };
+        assert!(floors.are_in(&terms(3, 4, 2)));
+        for other in [terms(2, 4, 2), terms(3, 3, 2), terms(3, 4, 1)] {
+            assert!(!floors.are_in(&other));
+        }
+    }
+}

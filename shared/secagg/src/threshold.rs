@@ -165,7 +165,10 @@ mod tests {
     fn a_victim_among_friends_is_refused() {
         // 10 sites, 3 of them may be corrupt: a Selection of {victim, friend, friend} has no threshold.
         assert_eq!(Thresholds::new(10, 3, 0), Err(NoThreshold::Unreachable { threshold: 6, selected: 3 }));
-        assert_eq!(Thresholds::new(2, 2, 0), Err(NoThreshold::TooFew { roster: 2, selected: 2 }));
+        for (roster, selected) in [(2, 2), (2, 3), (3, 2)] {
+            let too_few = NoThreshold::TooFew { roster, selected };
+            assert_eq!(Thresholds::new(roster, selected, 0), Err(too_few));
+        }
         assert!(Thresholds::new(300, 201, 0).is_err());
         assert!(Thresholds::new(4, 5, 0).is_err());
         assert!(Thresholds::new(4, 4, u16::MAX).is_err());

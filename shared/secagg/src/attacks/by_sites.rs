@@ -53,6 +53,7 @@ fn a_second_receipt_never_counts() {
     peer.say(&pin, |machine, book| machine.begin(&context, book)).unwrap();
     let ctx = phase.context().hash();
     peer.say(&pin, |machine, _| machine.take_receipts(&ctx, &[first.receipt])).unwrap();
+    peer.restart(&pin);
     let refused = peer.say(&pin, |machine, _| machine.take_receipts(&ctx, &[second.receipt]));
     assert!(
         matches!(refused, Err(SiteRefusal::Alarm(alarm)) if matches!(alarm.occasion, Occasion::Receipt(_)))
@@ -60,7 +61,12 @@ fn a_second_receipt_never_counts() {
 }
 
 /// Seals a vector whose shares lead nowhere.
-fn upload_garbage(federation: &mut Federation, site: usize, context: &Signed<Context>, input: &[u32]) {
+pub(super) fn upload_garbage(
+    federation: &mut Federation,
+    site: usize,
+    context: &Signed<Context>,
+    input: &[u32],
+) {
     let Federation { pin, nodes, .. } = federation;
     let node = &mut nodes[site];
     let Begun::Mask(permit) = node.say(pin, |machine, book| machine.begin(context, book)).unwrap() else {

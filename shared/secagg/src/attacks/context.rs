@@ -103,9 +103,12 @@ fn ranges_and_members_are_those_of_the_study() {
     members[3].0 = "stranger".parse().unwrap();
     fields.selection = Selection::new(members).unwrap();
     assert_eq!(federation.pin.check(&Context::new(fields).unwrap()), Err(PinMismatch::Stranger));
-    // Fewer honest sites than the study asks for.
-    federation.pin.min_honest = 3;
+    // Another study, and fewer honest sites than the study asks for.
     let context = Context::new(federation.fields(1)).unwrap();
+    let study = std::mem::replace(&mut federation.pin.study, Hash::of_bytes(b"other"));
+    assert_eq!(federation.pin.check(&context), Err(PinMismatch::Study));
+    federation.pin.study = study;
+    federation.pin.min_honest = 3;
     assert_eq!(federation.pin.check(&context), Err(PinMismatch::MinHonest));
 }
 

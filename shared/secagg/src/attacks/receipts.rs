@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::dealing::Dealt;
-use crate::message::{Envelope, ReceiptFields, Upload};
+use crate::message::{
+    Envelope, ReceiptFields, Survivor, Survivors, SurvivorsSignature, UnmaskRequest, Upload,
+};
 
 /// The first site has accepted the context; the others have uploaded.
 fn uploads(federation: &mut Federation, inputs: &[Vec<u32>]) -> (Signed<Context>, Vec<Upload>) {
@@ -35,10 +37,11 @@ fn a_receipt_counts_with_its_senders_signature_only() {
     let (mut federation, inputs) = federation(4);
     let (_, uploads) = uploads(&mut federation, &inputs);
     let good = uploads[1].receipt.clone();
-    // Its words under a key of somebody else: of a stranger, of another member, of the coordinator.
+    // Its words in another name, or under a key of somebody else: of a stranger, of a member, of the coordinator.
     let (second, coordinator) = (name(1), federation.coordinator.clone());
-    let other = federation.nodes[2].key.clone();
+    let (own, other) = (federation.nodes[1].key.clone(), federation.nodes[2].key.clone());
     for (signer, key) in [
+        (Principal::Site(name(2)), own),
         (Principal::Site(second.clone()), SigningKey::generate().into()),
         (Principal::Site(second), other.clone()),
         (Principal::Site(name(2)), other),
@@ -62,6 +65,20 @@ fn a_receipt_counts_with_its_senders_signature_only() {
     // This site's own receipt, shown to it by others, is no news; another one under its key is.
     assert!(take(&mut federation, uploads[0].receipt.clone()).is_ok());
     assert!(take(&mut federation, good).is_ok());
+}
+
+#[test]
+fn a_receipt_of_its_own_that_a_site_did_not_make_is_refused() {
+    let (mut federation, inputs) = federation(4);
+    let context = federation.sign(federation.fields(1));
+    begin(&mut federation, &context).unwrap();
+    let before = federation.nodes[0].disk.clone();
+    let Federation { pin, nodes, .. } = &mut federation;
+    let upload = nodes[0].upload(pin, &context, &inputs[0]).unwrap();
+    // The disk is set back, chain and all, and the coordinator shows what it forgot.
+    nodes[0].disk = before;
+    nodes[0].restart(pin);
+    assert_eq!(take(&mut federation, upload.receipt), Err(SiteRefusal::OtherReceipt));
 }
 
 #[test]
@@ -124,6 +141,33 @@ fn envelopes_are_those_that_their_dealers_receipt_names() {
     assert_eq!(open(&mut federation, good), Ok(vec![DealerVerdict { dealer, good: true }]));
 }
 
+/// A dealer may name any bytes in its receipt: such shares would later seem to be wrong ones of their holder.
+#[test]
+fn a_receipt_that_names_an_envelope_of_elsewhere_does_not_help() {
+    let (mut federation, inputs) = federation(4);
+    let (_, uploads) = uploads(&mut federation, &inputs);
+    let dealer = SiteIndex::new(2).unwrap();
+    let elsewhere = Context::new(federation.fields(2)).unwrap().hash();
+    for change in
+        [(&|envelope: &mut Envelope| envelope.ctx = elsewhere) as &dyn Fn(&mut Envelope), &|envelope| {
+            envelope.recipient = SiteIndex::new(3).unwrap()
+        }]
+    {
+        let mut envelope = uploads[1].envelopes[0].clone();
+        change(&mut envelope);
+        let mut fields = fields_of(&uploads[1].receipt);
+        fields.envelopes[0] = envelope.hash();
+        let lie = Receipt::new(fields).unwrap();
+        let lie = Signed::seal(&lie, Principal::Site(name(1)), &federation.nodes[1].key);
+        let disk = federation.nodes[0].disk.clone();
+        take(&mut federation, lie).unwrap();
+        assert_eq!(open(&mut federation, envelope), Err(SiteRefusal::ForeignEnvelope(dealer)));
+        // As if it had not heard this one.
+        federation.nodes[0].disk = disk;
+        federation.nodes[0].restart(&federation.pin);
+    }
+}
+
 /// What the first site finds in the envelope of a second one that deals as `spoil` says, and signs for it.
 fn verdict(spoil: impl FnOnce(&mut Dealt)) -> bool {
     let (mut federation, inputs) = federation(4);
@@ -143,6 +187,42 @@ fn verdict(spoil: impl FnOnce(&mut Dealt)) -> bool {
     let found = open(&mut federation, upload.envelopes[0].clone()).unwrap();
     assert_eq!((upload.envelopes[0].recipient.get(), found.len()), (1, 1));
     found[0].good
+}
+
+/// Whoever dealt one holder nothing costs the others nothing: that holder answers about everybody else.
+#[test]
+fn nothing_is_given_back_of_a_bad_envelope() {
+    let (mut federation, inputs) = federation(4);
+    let context = federation.sign(federation.fields(1));
+    let ctx = context.claim().unwrap().hash();
+    let Federation { pin, nodes, .. } = &mut federation;
+    let mut uploads = Vec::new();
+    for (site, (node, input)) in nodes.iter_mut().zip(&inputs).enumerate() {
+        let Begun::Mask(permit) = node.say(pin, |machine, book| machine.begin(&context, book)).unwrap()
+        else {
+            panic!("sealed before")
+        };
+        let mut masker = node.machine.mask(permit, input.clone()).unwrap();
+        while masker.next_chunk().is_some() {}
+        let mut masked = masker.finish().unwrap();
+        if site == 1 {
+            masked.dealt.envelopes[0].sealed = vec![7; 8].into();
+        }
+        uploads.push(node.say(pin, |machine, book| machine.seal(masked, book)).unwrap());
+    }
+    let receipts: Vec<_> = uploads.iter().map(|upload| upload.receipt.clone()).collect();
+    let envelopes: Vec<_> = uploads[1..].iter().map(|upload| upload.envelopes[0].clone()).collect();
+    nodes[0].say(pin, |machine, _| machine.take_receipts(&ctx, &receipts)).unwrap();
+    nodes[0].say(pin, |machine, _| machine.take_envelopes(&ctx, &envelopes)).unwrap();
+    let members = receipts.iter().map(|receipt| receipt.claim().unwrap());
+    let members = members.map(|receipt| Survivor { site: receipt.sender, receipt: receipt.hash() });
+    let survivors = Survivors::new(members.collect()).unwrap();
+    let statement = SurvivorsSignature { ctx, survivors: survivors.hash() };
+    let sign = |site: usize| Signed::seal(&statement, Principal::Site(name(site)), &nodes[site].key);
+    let request = UnmaskRequest { ctx, survivors, signatures: [1, 2, 3].map(sign).to_vec() };
+    let answer = nodes[0].say(pin, |machine, book| machine.answer(&request, book)).unwrap();
+    let dealers: Vec<u8> = answer.claim().unwrap().dealers.iter().map(|given| given.dealer.get()).collect();
+    assert_eq!(dealers, [1, 3, 4]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Hostile setup messages, backups and crashes.
 
 use super::*;
-use crate::message::{Advert, Encapsulation, EpochOpening};
+use crate::message::{Advert, Confirmation, Encapsulation, EpochOpening};
 use crate::pin::StudyPin;
 use crate::site::RestoreError;
 
@@ -29,6 +29,9 @@ fn an_agent_restored_from_a_backup_waits_for_the_next_epoch() {
     federation.open_epoch(2, 2);
     let context = federation.sign(federation.fields(2));
     assert_eq!(run(&mut federation, &context, &inputs), plain_sum(&inputs, &names(&[0, 1, 2, 3])));
+    // From now on record and chain belong together again.
+    federation.nodes[0].restart(&pin);
+    assert_eq!(federation.nodes[0].machine.epoch(), Epoch::new(2).ok());
 }
 
 #[test]
@@ -49,6 +52,54 @@ fn a_record_that_was_set_back_opens_nothing_with_a_later_chain() {
     assert_eq!(node.machine.epoch(), None);
     let refused = node.say(pin, |machine, book| machine.sign(&ctx, phase.survivors(), book));
     assert_eq!(refused, Err(SiteRefusal::UnknownAttempt));
+}
+
+/// A backup is restored, the agent goes on, and somebody puts back the chain that was written as often before.
+#[test]
+fn a_chain_of_an_earlier_life_is_not_taken() {
+    let (mut federation, _) = federation(3);
+    let (pin, backup) = (federation.pin.clone(), federation.nodes[0].disk.clone());
+    let context = federation.sign(federation.fields(1));
+    begin(&mut federation, &context).unwrap();
+    let node = &mut federation.nodes[0];
+    let earlier = node.disk.chain.clone();
+    node.disk = crate::federation::Disk { chain: None, ..backup };
+    node.restart(&pin);
+    let _proof = node.machine.persist(&mut node.book, &mut node.disk).unwrap();
+    node.disk.chain = earlier;
+    node.restart(&pin);
+    assert!(node.machine.chain().epoch.is_none());
+}
+
+#[test]
+fn a_key_that_gives_no_secret_is_refused() {
+    let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    federation.advertise();
+    let pin = federation.pin.clone();
+    // To the second site, of a lower name, which would encapsulate, and of a higher one, which it encapsulates for.
+    for (from, to) in [(0, 1), (2, 1)] {
+        let mail = federation.setup.mail_for(&name(to)).adverts;
+        let mut claim = mail[from / 2].claim().unwrap();
+        claim.x25519 = [0; 32].into();
+        let bad = Signed::seal(&claim, Principal::Site(name(from)), &federation.nodes[from].key);
+        let node = &mut federation.nodes[to];
+        let mut refused =
+            node.say(&pin, |machine, _| machine.take_adverts(std::slice::from_ref(&bad))).unwrap().refused;
+        if from < to {
+            let good = node.machine.pairs_settled().unwrap();
+            assert_eq!((refused, good.with), (vec![], vec![]), "nothing is made of it yet");
+            let advert = federation.setup.mail_for(&name(0)).adverts[0].clone();
+            let sender = &mut federation.nodes[from];
+            let reply = sender.say(&pin, |machine, _| machine.take_adverts(&[advert])).unwrap();
+            let mut claim = reply.encapsulations[0].claim().unwrap();
+            claim.from_advert = bad.claim().unwrap().hash();
+            let lie = Signed::seal(&claim, Principal::Site(name(from)), &sender.key);
+            let node = &mut federation.nodes[to];
+            refused = node.say(&pin, |machine, _| machine.take_encapsulations(&[lie])).unwrap().refused;
+        }
+        let why = crate::BadKey::X25519;
+        assert_eq!(refused, [SiteRefusal::BadKey { site: name(from), why }]);
+    }
 }
 
 #[test]
@@ -139,7 +190,10 @@ fn a_wrong_tag_settles_nothing_and_hides_no_other() {
     }
     let good = second.say(&pin, |machine, _| machine.take_confirmations(&reply.confirmations[..1])).unwrap();
     assert_eq!(good.refused, []);
-    assert_eq!(second.machine.pairs_settled().unwrap().with, [name(0), name(2)]);
+    let settled = second.machine.pairs_settled().unwrap();
+    assert_eq!(settled.with, [name(0), name(2)]);
+    second.restart(&pin);
+    assert_eq!(second.machine.pairs_settled(), Some(settled), "it was written down");
     // Once the secret keys are erased, no further pair of this epoch is settled.
     first.machine.erase_setup_keys();
     let late = first.say(&pin, |machine, _| machine.take_adverts(&adverts[1..])).unwrap();
@@ -179,7 +233,50 @@ fn openings_are_of_this_study_and_begin_after_what_was_accepted() {
     ] {
         assert_eq!(says(&mut federation, &opening, &key), Err(refusal));
     }
+    assert!(federation.nodes[0].machine.current().is_some());
     assert_eq!(says(&mut federation, &good, &key), Ok(()));
+    assert!(federation.nodes[0].machine.current().is_none(), "the attempt of the epoch before is over");
+}
+
+#[test]
+fn tags_are_of_this_study_epoch_and_pair() {
+    let mut federation = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    let pin = federation.pin.clone();
+    let before = SiteRefusal::NotYet(Missing::Epoch);
+    let node = &mut federation.nodes[0];
+    assert_eq!(node.say(&pin, |machine, _| machine.take_adverts(&[])), Err(before.clone()));
+    assert_eq!(node.say(&pin, |machine, _| machine.take_encapsulations(&[])), Err(before.clone()));
+    assert_eq!(node.say(&pin, |machine, _| machine.take_confirmations(&[])), Err(before));
+    federation.advertise();
+    let mail = [0, 1].map(|site| federation.setup.mail_for(&name(site)).adverts);
+    let reply = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&mail[0])).unwrap();
+    let good = reply.confirmations[0].clone();
+    let key = federation.nodes[0].key.clone();
+    let node = &mut federation.nodes[1];
+    let mut hear = |message: &Signed<Confirmation>| {
+        let message = std::slice::from_ref(message);
+        let mut heard = node.say(&pin, |machine, _| machine.take_confirmations(message)).unwrap();
+        let refused = heard.refused.pop();
+        if refused == Some(SiteRefusal::NotYet(Missing::Advert(name(0)))) {
+            node.say(&pin, |machine, _| machine.take_adverts(&mail[1])).unwrap();
+            let heard = &reply.encapsulations[..1];
+            let reply = node.say(&pin, |machine, _| machine.take_encapsulations(heard)).unwrap();
+            assert_eq!((reply.encapsulations, reply.confirmations.len()), (vec![], 1));
+        }
+        refused.map_or_else(|| Ok(node.machine.pairs_settled().unwrap().with), Err)
+    };
+    assert_eq!(hear(&good), Err(SiteRefusal::NotYet(Missing::Advert(name(0)))));
+    let claim = good.claim().unwrap();
+    for wrong in [
+        Confirmation { study: Hash::of_bytes(b"other"), ..claim.clone() },
+        Confirmation { epoch: Epoch::new(2).unwrap(), ..claim.clone() },
+    ] {
+        let wrong = Signed::seal(&wrong, Principal::Site(name(0)), &key);
+        assert_eq!(hear(&wrong), Err(SiteRefusal::Foreign));
+    }
+    let forged = Signed::seal(&claim, Principal::Site(name(0)), &SigningKey::generate());
+    assert!(matches!(hear(&forged), Err(SiteRefusal::Signature(_))));
+    assert_eq!(hear(&good), Ok(vec![name(0)]));
 }
 
 #[test]

@@ -198,6 +198,31 @@ fn t_valid_signatures_of_survivors_on_this_set_open_it_and_nothing_else_does() {
 }
 
 #[test]
+fn shares_are_given_of_the_receipt_that_is_here() {
+    let mut stage = Stage::new(4);
+    let mut members = stage.survivors(&[1, 2, 3, 4]).members().to_vec();
+    members[1].receipt = Hash::of_bytes(b"another receipt");
+    let other = Survivors::new(members).unwrap();
+    let keys: Vec<_> = stage.federation.nodes.iter().map(|node| node.key.clone()).collect();
+    let signed = (0..3).map(|site| forge(stage.ctx, &other, site, &keys[site])).collect();
+    let refused = SiteRefusal::Inconsistent(Inconsistent::Receipt(index(2)));
+    assert_eq!(stage.answer(3, &stage.request(&other, signed)), Err(refused));
+}
+
+#[test]
+fn whoever_has_not_sealed_is_no_survivor() {
+    let (mut federation, _) = federation(4);
+    let context = federation.sign(federation.fields(1));
+    begin(&mut federation, &context).unwrap();
+    let ctx = context.claim().unwrap().hash();
+    let member = |site| Survivor { site: index(site), receipt: Hash::of_bytes(b"receipt") };
+    let survivors = Survivors::new([1, 2, 3].map(member).to_vec()).unwrap();
+    let Federation { pin, nodes, .. } = &mut federation;
+    let refused = nodes[0].say(pin, |machine, book| machine.sign(&ctx, &survivors, book));
+    assert_eq!(refused, Err(SiteRefusal::OtherReceipt));
+}
+
+#[test]
 fn the_book_of_today_counts_and_not_only_the_receipts() {
     let mut stage = Stage::new(4);
     let all = stage.survivors(&[1, 2, 3, 4]);

@@ -140,3 +140,21 @@ pub struct Confirmation {
 impl Statement for Confirmation {
     const LABEL: &'static str = "confirmation";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_serves_a_hundred_attempts_at_most() {
+        let at = |number| Attempt::new(number).unwrap();
+        let hash = Hash::of_bytes(b"hash");
+        let served = |attempts| {
+            let (epoch, first_attempt) = (Epoch::new(1).unwrap(), at(5));
+            let opening = EpochOpening { study: hash, roster: hash, epoch, first_attempt, attempts };
+            (1..300).filter(|number| opening.serves(at(*number))).collect::<Vec<_>>()
+        };
+        assert_eq!(served(3), [5, 6, 7]);
+        assert_eq!(served(200), (5..105).collect::<Vec<_>>(), "whatever an opening says");
+    }
+}

@@ -185,8 +185,12 @@ fn numbers_that_cannot_be_summed_are_refused() {
     let over = EncodeError::Count { index: 0, got: limit + 1, limit };
     assert_eq!(encode(&context, 1, zero, &[limit + 1], &key), Err(over));
     assert_eq!(encode_counts(&context, &[1]), Err(EncodeError::Length { got: 0, want: 2 }));
-    let words = vec![0; layout.words()];
-    assert_eq!(decode(&context, words.clone()), Err(DecodeError::Weight { got: 0, sites: 4 }));
+    let mut words = vec![0; layout.words()];
+    for (got, is_sum) in [(0, false), (4 * 64, true), (4 * 64 + 1, false)] {
+        words[layout.weight()] = got;
+        let wrong = Err(DecodeError::Weight { got, sites: 4 });
+        assert_eq!(decode(&context, words.clone()).map(|_| ()), if is_sum { Ok(()) } else { wrong });
+    }
     assert!(decode(&context, words[1..].to_vec()).is_err());
 }
 
