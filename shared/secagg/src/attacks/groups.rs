@@ -316,3 +316,27 @@ fn anybody_can_draw_again_from_the_record() {
     let advert = other.adverts.remove(7).claim().unwrap().site;
     assert_eq!(other.check(&federation.pin), Err(BadDraw::Nonce(NotDrawn::Broken(advert))));
 }
+
+#[test]
+fn an_advert_commits_where_groups_are_drawn_and_nowhere_else() {
+    let mut federation = undrawn(12, 2);
+    let pin = federation.pin.clone();
+    let advert = federation.setup.mail_for(&name(0)).adverts[0].claim().unwrap();
+    let signed = |nonce| {
+        let advert = crate::message::Advert { nonce, ..advert.clone() };
+        Signed::seal(&advert, Principal::Site(name(1)), &federation.nodes[1].key)
+    };
+    let without = signed(None);
+    let reply = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&[without.clone()])).unwrap();
+    assert_eq!(reply.refused, [SiteRefusal::Foreign]);
+    assert_eq!(federation.setup.take_advert(&pin, &without), Err(CoordinatorRefusal::Foreign));
+
+    let mut plain = Federation::unsettled(3, &layout(), |_| Floors::default(), false);
+    plain.advertise();
+    let advert = plain.setup.mail_for(&name(0)).adverts[0].claim().unwrap();
+    let advert = crate::message::Advert { nonce: Some(Hash::of_bytes(b"nonce")), ..advert };
+    let with = Signed::seal(&advert, Principal::Site(name(1)), &plain.nodes[1].key);
+    let pin = plain.pin.clone();
+    let reply = plain.nodes[0].say(&pin, |machine, _| machine.take_adverts(&[with])).unwrap();
+    assert_eq!(reply.refused, [SiteRefusal::Foreign]);
+}
