@@ -21,7 +21,7 @@ use crate::pipe::message::FromRelay;
 use crate::store::{Disk, Kind, Store as _};
 use crate::vault::record::{Opened, PersonalAct, PersonalAnswer, Question, Stage};
 
-const WILLING: &str = "approval = \"automatic\"\noperators = [\"operator/o\"]\n";
+pub(super) const WILLING: &str = "approval = \"automatic\"\noperators = [\"operator/o\"]\n";
 
 #[test]
 fn a_study_runs_to_its_release_and_leaves_no_key_behind() {
