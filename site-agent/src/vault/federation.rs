@@ -2,6 +2,7 @@
 //! on disk, and a network that repeats what it carries. A core may be dropped at any message and opened
 //! again from its files, which is what a kill leaves behind.
 
+mod checks;
 mod hostile_bytes;
 mod mortal;
 mod tests;
@@ -204,6 +205,7 @@ fn memory_folder() -> tempfile::TempDir {
 
 struct Federation {
     machine: StudyMachine,
+    consortium: ConsortiumKey,
     key: SigningKey,
     now: u64,
     sites: Vec<Site>,
@@ -292,6 +294,7 @@ impl Federation {
         let models = BTreeMap::from([(study.initial_model(), bytes)]);
         let mut federation = Self {
             machine,
+            consortium,
             key,
             now,
             sites,
