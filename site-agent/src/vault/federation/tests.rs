@@ -8,7 +8,7 @@ use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::record::Verdict;
 use consilium_rounds::status::Phase;
 use consilium_rounds::{Act, Event};
-use consilium_secagg::numbering::Attempt;
+use consilium_secagg::numbering::{Attempt, Epoch};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -19,6 +19,7 @@ use super::{Federation, SITES, pictures, study_text};
 use crate::journal;
 use crate::pipe::message::FromRelay;
 use crate::store::{Disk, Kind, Store as _};
+use crate::vault::chainfile;
 use crate::vault::record::{Opened, PersonalAct, PersonalAnswer, Question, Stage};
 
 pub(super) const WILLING: &str = "approval = \"automatic\"\noperators = [\"operator/o\"]\n";
@@ -134,12 +135,23 @@ fn the_age_of_setup_keys_is_known_after_a_restart() {
     federation.sites[0].crash();
     assert_eq!(since(&federation), opened);
     let site = &mut federation.sites[0];
+    let chain_bytes = |site: &super::Site| {
+        let chains = chainfile::candidates(&Disk, &site.folder.study(&study), &study).unwrap();
+        chains.iter().map(|(_, chain)| chain.len()).sum::<usize>()
+    };
+    let before = chain_bytes(site);
     let case = site.core.cases.get_mut(&study).unwrap();
     let epoch = case.machine.as_ref().unwrap().epoch().unwrap();
+    assert_eq!(
+        case.record.opened_ms(Epoch::new(epoch.get() + 1).unwrap()),
+        None,
+        "each epoch has its own age"
+    );
     let at_ms = opened.unwrap() - 24 * 3_600_000;
     case.record.set_opened(Opened { epoch, at_ms });
     case.record.write(&Disk, &site.folder).unwrap();
     site.crash();
+    assert!(chain_bytes(site) + 2400 < before, "an ML-KEM secret key has 2400 bytes, and it is gone");
     assert_eq!(since(&federation), None);
 }
 

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 
 use consilium_rounds::message::{Binding, DirectiveId, Settled, SettledAs, StudyState};
 use consilium_rounds::reason::{Decline, Withdrawal};
-use consilium_secagg::message::{Advert, EpochOpening};
-use consilium_secagg::numbering::{Epoch, RoundNumber};
+use consilium_secagg::message::{Advert, EpochOpening, Survivor, Survivors};
+use consilium_secagg::numbering::{Epoch, RoundNumber, SiteIndex};
 
 use super::*;
-use crate::pipe::message::Upload;
+use crate::pipe::message::{Upload, Verdict};
 use crate::vault::case::Doing;
 use crate::vault::core::Taken;
 use crate::vault::record::{Question, Reference};
@@ -86,6 +86,72 @@ fn a_chunk_is_given_of_the_vector_on_offer_only() {
     };
     assert_eq!(chunk(Upload { length: good.length - 4, ..good }), 0);
     assert_eq!(chunk(good), good.length);
+}
+
+#[test]
+fn a_vector_is_offered_when_its_announcement_was_heard() {
+    let mut federation = Federation::new(WILLING);
+    federation.start();
+    let context = federation.asked_to_train(1);
+    let site = &mut federation.sites[FIRST];
+    let study = study_of(site);
+    site.hear(study, Directive::Begin { context });
+    site.work();
+    let mut offered = false;
+    for _ in 0..2 {
+        let messages = site.core.speak();
+        let ready = |message: &FromVault| matches!(message, FromVault::UploadReady { .. });
+        assert_eq!(messages.iter().any(ready), offered);
+        for message in messages {
+            if let FromVault::Say { id, .. } = message {
+                site.frame(FromRelay::Said { id, verdict: Verdict::Recorded });
+                offered = true;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_later_attempt_ends_the_one_before() {
+    let mut federation = Federation::new(WILLING);
+    federation.start();
+    let context = federation.asked_to_train(1);
+    let mut fields = context.claim().unwrap().into_fields();
+    let first = fields.attempt.get();
+    fields.attempt = fields.attempt.next().unwrap();
+    let next = Context::new(fields).unwrap();
+    let next = Signed::seal(&next, Principal::Coordinator, &federation.key);
+    let site = &mut federation.sites[FIRST];
+    let study = study_of(site);
+    site.hear(study, Directive::Begin { context });
+    site.work();
+    let spool = site.folder.study(&study).spool(first);
+    assert!(site.core.cases[&study].upload.is_some() && spool.exists());
+    site.hear(study, Directive::Begin { context: next });
+    assert!(site.core.cases[&study].upload.is_none() && !spool.exists());
+}
+
+#[test]
+fn survivors_whose_receipts_have_not_come_are_waited_for() {
+    let mut federation = Federation::new(WILLING);
+    federation.start();
+    let context = federation.asked_to_train(1);
+    let ctx = context.claim().unwrap().hash();
+    let site = &mut federation.sites[FIRST];
+    let study = study_of(site);
+    site.hear(study, Directive::Begin { context });
+    site.work();
+    let own = site.events().into_iter().find_map(|event| match event {
+        journal::Event::Masked { receipt, .. } => Some(receipt),
+        _ => None,
+    });
+    let member =
+        |(position, receipt)| Survivor { site: SiteIndex::from_position(position).unwrap(), receipt };
+    let members = [own.unwrap(), other(), other()].into_iter().enumerate().map(member);
+    let survivors = Survivors::new(members.collect()).unwrap();
+    site.hear(study, Directive::Survivors { ctx, survivors });
+    assert!(site.refusals().is_empty(), "{:?}", site.refusals());
+    assert_eq!(site.core.cases.get_mut(&study).unwrap().take_parked().len(), 1);
 }
 
 #[test]
