@@ -11,7 +11,7 @@ const PROGRAMS: Programs = Programs {
     coordinator: env!("CARGO_BIN_EXE_coordinator-under-test"),
     site_agent: env!("CARGO_BIN_EXE_site-agent-under-test"),
 };
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 #[test]
 fn two_dozen_hospitals_draw_groups_and_release_a_model_that_verifies() {

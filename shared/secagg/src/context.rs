@@ -314,7 +314,7 @@ impl Context {
         }
         if let Some(plan) = plan(&fields)? {
             let grouping = fields.grouping.as_ref().ok_or(InvalidContext::Grouping)?;
-            if fields.purpose != Purpose::Train || !grouping.fits(&fields.selection, &plan) {
+            if fields.purpose != Purpose::Train || !grouping.fits(&fields.selection, plan) {
                 return Err(InvalidContext::Grouping);
             }
         } else if fields.grouping.is_some() {

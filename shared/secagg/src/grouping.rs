@@ -194,7 +194,7 @@ impl Grouping {
 
     /// Whether this can be the split of a Selection under a plan: every member has a group, and no group has more members
     /// than were drawn into it.
-    pub(crate) fn fits(&self, selection: &Selection, plan: &GroupPlan) -> bool {
+    pub(crate) fn fits(&self, selection: &Selection, plan: GroupPlan) -> bool {
         let mut members = vec![0u16; usize::from(plan.groups())];
         for group in &self.of {
             match members.get_mut(usize::from(*group)) {

@@ -162,23 +162,23 @@ impl GroupPlan {
     }
 
     /// Number of groups.
-    pub const fn groups(&self) -> u16 {
+    pub const fn groups(self) -> u16 {
         self.groups
     }
 
     /// Honest sites behind a group's sum.
-    pub const fn honest(&self) -> u16 {
+    pub const fn honest(self) -> u16 {
         self.honest
     }
 
     /// Sites that a group has when all participants are there.
-    pub fn size(&self, group: u16) -> u16 {
+    pub fn size(self, group: u16) -> u16 {
         self.participants / self.groups + u16::from(group < self.participants % self.groups)
     }
 
     /// Least number of survivors of a group whose vectors are in the sum: with so many, `honest` of them are honest unless
     /// the draw went against the odds.
-    pub fn floor(&self, group: u16) -> u16 {
+    pub fn floor(self, group: u16) -> u16 {
         let size = self.size(group);
         let unlucky = |helpers: &u16| self.chance_of_more(size, *helpers) <= MAX_CHANCE;
         let helpers = (0..size).find(unlucky).unwrap_or(size);
@@ -186,7 +186,7 @@ impl GroupPlan {
     }
 
     /// The chance that a site finds more than its floor assumes, the largest over the groups.
-    pub fn chance(&self) -> f64 {
+    pub fn chance(self) -> f64 {
         let of = |group| {
             let size = self.size(group);
             self.chance_of_more(size, self.floor(group).saturating_sub(self.honest))
@@ -196,7 +196,7 @@ impl GroupPlan {
 
     /// The chance that of the `size − 1` others in an honest site's group more than `helpers` help the coordinator: the
     /// tail of a hypergeometric distribution, one draw after the other.
-    fn chance_of_more(&self, size: u16, helpers: u16) -> f64 {
+    fn chance_of_more(self, size: u16, helpers: u16) -> f64 {
         let others = usize::from(self.participants - 1);
         let corrupt = usize::from(self.corrupt).min(others);
         let mut chances = vec![0.0; corrupt + 1];

@@ -97,16 +97,9 @@ impl StudyMachine {
                     self.choose(now),
                     Err(Shortage::TooFew { .. } | Shortage::TooFewGroups { .. } | Shortage::Required { .. })
                 );
-                stuck && self.choose_undrawn(now).is_ok_and(|selected| self.can_draw(groups, &selected))
+                stuck && self.choose_undrawn(now).is_ok_and(|selected| can_draw(groups, &selected))
             }
         }
-    }
-
-    /// Whether a Selection can be split.
-    pub(super) fn can_draw(&self, groups: Groups, selected: &Selected) -> bool {
-        let count = u16::try_from(groups.count).unwrap_or(u16::MAX);
-        let thresholds = selected.thresholds;
-        GroupPlan::new(selected.sites.len(), count, thresholds.corrupt, thresholds.honest).is_ok()
     }
 
     /// Of `ready` sites those whose groups are there with enough of them to be in a sum.
@@ -139,4 +132,11 @@ impl StudyMachine {
             .collect();
         groups.trimmed(present.len()).is_some()
     }
+}
+
+/// Whether a Selection can be split.
+pub(super) fn can_draw(groups: Groups, selected: &Selected) -> bool {
+    let count = u16::try_from(groups.count).unwrap_or(u16::MAX);
+    let thresholds = selected.thresholds;
+    GroupPlan::new(selected.sites.len(), count, thresholds.corrupt, thresholds.honest).is_ok()
 }

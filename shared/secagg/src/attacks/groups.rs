@@ -19,13 +19,16 @@ fn of_group(federation: &Federation, group: u16) -> Vec<usize> {
     (0..federation.nodes.len()).filter(|at| drawn.group_of(&name(*at)) == Some(group)).collect()
 }
 
+/// A group and the sum over it.
+type GroupSum = (u16, Vec<u32>);
+
 /// Everybody but `dropped` uploads; the survivors, and the sum of each group that is in it.
 fn run_without(
     federation: &mut Federation,
     inputs: &[Vec<u32>],
     attempt: u32,
     dropped: &[usize],
-) -> Option<(BTreeSet<SiteName>, Vec<(u16, Vec<u32>)>)> {
+) -> Option<(BTreeSet<SiteName>, Vec<GroupSum>)> {
     let context = federation.sign(federation.fields(attempt));
     let Federation { pin, nodes, .. } = federation;
     let mut phase = CollectMasked::new(pin, &context, BTreeSet::new()).unwrap();
@@ -327,7 +330,9 @@ fn an_advert_commits_where_groups_are_drawn_and_nowhere_else() {
         Signed::seal(&advert, Principal::Site(name(1)), &federation.nodes[1].key)
     };
     let without = signed(None);
-    let reply = federation.nodes[0].say(&pin, |machine, _| machine.take_adverts(&[without.clone()])).unwrap();
+    let reply = federation.nodes[0]
+        .say(&pin, |machine, _| machine.take_adverts(std::slice::from_ref(&without)))
+        .unwrap();
     assert_eq!(reply.refused, [SiteRefusal::Foreign]);
     assert_eq!(federation.setup.take_advert(&pin, &without), Err(CoordinatorRefusal::Foreign));
 

@@ -150,7 +150,7 @@ fn a_receipt_that_names_an_envelope_of_elsewhere_does_not_help() {
     let elsewhere = Context::new(federation.fields(2)).unwrap().hash();
     for change in
         [(&|envelope: &mut Envelope| envelope.ctx = elsewhere) as &dyn Fn(&mut Envelope), &|envelope| {
-            envelope.recipient = SiteIndex::new(3).unwrap()
+            envelope.recipient = SiteIndex::new(3).unwrap();
         }]
     {
         let mut envelope = uploads[1].envelopes[0].clone();

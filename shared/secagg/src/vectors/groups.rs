@@ -32,8 +32,8 @@ const PLANS: [(usize, u16, u16, u16); 12] = [
 
 fn plan((participants, groups, corrupt, honest): (usize, u16, u16, u16)) -> Value {
     let plan = GroupPlan::new(participants, groups, corrupt, honest).ok();
-    let each = |of: fn(&GroupPlan, u16) -> u16| {
-        plan.map(|plan| (0..groups).map(|group| of(&plan, group)).collect::<Vec<_>>())
+    let each = |of: fn(GroupPlan, u16) -> u16| {
+        plan.map(|plan| (0..groups).map(|group| of(plan, group)).collect::<Vec<_>>())
     };
     json!({
         "participants": participants, "groups": groups, "corrupt": corrupt, "honest": honest,
