@@ -146,8 +146,9 @@ impl Guarantee {
             0 => "no site helps the coordinator (c = 0)".to_owned(),
             _ => format!("at most c = {corrupt} of the {sites} sites help the coordinator"),
         };
+        let opened = if groups.is_some() { "a sum over everybody (an evaluation)" } else { "an opened sum" };
         format!(
-            "guarantee    what an opened sum guarantees: at least h = {honest} honest sites are in it, as long as\n             \
+            "guarantee    what {opened} guarantees: at least h = {honest} honest sites are in it, as long as\n             \
              {helpers}; t = {threshold} sites have to agree before a sum is opened\n\
              dropouts     with all {sites} sites selected, {lost} may drop out of a round; a round needs at least \
              {smallest_selection} ready sites{groups}",

@@ -74,6 +74,7 @@ impl Forecast {
         let dealt = 2 * sites * (sites * SHARE + MESSAGE);
         let receipt = 2 * (sites * COMMITMENTS + MESSAGE);
         let attempts = 2 * u64::from(plan.rounds.count);
+        let groups = plan.aggregation.groups.map_or(1, |groups| u64::from(groups.count));
         let activations = plan.model.activations_per_case() * plan.training.batch() as u64;
         Self {
             sites,
@@ -83,9 +84,9 @@ impl Forecast {
             down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
             up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
             chunks: update.div_ceil(CHUNK.bytes()),
-            // The mean of packed updates does not fit in the place of their sum.
+            // The mean of packed updates does not fit in the place of their sum. The means of all groups are compared.
             coordinator_memory: HumanSize::from_bytes(
-                COORDINATOR_BASE + model + if plan.aggregation.is_packed() { update } else { 0 },
+                COORDINATOR_BASE + groups * model + if plan.aggregation.is_packed() { update } else { 0 },
             ),
             coordinator_spool: HumanSize::from_bytes(sites * update),
             // Start, weights, gradient and two moments.

@@ -303,6 +303,13 @@ impl LocalSite {
         announce.into_iter().map(Reply::Say).chain([chunks]).collect()
     }
 
+    /// The hospital changes what it asks for, and accepts the study once more.
+    pub fn accept_on(&mut self, terms: SiteTerms) -> Signed<Acceptance> {
+        self.terms = terms;
+        self.machine.set_floors(Floors::of(&terms));
+        self.acceptance()
+    }
+
     fn acceptance(&self) -> Signed<Acceptance> {
         let acceptance = Acceptance {
             study: self.pin.study,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::grouping::Drawn;
 use consilium_secagg::message::{DrawCall, DrawFields, Participant};
+use consilium_study::document::{colluders, least_honest};
 use consilium_study::grouping::{GroupPlan, Groups};
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
@@ -97,7 +98,10 @@ impl StudyMachine {
                     self.choose(now),
                     Err(Shortage::TooFew { .. } | Shortage::TooFewGroups { .. } | Shortage::Required { .. })
                 );
-                stuck && self.choose_undrawn(now).is_ok_and(|selected| can_draw(groups, &selected))
+                stuck
+                    && self
+                        .choose_undrawn(now)
+                        .is_ok_and(|selected| can_split(groups, selected.sites.len(), &selected))
             }
         }
     }
@@ -105,17 +109,15 @@ impl StudyMachine {
     /// Of `ready` sites those whose groups are there with enough of them to be in a sum.
     pub(super) fn in_whole_groups(&self, drawn: &Drawn, ready: &BTreeSet<SiteName>) -> BTreeSet<SiteName> {
         let sites = self.study.sites.len();
-        let honest = consilium_study::document::least_honest(sites).max(self.study.aggregation.min_honest);
-        let plan = self.study.aggregation.groups.and_then(|groups| {
-            GroupPlan::new(
-                drawn.participants().count(),
-                groups.count as u16,
-                consilium_study::document::colluders(sites) as u16,
-                honest as u16,
-            )
-            .ok()
-        });
-        let Some(plan) = plan else { return BTreeSet::new() };
+        let honest = least_honest(sites).max(self.study.aggregation.min_honest);
+        let groups = self.study.aggregation.groups.map_or(1, |groups| groups.count);
+        let plan = GroupPlan::new(
+            drawn.participants().count(),
+            groups as u16,
+            colluders(sites) as u16,
+            honest as u16,
+        );
+        let Ok(plan) = plan else { return BTreeSet::new() };
         let here = |group| ready.iter().filter(|site| drawn.group_of(site) == Some(group)).count();
         let whole = |group: u16| here(group) >= usize::from(plan.floor(group));
         ready.iter().filter(|site| drawn.group_of(site).is_some_and(whole)).cloned().collect()
@@ -134,9 +136,9 @@ impl StudyMachine {
     }
 }
 
-/// Whether a Selection can be split.
-pub(super) fn can_draw(groups: Groups, selected: &Selected) -> bool {
+/// Whether the groups of so many participants keep what the members of a Selection ask for.
+pub(super) fn can_split(groups: Groups, participants: usize, selected: &Selected) -> bool {
     let count = u16::try_from(groups.count).unwrap_or(u16::MAX);
     let thresholds = selected.thresholds;
-    GroupPlan::new(selected.sites.len(), count, thresholds.corrupt, thresholds.honest).is_ok()
+    GroupPlan::new(participants, count, thresholds.corrupt, thresholds.honest).is_ok()
 }

@@ -10,7 +10,7 @@ use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 
-use super::draw::{Draw, can_draw};
+use super::draw::{Draw, can_split};
 use super::run::{Gathering, Life, Live, Member, OpenedSet, Phase, Run, Stage, Step, UploadState};
 use super::select::{Rules, Selected, Shortage, select};
 use super::sites::{RestAfter, Standing, Summed};
@@ -105,11 +105,13 @@ impl StudyMachine {
         let selected = self.select_from(&ready)?;
         let whole = match draw {
             Draw::None | Draw::Called => true,
-            Draw::Due(groups) => can_draw(groups, &selected),
+            Draw::Due(groups) => can_split(groups, selected.sites.len(), &selected),
             Draw::Drawn(groups, drawn) => {
                 let present: BTreeSet<_> =
                     selected.sites.iter().filter_map(|site| drawn.group_of(site)).collect();
+                // Whoever asks for more than at the draw, asks it of the same groups.
                 groups.trimmed(present.len()).is_some()
+                    && can_split(groups, drawn.participants().count(), &selected)
             }
         };
         let groups = self.study.aggregation.groups.map_or(1, |groups| groups.count);

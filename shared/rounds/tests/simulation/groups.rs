@@ -1,11 +1,12 @@
 //! Studies that sum groups: the draw, what becomes of it, and a median that one group does not move.
 
-use consilium_rounds::message::StudyState;
+use consilium_rounds::message::{Decision, SiteMessage, StudyState};
 use consilium_rounds::record::Record;
 use consilium_rounds::status::WaitReason;
-use consilium_rounds::{Act, Shortage};
+use consilium_rounds::{Act, Event, Shortage};
 use consilium_secagg::context::Purpose;
 use consilium_secagg::grouping::{DrawProof, Drawn};
+use consilium_study::statement::SiteTerms;
 
 use crate::parts::{SHARED, name};
 use crate::scenario::{sim, until, waits_for};
@@ -92,6 +93,24 @@ fn when_a_group_is_too_thin_the_others_draw_again() {
     assert_eq!(drawn(&sim, draws[1]).participants().count(), 28);
     let last = sim.contexts().into_iter().rfind(|context| context.purpose == Purpose::Train).unwrap();
     assert_eq!(last.selection.len(), 28);
+}
+
+/// A hospital that asks for more honest ones than the groups keep costs a wait, and nothing worse.
+#[test]
+fn a_hospital_that_becomes_stricter_than_the_draw_is_waited_for() {
+    let mut sim = grouped(24, 2);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    let accepted = sim.records.iter().find_map(|record| match record {
+        Record::Acceptance(signed) => signed.claim().ok(),
+        _ => None,
+    });
+    let terms = SiteTerms { min_honest: 5, ..accepted.unwrap().terms };
+    let signed = sim.sites[3].local.accept_on(terms);
+    let message = SiteMessage::Decision(Decision::Accepted(signed));
+    sim.event(Event::Message { from: name(3), message });
+    sim.settle(60_000);
+    let want = Shortage::TooFewGroups { ready: 24, groups: 3 };
+    assert!(waits_for(&sim, &WaitReason::Sites(want)), "{:#?}", sim.machine.status().waits);
 }
 
 #[test]
