@@ -1,7 +1,7 @@
 //! `consilium bench secagg`: secure aggregation, kernel by kernel and as a whole.
 //!
 //! Every ratio is taken within one run: the floor and the kernel alternate, and the best of several counts for
-//! each, because a busy machine only ever makes things slower. Kernels and sites run on one thread, the coordinator on all
+//! each, because a busy machine only ever makes things slower. Kernels run on one thread, sites and coordinator on all
 //! cores.
 
 mod attempt;
@@ -23,8 +23,8 @@ use crate::output::{Output, bytes, table};
 ///
 /// Floors are the machine's own: the fastest AES-256-CTR key stream and a plain `a[i] += b[i]`, in the same run. The
 /// table has a row per number of sites and parameters, without and with a tenth of the sites lost before they
-/// uploaded, and one with packed updates. A site works on one thread, the coordinator on all cores; network and disk are left
-/// out.
+/// uploaded, and one with packed updates. Sites and coordinator work on all cores; network and disk are left out. All vectors
+/// are in memory: the largest row of the defaults needs five gigabytes.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SecaggArgs {
     /// Numbers of sites

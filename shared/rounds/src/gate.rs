@@ -4,7 +4,8 @@
 //! can recompute from the ledger: losses that the hospitals measured under masks, and the length of each aggregate
 //! against those before. It catches what makes the model worse at once, what makes it worse step by step, and sums that
 //! are suddenly longer. It does not catch a change that leaves losses and lengths as they were, such as a backdoor, and
-//! it cannot say who sent it.
+//! it cannot say who sent it. The training loss is not judged: it is that of local models on their way, not of their sum,
+//! and whoever sends a bad update writes it as well.
 
 use consilium_study::document::{AcceptanceGate, Study};
 

@@ -6,7 +6,7 @@ use pulp::Arch;
 
 use crate::context::Context;
 use crate::layout::{CHUNK_WORDS, Layout};
-use crate::mask::{Mask, Role, Sign, apply_whole};
+use crate::mask::{Mask, Role, Sign, apply_from};
 use crate::numbering::SiteIndex;
 use crate::ring::combine;
 use crate::secret::MaskSeed;
@@ -118,7 +118,7 @@ impl Accumulator {
                 Mask::new(&seed, &ctx, role, sign.undo())
             })
             .collect();
-        apply_whole(&masks, &mut self.words, self.exact, threads);
+        apply_from(&masks, 0, &mut self.words, self.exact, threads);
     }
 
     /// The sum.

@@ -99,12 +99,13 @@ pub(crate) fn apply_all(streams: &mut [MaskStream], words: &mut [u32], exact: us
     block.zeroize();
 }
 
-/// Adds whole masks to a whole vector, on so many threads. The words do not depend on their number.
-pub(crate) fn apply_whole(masks: &[Mask], words: &mut [u32], exact: usize, threads: usize) {
+/// Adds masks to the words that begin at word `from` of a vector, which begins a block, on so many threads. Of these words
+/// the first `exact` are in `Z_{2^32}`. What comes out does not depend on the number of threads.
+pub(crate) fn apply_from(masks: &[Mask], from: usize, words: &mut [u32], exact: usize, threads: usize) {
     let blocks = words.len().div_ceil(BLOCK_WORDS);
     let length = blocks.div_ceil(threads.max(1)).max(1) * BLOCK_WORDS;
     let part = |(index, words): (usize, &mut [u32])| {
-        let mut streams: Vec<_> = masks.iter().map(|mask| mask.stream(index * length)).collect();
+        let mut streams: Vec<_> = masks.iter().map(|mask| mask.stream(from + index * length)).collect();
         apply_all(&mut streams, words, exact.saturating_sub(index * length));
     };
     std::thread::scope(|scope| {
@@ -200,7 +201,7 @@ mod tests {
                 apply_all(&mut masks.each_ref().map(|mask| mask.stream(0)), &mut one, exact);
                 for threads in [0, 1, 2, 3, 64] {
                     let mut many = vec![9; words];
-                    apply_whole(&masks, &mut many, exact, threads);
+                    apply_from(&masks, 0, &mut many, exact, threads);
                     assert!(many == one, "{words} words, {exact} exact, {threads} threads");
                 }
             }

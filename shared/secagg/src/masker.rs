@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 use crate::context::{Context, CtxHash};
 use crate::dealing::{Dealt, deal};
 use crate::layout::CHUNK_WORDS;
-use crate::mask::{Mask, MaskStream, Role, Sign, apply_all};
+use crate::mask::{Mask, Role, Sign, apply_from};
 use crate::merkle;
 use crate::numbering::SiteIndex;
 use crate::secret::{MaskSeed, PairKey, hash_parts};
@@ -28,7 +28,8 @@ pub struct Masker {
     me: SiteIndex,
     vector: Vec<u32>,
     position: usize,
-    streams: Vec<MaskStream>,
+    masks: Vec<Mask>,
+    threads: usize,
     seeds: Vec<MaskSeed>,
     keys: Vec<PairKey>,
     leaves: Vec<Hash>,
@@ -70,22 +71,40 @@ impl Masker {
             .zip(&keys)
             .map(|(index, key)| if index == me { MaskSeed::random() } else { key.mask_seed(&ctx) })
             .collect();
-        let streams = context
+        let masks = context
             .selection
             .indices()
             .zip(&seeds)
             .filter(|(index, _)| *index == me || context.share_a_mask(me, *index))
             .map(|(index, seed)| {
-                let mask = if index == me {
+                if index == me {
                     Mask::new(seed, &ctx, Role::Own, Sign::Plus)
                 } else {
                     Mask::new(seed, &ctx, Role::Pair, Sign::of_pair(me, index))
-                };
-                mask.stream(0)
+                }
             })
             .collect();
         let chunk = Vec::with_capacity(vector.len().min(CHUNK_WORDS) * 4);
-        Self { ctx, context, me, vector, position: 0, streams, seeds, keys, leaves: Vec::new(), chunk }
+        Self {
+            ctx,
+            context,
+            me,
+            vector,
+            position: 0,
+            masks,
+            threads: 1,
+            seeds,
+            keys,
+            leaves: Vec::new(),
+            chunk,
+        }
+    }
+
+    /// Expands the masks on so many threads. The chunks do not depend on their number.
+    #[must_use]
+    pub fn on(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
     }
 
     /// Every seed, for test vectors.
@@ -109,7 +128,7 @@ impl Masker {
         let words = &mut rest[..length];
         // The plain words are masked in place, so that nothing of them is left once a chunk was taken.
         let exact = self.context.layout.exact_words().saturating_sub(self.position);
-        apply_all(&mut self.streams, words, exact);
+        apply_from(&self.masks, self.position, words, exact, self.threads);
         self.chunk.resize(words.len() * 4, 0);
         for (word, bytes) in words.iter().zip(self.chunk.as_chunks_mut::<4>().0) {
             *bytes = word.to_le_bytes();
@@ -152,6 +171,7 @@ mod tests {
     use crate::accumulator::Accumulator;
     use crate::federation::Federation;
     use crate::layout::Layout;
+    use crate::mask::{BLOCK_WORDS, apply_all};
 
     const WORDS: u32 = 1 << 14;
 
@@ -212,6 +232,32 @@ mod tests {
         for models in [[b"a", b"b", b"b", b"b"], [b"a", b"a", b"b", b"b"], [b"a", b"b", b"c", b"d"]] {
             let sum = sum_of_zeros(models.map(<[u8; 1]>::as_slice));
             assert!(chi_square(&sum) < LIMIT, "{models:?}");
+        }
+    }
+
+    #[test]
+    fn chunks_do_not_depend_on_the_number_of_threads() {
+        // Two chunks, the second of a block and a half.
+        let layout = Layout::of_counts((CHUNK_WORDS + 3 * BLOCK_WORDS / 2) as u32);
+        let federation = Federation::new(3, &layout);
+        let context = Context::new(federation.fields(1)).unwrap();
+        let vector: Vec<u32> = (0..layout.words() as u32).collect();
+        let key = |at: u8| PairKey::from_bytes(&[at; 32]);
+        let me = SiteIndex::new(2).unwrap();
+        let masked = |threads| {
+            let mut masker = Masker::new(context.clone(), me, (0..3).map(key).collect(), vector.clone());
+            // A self mask is drawn; here all have the same.
+            masker.masks[1] = Mask::new(&MaskSeed::from_bytes(&[7; 32]), &masker.ctx, Role::Own, Sign::Plus);
+            let mut masker = masker.on(threads);
+            let mut bytes = Vec::new();
+            while let Some(chunk) = masker.next_chunk() {
+                bytes.extend_from_slice(chunk.bytes);
+            }
+            bytes
+        };
+        let one = masked(1);
+        for threads in [0, 2, 3, 200] {
+            assert!(masked(threads) == one, "{threads} threads");
         }
     }
 

@@ -229,7 +229,7 @@ impl Core {
         };
         let Some(machine) = &case.machine else { return Ok(()) };
         let masker = match machine.mask(permit, std::mem::take(&mut *words)) {
-            Ok(masker) => masker,
+            Ok(masker) => masker.on(consilium_learning::threads()),
             Err(refusal) => {
                 tracing::error!(study = study.short(), %refusal, "a vector of this site cannot be masked");
                 let cause = Withdrawal::TrainingFailed;
