@@ -295,6 +295,7 @@ mod tests {
         Disk.replace(Kind::Study, &path, b"two").unwrap();
         assert_eq!(Disk.read(Kind::Study, &path).unwrap().unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 

@@ -375,11 +375,14 @@ mod tests {
         assert_eq!(key.verifying_key().verify("a", b"x", &signature), Ok(()));
         assert_eq!(key.verifying_key().verify("b", b"x", &signature), Err(BadSignature));
         let signed = Signed::seal(&Yes(3), site(), &key);
-        let other = "site/b".parse().unwrap();
+        let other: Principal = "site/b".parse().unwrap();
         assert!(matches!(
             signed.verify(&other, &key.verifying_key()),
             Err(SignatureError::WrongSigner { .. })
         ));
+        let mut exchanged = signed;
+        exchanged.sealed.signer = other.clone();
+        assert!(matches!(exchanged.verify(&other, &key.verifying_key()), Err(SignatureError::Bad { .. })));
     }
 
     #[test]

@@ -78,6 +78,7 @@ fn every_clause_can_refuse() {
     }
     assert_eq!(judge(&format!("{ADA}exact_weights = true"), &exact), Decision::AskPerson);
     assert_eq!(judge(&format!("{ADA}groups = true"), &grouped), Decision::AskPerson);
+    assert!(!policy_of(ADA).terms(&grouped).groups && policy_of("groups = true").terms(&grouped).groups);
     assert_eq!(judge(&format!("{ADA}min_honest = 3\nmax_clip_norm = 10"), &plain), Decision::AskPerson);
 
     let policy = policy_of(ADA);

@@ -4,6 +4,7 @@ use consilium_study::canonical::Canonical;
 use consilium_study::check::Problem;
 use consilium_study::disclosure::Floor;
 use consilium_study::document::{Draft, InvalidStudy, MAX_BYTES, Plan, Study};
+use consilium_study::grouping::{Combine, Groups};
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
 use consilium_study::weight::WeightRule;
@@ -215,6 +216,7 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("operating_point = 0.5", "operating_point = 1.0", "evaluation.operating_point"),
         ("max_loss_increase = 0.1", "max_loss_increase = -0.1", "evaluation.gate.max_loss_increase"),
         ("max_loss_increase = 0.1", "max_loss_increase = nan", "evaluation.gate.max_loss_increase"),
+        ("= 0.1 }", "= 0.1, max_norm_growth = 0.9 }", "evaluation.gate.max_norm_growth"),
     ];
     for (from, to, key) in broken {
         let error = Draft::from_toml(&edited(from, to)).expect_err(to);
@@ -222,6 +224,37 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         assert_eq!(keys, [key], "{from} -> {to}: {error}");
         assert!(error.to_string().contains("; "), "no advice in: {error}");
     }
+}
+
+#[test]
+fn groups_are_refused_where_nobody_could_say_which_is_wrong_or_a_site_would_not_hide() {
+    let names: Vec<_> = ('a'..='x').map(|site| format!("\"{site}\"")).collect();
+    let text = edited("\"d\", \"b\", \"c\", \"a\"", &names.join(", "));
+    for (groups, wrong) in [
+        ("count = 3", None),
+        ("count = 3, combine = \"trimmed-mean\", trim = 1", None),
+        ("count = 2", Some("aggregation.groups.count")),
+        ("count = 4", Some("aggregation.groups.count")),
+        ("count = 3, trim = 1", Some("aggregation.groups.trim")),
+        ("count = 3, combine = \"trimmed-mean\"", Some("aggregation.groups.trim")),
+        ("count = 3, combine = \"trimmed-mean\", trim = 2", Some("aggregation.groups.trim")),
+    ] {
+        let text = text.replace("min_honest = 2\n", &format!("min_honest = 3\ngroups = {{ {groups} }}\n"));
+        let found = Draft::from_toml(&text).err();
+        let keys: Vec<_> = found.iter().flat_map(|error| error.problems().iter().map(Problem::key)).collect();
+        assert_eq!(keys, Vec::from_iter(wrong), "{groups}: {found:?}");
+        assert_eq!(found.is_none(), wrong.is_none(), "{groups}: {found:?}");
+    }
+}
+
+#[test]
+fn a_mean_of_clipped_updates_has_a_longest_length() {
+    let mut aggregation = draft(FULL).aggregation.clone();
+    assert!((aggregation.longest_mean() - 10.01).abs() < 1e-9);
+    aggregation.ring_bits = 16;
+    assert!((aggregation.longest_mean() - 10.1).abs() < 1e-9);
+    aggregation.groups = Some(Groups { count: 3, combine: Combine::Median, trim: 0 });
+    assert!((aggregation.longest_mean() - 10.1 * 2_f64.sqrt()).abs() < 1e-9);
 }
 
 #[test]
@@ -339,15 +372,20 @@ fn every_layer_refuses_unknown_keys() {
 #[test]
 fn a_hostile_signer_cannot_get_round_the_rules() {
     type Change = fn(&mut Plan);
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 17] = [
         ("format", |plan| plan.format = 2),
         ("sites", |plan| plan.sites.truncate(2)),
         ("sites", |plan| plan.sites.reverse()),
         ("sites", |plan| plan.sites = (0..201).map(|n| format!("s{n:03}").parse().unwrap()).collect()),
         ("seed", |plan| plan.seed = u64::MAX),
-        ("data.height", |plan| plan.data.height = u32::MAX),
+        ("data.height: ", |plan| plan.data.height = u32::MAX),
         ("data.mean", |plan| plan.data.mean = f64::NAN),
         ("data.labels", |plan| plan.data.labels[0] = "x".repeat(1000)),
+        ("data.labels", |plan| plan.data.labels.truncate(1)),
+        ("data.channels: ", |plan| plan.data.channels = 17),
+        ("data.width: ", |plan| plan.data.width = 0),
+        ("the graph takes images", |plan| plan.data.height = 32),
+        ("the graph scores 2 classes", |plan| plan.data.labels.push("third".into())),
         ("rounds.required", |plan| plan.rounds.required.reverse()),
         ("aggregation.weight_cap", |plan| plan.aggregation.weight_cap = 0),
         ("evaluation.bins", |plan| plan.evaluation.bins = u32::MAX),

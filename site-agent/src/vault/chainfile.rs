@@ -153,7 +153,10 @@ mod tests {
             assert_eq!(open(sealed, &keys, &study).is_some(), number == 4);
         }
         assert!(open(&old[4], &keys, &Hash::of_bytes(b"other")).is_none());
+        let same_place = dir.path().join("same-place");
+        std::fs::hard_link(files.chain_wrap(), &same_place).unwrap();
         erase(&Disk, &files).unwrap();
+        assert_eq!(std::fs::read(same_place).unwrap(), [0; 64], "overwritten where they lie");
         assert_eq!(opened(&files, &study), []);
         erase(&Disk, &files).unwrap();
     }

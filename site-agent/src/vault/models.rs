@@ -168,7 +168,10 @@ mod tests {
         let hash = Hash::of_bytes(b"abcdef");
         models.want(hash, 100);
         assert_eq!(models.requests(), [FromVault::Want { hash, offset: 0 }]);
-        assert_eq!(models.requests(), []);
+        models.want(hash, 100);
+        assert_eq!(models.requests(), [], "asked for already");
+        models.forget_requests();
+        assert_eq!(models.requests(), [FromVault::Want { hash, offset: 0 }]);
         assert_eq!(models.piece(&hash, 0, b"abc", false).unwrap(), Piece::Waiting);
         let mut again = Models::new(Arc::new(Disk), dir.path().join("models"));
         again.want(hash, 100);
@@ -190,6 +193,11 @@ mod tests {
         assert_eq!(models.requests(), [FromVault::Want { hash, offset: 0 }]);
         assert_eq!(models.piece(&hash, 0, b"abcdefg", false).unwrap(), Piece::Wrong);
         assert_eq!(models.find(&hash), None);
+        assert_eq!(
+            models.piece(&hash, 0, b"abcdef", true).unwrap(),
+            Piece::Complete,
+            "nothing is left of them"
+        );
         let other = Hash::of_bytes(b"x");
         assert_eq!(models.piece(&other, 0, b"x", true).unwrap(), Piece::Waiting, "nobody asked");
     }
@@ -202,7 +210,9 @@ mod tests {
             models.want(hash, 1);
             models.piece(&hash, 0, bytes, true).unwrap();
         }
+        models.want(Hash::of_bytes(b"c"), 1);
         models.retain(&[b]).unwrap();
+        assert_eq!(models.requests(), []);
         assert!(models.find(&a).is_none() && models.find(&b).is_some());
     }
 }

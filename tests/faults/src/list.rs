@@ -9,11 +9,14 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Part {
-    /// Whose unit tests run.
+    /// Whose tests run.
     pub(crate) package: String,
     /// Tests that are left out because they take long: names that contain one of these.
     #[serde(default)]
     pub(crate) skip: Vec<String>,
+    /// Integration tests that run beside the unit tests: names of files in `tests`.
+    #[serde(default)]
+    pub(crate) integration: Vec<String>,
     #[serde(rename = "fault")]
     pub(crate) faults: Vec<Fault>,
 }
@@ -110,9 +113,9 @@ mod tests {
         assert!(names.len() > 100);
     }
 
-    /// All source text below a folder.
+    /// All source text below a folder, if there is one.
     fn sources(folder: &Path) -> String {
-        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
         let text = |path: PathBuf| {
             if path.is_dir() { sources(&path) } else { std::fs::read_to_string(path).unwrap_or_default() }
         };
@@ -123,7 +126,7 @@ mod tests {
     fn the_tests_of_the_list_are_there() {
         for part in read().unwrap() {
             let (package, _) = part.faults[0].file.split_once("/src/").unwrap();
-            let sources = sources(&root().join(package).join("src"));
+            let sources = ["src", "tests"].map(|folder| sources(&root().join(package).join(folder))).concat();
             for fault in &part.faults {
                 let Some(test) = &fault.test else { continue };
                 let function = format!("fn {}(", test.rsplit("::").next().unwrap());

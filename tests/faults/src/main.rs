@@ -71,7 +71,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let scratch = Scratch::copy_of(&list::root())?;
     for part in &parts {
         eprintln!("{}: without a fault (the first time this builds what it depends on)", part.package);
-        let failed = scratch.run(&scratch.build(&part.package)?, None, &part.skip)?;
+        let failed = scratch.run(&scratch.build(part)?, None, &part.skip)?;
         anyhow::ensure!(failed.is_empty(), "tests fail without any fault: {}", failed.join(", "));
     }
     let all: usize = parts.iter().map(|part| part.faults.len()).sum();
@@ -125,7 +125,7 @@ fn plant<'a>(scratch: &Scratch, part: &Part, fault: &'a Fault, whole: bool) -> a
     let honest = scratch.read(&fault.file)?;
     scratch.write(&fault.file, fault.plant(&honest)?.as_bytes())?;
     let only = fault.test.as_deref().filter(|_| !whole);
-    let (outcome, tests) = match scratch.build(&part.package) {
+    let (outcome, tests) = match scratch.build(part) {
         Err(error) => {
             eprintln!("{error:#}");
             (Outcome::DoesNotBuild, Vec::new())

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::list::Part;
+
 /// A fault may make a test wait for ever.
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -18,9 +20,9 @@ pub(crate) struct Scratch {
     tree: PathBuf,
 }
 
-/// A package's unit tests, built.
+/// A package's tests, built.
 pub(crate) struct Tests {
-    program: PathBuf,
+    programs: Vec<PathBuf>,
     folder: PathBuf,
 }
 
@@ -55,9 +57,10 @@ impl Scratch {
         Ok(())
     }
 
-    /// Builds a package's unit tests: what they link as in every build of this repository, the package itself without
+    /// Builds a package's tests: what they link as in every build of this repository, the package itself without
     /// optimisation and by parts. Half a minute becomes two seconds, and its tests take as long as before.
-    pub(crate) fn build(&self, package: &str) -> anyhow::Result<Tests> {
+    pub(crate) fn build(&self, part: &Part) -> anyhow::Result<Tests> {
+        let package = &part.package;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut settings = vec!["incremental=true".to_owned(), "debug=false".to_owned()];
         for setting in ["opt-level=0", "codegen-units=256"] {
@@ -65,6 +68,7 @@ impl Scratch {
         }
         let built = Command::new(cargo)
             .args(["test", "--release", "--no-run", "--lib", "--package", package])
+            .args(part.integration.iter().flat_map(|name| ["--test", name]))
             .args(settings.iter().flat_map(|it| ["--config".to_owned(), format!("profile.release.{it}")]))
             .args(["--locked", "--quiet", "--message-format", "json", "--target-dir"])
             .arg(self.folder.join("build"))
@@ -78,12 +82,13 @@ impl Scratch {
             let errors: String = errors.filter_map(|it| it["message"]["rendered"].as_str()).collect();
             bail!("{errors}{}", String::from_utf8_lossy(&built.stderr));
         }
-        let program = said.iter().find(|it| it["executable"].is_string() && it["profile"]["test"] == true);
-        let program = program.context("cargo named no test program")?;
+        let is_program =
+            |it: &&serde_json::Value| it["executable"].is_string() && it["profile"]["test"] == true;
+        let programs: Vec<_> = said.iter().filter(is_program).collect();
         let path = |value: &serde_json::Value| PathBuf::from(value.as_str().unwrap_or_default());
-        let manifest = path(&program["manifest_path"]);
+        let manifest = path(&programs.first().context("cargo named no test program")?["manifest_path"]);
         let folder = manifest.parent().context("cargo named no manifest")?.to_owned();
-        Ok(Tests { program: path(&program["executable"]), folder })
+        Ok(Tests { programs: programs.iter().map(|it| path(&it["executable"])).collect(), folder })
     }
 
     /// Runs one test, or all but some, and names those that failed.
@@ -93,18 +98,27 @@ impl Scratch {
         only: Option<&str>,
         skip: &[String],
     ) -> anyhow::Result<Vec<String>> {
+        let (mut failed, mut any) = (Vec::new(), false);
+        for program in &tests.programs {
+            let mut command = Command::new(program);
+            match only {
+                Some(test) => command.args(["--exact", test]),
+                None => command.args(skip.iter().flat_map(|part| ["--skip", part])),
+            };
+            let ran = self.watch(command.current_dir(&tests.folder))?;
+            failed.extend(ran.failed);
+            any |= ran.any;
+        }
+        ensure!(any, "there is no such test");
+        failed.sort();
+        Ok(failed)
+    }
+
+    /// Waits for a test program, but not for ever.
+    fn watch(&self, command: &mut Command) -> anyhow::Result<Ran> {
         let log = self.folder.join("tests.log");
-        let mut command = Command::new(&tests.program);
-        match only {
-            Some(test) => command.args(["--exact", test]),
-            None => command.args(skip.iter().flat_map(|part| ["--skip", part])),
-        };
-        let mut child = command
-            .current_dir(&tests.folder)
-            .env("RUST_BACKTRACE", "0")
-            .stdout(File::create(&log)?)
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut child =
+            command.env("RUST_BACKTRACE", "0").stdout(File::create(&log)?).stderr(Stdio::null()).spawn()?;
         let began = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait()? {
@@ -123,11 +137,18 @@ impl Scratch {
         match status {
             None => failed.push(format!("(no end after {} s)", PATIENCE.as_secs())),
             Some(status) if !status.success() && failed.is_empty() => failed.push(format!("({status})")),
-            Some(_) => ensure!(only.is_none() || !log.contains("running 0 tests"), "there is no such test"),
+            Some(_) => {}
         }
-        failed.sort();
-        Ok(failed)
+        let any = !failed.is_empty() || !log.contains("running 0 tests");
+        Ok(Ran { failed, any })
     }
+}
+
+/// What a test program did.
+struct Ran {
+    failed: Vec<String>,
+    /// Whether a test of it ran.
+    any: bool,
 }
 
 /// The files below a folder that belong to the repository, by their paths.

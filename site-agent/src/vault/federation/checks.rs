@@ -2,7 +2,7 @@
 
 use consilium_identity::Roster;
 use consilium_identity::roster::SiteEntry;
-use consilium_rounds::message::{Directive, Letter, SiteMessage};
+use consilium_rounds::message::{Directive, Letter, SiteMessage, StudyState};
 use consilium_rounds::{Act, Event};
 use consilium_secagg::context::{Context, Purpose, Selection};
 use consilium_secagg::numbering::Attempt;
@@ -25,6 +25,7 @@ use crate::vault::record::{PersonalAct, PersonalAnswer};
 use crate::vault::work::{AttemptJob, Halt, Job, Outcome};
 
 mod attempts;
+mod files;
 
 const FIRST: usize = 0;
 
@@ -220,10 +221,14 @@ fn a_persons_answer_is_about_this_study_and_what_it_waits_for() {
     assert!(!site.folder.study(&study).decision().exists());
     site.answer(study, &answer(study, PersonalAct::Approve));
     assert_eq!(site.stage(study), "decided");
+    site.crash();
+    assert_eq!(site.stage(study), "decided");
     // No, while the data is read.
     site.answer(study, &answer(study, PersonalAct::Decline));
     assert_eq!(site.stage(study), "refused");
     site.work();
+    assert_eq!(site.stage(study), "refused");
+    site.crash();
     assert_eq!(site.stage(study), "refused");
     let site = &mut federation.sites[1];
     for _ in 0..2 {
@@ -231,6 +236,8 @@ fn a_persons_answer_is_about_this_study_and_what_it_waits_for() {
         site.work();
         assert_eq!(site.stage(study), "accepted");
     }
+    site.crash();
+    assert_eq!(site.stage(study), "accepted");
     assert!(site.folder.disclosure().exists(), "what the gate told is remembered");
     site.answer(study, &answer(study, PersonalAct::Approve));
     assert_eq!(site.stage(study), "accepted", "there is nothing to be approved again");
@@ -238,6 +245,16 @@ fn a_persons_answer_is_about_this_study_and_what_it_waits_for() {
     site.answer(study, &answer(study, PersonalAct::Decline));
     assert_eq!(site.stage(study), "refused");
     assert!(!site.folder.study(&study).chain_keys().exists(), "whoever leaves a study leaves no keys");
+    let told = |event: &journal::Event| match event {
+        journal::Event::Approved { person, .. } => Some(format!("approved by {person}")),
+        journal::Event::Accepted { rule, .. } => Some(format!("accepted by {rule}")),
+        journal::Event::Declined { person, .. } => Some(format!("declined by {person}")),
+        journal::Event::Refused { rule, .. } => Some(format!("refused by {rule}")),
+        _ => None,
+    };
+    let told: Vec<_> = site.events().iter().filter_map(told).collect();
+    let people = ["approved by Ada", "accepted by person: Ada", "declined by Ada", "refused by person: Ada"];
+    assert_eq!(told, people);
 }
 
 #[test]
@@ -274,6 +291,16 @@ fn after_the_end_nothing_is_taken_and_nothing_said() {
     assert_eq!(site.refusals()[before..], ["the study is over here"]);
     site.answer(study, &answer(study, PersonalAct::Decline));
     assert_eq!(site.stage(study), "accepted", "there is nothing to be declined any more");
+}
+
+#[test]
+fn refusals_about_unknown_studies_are_not_kept_without_end() {
+    let mut federation = Federation::new(WILLING);
+    let site = &mut federation.sites[FIRST];
+    for number in 0..100_u32 {
+        site.hear(Hash::of_bytes(&number.to_le_bytes()), Directive::StudyState(StudyState::Paused));
+    }
+    assert_eq!(site.says().len(), 32);
 }
 
 #[test]

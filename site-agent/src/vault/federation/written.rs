@@ -15,6 +15,7 @@ use super::{Federation, SITES};
 use crate::journal;
 use crate::pipe::message::{FromRelay, FromVault};
 use crate::store::Disk;
+use crate::vault::case::Topic;
 
 impl Federation {
     /// Everybody has masked in the first attempt. Returns its context.
@@ -169,4 +170,6 @@ fn an_agent_that_was_restored_from_a_backup_writes_down_that_its_keys_are_gone()
         federation.lie(opening.clone().unwrap());
     }
     assert_eq!(lost(&federation), [1]);
+    let case = &federation.sites[0].core.cases[&federation.machine.study_hash()];
+    assert!(case.says(Topic::KeysLost), "the coordinator hears it too");
 }

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use consilium_rounds::message::{Binding, DirectiveId, Settled, SettledAs, StudyState};
+use consilium_rounds::message::{Binding, DirectiveId, Settled, SettledAs};
 use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::message::{Advert, EpochOpening, Survivor, Survivors};
 use consilium_secagg::numbering::{Epoch, RoundNumber, SiteIndex};
 
 use super::*;
 use crate::pipe::message::{Upload, Verdict};
-use crate::vault::case::Doing;
+use crate::vault::case::{Doing, Topic};
 use crate::vault::core::Taken;
 use crate::vault::record::{Question, Reference};
 
@@ -29,6 +29,10 @@ fn a_study_that_pauses_is_not_worked_on() {
     site.hear(study, Directive::StudyState(StudyState::Paused));
     assert!(job.stop.load(Ordering::Relaxed) && matches!(site.core.cases[&study].doing, Doing::Nothing));
     assert_eq!(site.halted(job), Some(Halt::Stopped));
+    site.crash();
+    assert!(matches!(site.core.cases[&study].doing, Doing::Nothing), "it still pauses");
+    site.hear(study, Directive::StudyState(StudyState::Running));
+    assert!(matches!(site.core.cases[&study].doing, Doing::Working { .. }), "it goes on where it was");
 }
 
 #[test]
@@ -65,6 +69,8 @@ fn an_attempt_that_was_settled_or_left_is_not_worked_on() {
     assert!(!site.folder.study(&study).spool(attempt).exists());
     site.hear(study, begin());
     assert!(matches!(site.core.cases[&study].doing, Doing::Nothing), "it is over");
+    site.crash();
+    assert!(matches!(site.core.cases[&study].doing, Doing::Nothing), "it still is");
 }
 
 #[test]
@@ -116,8 +122,9 @@ fn a_later_attempt_ends_the_one_before() {
     let mut federation = Federation::new(WILLING);
     federation.start();
     let context = federation.asked_to_train(1);
-    let mut fields = context.claim().unwrap().into_fields();
-    let first = fields.attempt.get();
+    let claim = context.claim().unwrap();
+    let first = claim.attempt.get();
+    let mut fields = claim.clone().into_fields();
     fields.attempt = fields.attempt.next().unwrap();
     let next = Context::new(fields).unwrap();
     let next = Signed::seal(&next, Principal::Coordinator, &federation.key);
@@ -129,6 +136,11 @@ fn a_later_attempt_ends_the_one_before() {
     assert!(site.core.cases[&study].upload.is_some() && spool.exists());
     site.hear(study, Directive::Begin { context: next });
     assert!(site.core.cases[&study].upload.is_none() && !spool.exists());
+    // Late words about the one before.
+    let (attempt, ctx, model) = (claim.attempt, claim.hash(), claim.model);
+    let settled = Settled { attempt, ctx, outcome: SettledAs::Opened, model, candidate: None };
+    site.hear(study, Directive::Settled(settled));
+    assert!(matches!(site.core.cases[&study].doing, Doing::Working { .. }));
 }
 
 #[test]
@@ -149,8 +161,14 @@ fn survivors_whose_receipts_have_not_come_are_waited_for() {
         |(position, receipt)| Survivor { site: SiteIndex::from_position(position).unwrap(), receipt };
     let members = [own.unwrap(), other(), other()].into_iter().enumerate().map(member);
     let survivors = Survivors::new(members.collect()).unwrap();
-    site.hear(study, Directive::Survivors { ctx, survivors });
+    let survivors = Directive::Survivors { ctx, survivors };
+    let id = *DirectiveId::of(&Letter { study, message: survivors.clone() }.to_bytes()).hash();
+    for _ in 0..2 {
+        site.hear(study, survivors.clone());
+    }
     assert!(site.refusals().is_empty(), "{:?}", site.refusals());
+    let acknowledged = FromVault::Acknowledge { directive: id };
+    assert!(!site.core.speak().contains(&acknowledged), "so it comes again after a restart");
     assert_eq!(site.core.cases.get_mut(&study).unwrap().take_parked().len(), 1);
 }
 
@@ -204,8 +222,12 @@ fn a_new_epoch_ends_the_attempt_of_the_one_before() {
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
     assert!(matches!(site.core.cases[&study].doing, Doing::Working { .. }));
+    assert!(site.core.cases[&study].says(Topic::PairsSettled));
     site.hear(study, Directive::Opening(opening));
-    assert!(matches!(site.core.cases[&study].doing, Doing::Nothing));
+    let case = &site.core.cases[&study];
+    assert!(matches!(case.doing, Doing::Nothing));
+    assert!(case.encapsulations.is_empty() && case.confirmations.is_empty());
+    assert!(!case.says(Topic::PairsSettled), "that was about other keys");
 }
 
 #[test]
@@ -296,6 +318,49 @@ fn a_trap_is_known_by_its_distance_and_by_its_loss() {
     assert_eq!(halted(2, None, 3.0, &job.model), None);
     declined(halted(2, Some(0.1), 1e-6, &job.model), "is much worse here than the last");
     assert_eq!(halted(2, Some(0.1), 3.0, &job.model), None);
+    // However the attempt ends, the next one is held against the same model.
+    let (attempt, ctx, model) = (job.context.attempt, job.context.hash(), job.context.model);
+    let settled = Settled { attempt, ctx, outcome: SettledAs::Opened, model, candidate: None };
+    site.hear(study, Directive::Settled(settled));
+    assert!(site.core.models.find(&reference.model).is_some());
+}
+
+#[test]
+fn a_model_of_another_study_is_not_trained_from() {
+    let mut federation = Federation::new(WILLING);
+    federation.start();
+    let context = federation.asked_to_train(1);
+    let site = &mut federation.sites[FIRST];
+    let study = study_of(site);
+    site.hear(study, Directive::Begin { context });
+    let job = site.job();
+    let bytes = std::fs::read(&job.model).unwrap();
+    let mut other = consilium_learning::ModelFile::from_bytes(&bytes).unwrap();
+    other.identity.labels.reverse();
+    std::fs::write(&job.model, other.to_bytes()).unwrap();
+    match site.halted(job) {
+        Some(Halt::Decline(Decline::Model, why)) => assert!(why.contains("not one of this study"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn progress_tells_nothing_of_how_many_cases_there_are() {
+    let mut federation = Federation::new(WILLING);
+    federation.start();
+    let context = federation.asked_to_train(1);
+    let site = &mut federation.sites[FIRST];
+    let study = study_of(site);
+    site.hear(study, Directive::Begin { context });
+    let job = site.job();
+    let totals = std::cell::RefCell::new(Vec::new());
+    site.worker.perform(Job::Attempt(job), &|outcome| {
+        if let Outcome::Progress { done, total, .. } = outcome {
+            totals.borrow_mut().push((done <= 100, total));
+        }
+    });
+    let totals = totals.into_inner();
+    assert!(!totals.is_empty() && totals.iter().all(|told| *told == (true, 100)), "{totals:?}");
 }
 
 #[test]
@@ -321,6 +386,7 @@ fn where_the_policy_says_never_nobody_is_asked_and_nobody_consents() {
         assert_eq!(given(site), asks.then_some(binding));
         site.crash();
         assert_eq!(given(site).is_some(), asks, "it was written down");
+        assert_eq!(site.core.book.bound(&model, Purpose::Train).is_none(), asks);
         // It was for once.
         site.core.spend_consent(study).unwrap();
         assert_eq!(given(site), None);
