@@ -45,7 +45,6 @@ impl Core {
             self.forget_study(study)?;
         } else if case.record.may_work() {
             self.go_on(study)?;
-            self.retry_parked(study)?;
         } else {
             case.stop_work();
         }
