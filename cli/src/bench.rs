@@ -1,6 +1,8 @@
 //! `consilium bench`: what the expensive parts cost on this machine, beside the floors that no program gets below.
 
+mod memory;
 mod secagg;
+mod train;
 
 use crate::output::Output;
 
@@ -14,11 +16,17 @@ pub struct BenchArgs {
 #[derive(Debug, Clone, clap::Subcommand)]
 enum What {
     Secagg(secagg::SecaggArgs),
+    Train(train::TrainArgs),
+    /// One measurement of `train`, in a process of its own
+    #[command(hide = true)]
+    TrainCase(train::Case),
 }
 
 /// Measures.
 pub fn run(args: &BenchArgs, output: Output) -> anyhow::Result<()> {
     match &args.what {
         What::Secagg(args) => secagg::run(args, output),
+        What::Train(args) => train::run(args, output),
+        What::TrainCase(case) => train::run_case(case),
     }
 }

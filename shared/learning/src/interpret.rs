@@ -4,13 +4,14 @@
 //! and dropout) ask the [`Pass`] they run in, and neither pass can turn into the other.
 
 use burn::tensor::{Tensor, TensorData, activation};
-use consilium_study::graph::{Function, Layer, ModelGraph, Role};
+use consilium_study::graph::{Activation, Function, Layer, ModelGraph, Role};
 
 use crate::operation::convolution::conv2d;
-use crate::operation::normalisation::{EPSILON, Moments, Sets, normalise};
+use crate::operation::normalisation::{Moments, Sets, Then, normalise, normalise_by};
 use crate::operation::pooling::{average_pool, max_pool};
+use crate::operation::rectifier::{rectify, rectify_sum};
 use crate::random::{Draws, LocalSeed, Purpose};
-use crate::tensors::{Cursor, Leaves};
+use crate::tensors::{Cursor, Leaves, values};
 
 /// Share of the last batch in the running statistics.
 const MOMENTUM: f32 = 0.1;
@@ -31,7 +32,7 @@ pub(crate) fn logits(
 /// What differs between training and scoring.
 pub(crate) trait Pass {
     /// Normalises `input` `[cases, channels, height, width]`.
-    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm) -> Tensor<4>;
+    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm, then: Then) -> Tensor<4>;
 
     /// The factors of a dropout layer for that many values; none when nothing is dropped.
     fn dropout(&mut self, rate: f64, values: usize) -> Option<Vec<f32>>;
@@ -81,9 +82,9 @@ impl<'a> TrainingPass<'a> {
 }
 
 impl Pass for TrainingPass<'_> {
-    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm) -> Tensor<4> {
+    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm, then: Then) -> Tensor<4> {
         let [cases, _, height, width] = input.dims();
-        let (output, moments) = normalise(input, blocks.scale, blocks.shift, Sets::Channels);
+        let (output, moments) = normalise(input, blocks.scale, blocks.shift, Sets::Channels, then);
         self.moments.push(moments);
         self.values_per_channel.push(cases * height * width);
         output
@@ -101,9 +102,10 @@ impl Pass for TrainingPass<'_> {
 pub(crate) struct ScoringPass;
 
 impl Pass for ScoringPass {
-    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm) -> Tensor<4> {
+    fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm, then: Then) -> Tensor<4> {
         let BatchNorm { scale, shift, mean, variance } = blocks;
-        burn::tensor::module::batch_norm(input, scale, shift, mean, variance, f64::from(EPSILON))
+        let moments = Moments { means: values(&mean.into_data()), variances: values(&variance.into_data()) };
+        normalise_by(input, scale, shift, &moments, then)
     }
 
     fn dropout(&mut self, _rate: f64, _values: usize) -> Option<Vec<f32>> {
@@ -133,21 +135,32 @@ impl Signal {
         }
     }
 
-    fn add(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Image(one), Self::Image(other)) => Self::Image(one + other),
-            (Self::Row(one), Self::Row(other)) => Self::Row(one + other),
+    fn add(self, other: Self, then: Then) -> Self {
+        match (self, other, then) {
+            (Self::Image(one), Self::Image(other), Then::Keep) => Self::Image(one + other),
+            (Self::Image(one), Self::Image(other), Then::Rectify) => Self::Image(rectify_sum(one, other)),
+            (Self::Row(one), Self::Row(other), Then::Keep) => Self::Row(one + other),
+            (Self::Row(one), Self::Row(other), Then::Rectify) => Self::Row(activation::relu(one + other)),
             _ => unreachable!("{CHECKED}"),
         }
     }
 }
 
+/// Runs `layers` in order. A rectifier behind a normalisation or a residual block runs in the same pass over memory.
 fn run(layers: &[Layer], input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
-    layers.iter().fold(input, |signal, layer| apply(layer, signal, blocks, pass))
+    const RECTIFIER: Layer = Layer::Activation(Activation { function: Function::Relu });
+    let (mut signal, mut left) = (input, layers);
+    while let Some((layer, after)) = left.split_first() {
+        let joins = matches!(layer, Layer::BatchNorm | Layer::GroupNorm(_) | Layer::Residual(_));
+        let then = if joins && after.first() == Some(&RECTIFIER) { Then::Rectify } else { Then::Keep };
+        signal = apply(layer, then, signal, blocks, pass);
+        left = if then == Then::Rectify { &after[1..] } else { after };
+    }
+    signal
 }
 
 /// Recursion ends after one level: a checked graph nests no residual in a residual.
-fn apply(layer: &Layer, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
+fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
     match layer {
         Layer::Conv2d(conv) => {
             let weight = blocks.kernel();
@@ -157,13 +170,15 @@ fn apply(layer: &Layer, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass
         Layer::GroupNorm(norm) => {
             let (scale, shift) = (blocks.row(), blocks.row());
             let sets = Sets::Groups(norm.groups as usize);
-            Signal::Image(normalise(input.into_image(), scale, shift, sets).0)
+            Signal::Image(normalise(input.into_image(), scale, shift, sets, then).0)
         }
         Layer::BatchNorm => {
             let (scale, shift, mean, variance) = (blocks.row(), blocks.row(), blocks.row(), blocks.row());
-            Signal::Image(pass.batch_norm(input.into_image(), BatchNorm { scale, shift, mean, variance }))
+            let blocks = BatchNorm { scale, shift, mean, variance };
+            Signal::Image(pass.batch_norm(input.into_image(), blocks, then))
         }
         Layer::Activation(activation) => match input {
+            Signal::Image(image) if activation.function == Function::Relu => Signal::Image(rectify(image)),
             Signal::Image(image) => Signal::Image(activate(activation.function, image)),
             Signal::Row(row) => Signal::Row(activate(activation.function, row)),
         },
@@ -187,7 +202,7 @@ fn apply(layer: &Layer, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass
         Layer::Residual(residual) => {
             let main = run(&residual.main, input.clone(), blocks, pass);
             let shortcut = run(&residual.shortcut, input, blocks, pass);
-            main.add(shortcut)
+            main.add(shortcut, then)
         }
     }
 }
@@ -298,7 +313,7 @@ mod tests {
         let images = || TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]);
         let leaves = Leaves::constant(&graph, &model);
         let scores = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut ScoringPass);
-        let scores: Vec<f32> = crate::tensors::values(&scores.into_data());
+        let scores: Vec<f32> = values(&scores.into_data());
         assert!((scores[0] - 1.0).abs() < 1e-4 && (scores[1] - 3.0).abs() < 1e-4, "{scores:?}");
 
         // Training: batch mean 4 and unbiased variance 2 move the statistics by a tenth.

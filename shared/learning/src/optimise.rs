@@ -7,9 +7,14 @@ use std::ops::Range;
 
 use consilium_study::graph::{ModelGraph, Role};
 use consilium_study::recipe::{Optimiser, Training};
+use rayon::prelude::*;
+
+use crate::operation::wide;
 
 const BETA: (f32, f32) = (0.9, 0.999);
 const EPSILON: f32 = 1e-8;
+/// Parameters that a thread takes at once.
+const SHARE: usize = 1 << 14;
 
 /// An optimiser with its state.
 pub(crate) struct Stepper {
@@ -93,12 +98,18 @@ fn adam(
     let correction = (1.0 - BETA.0.powi(steps), 1.0 - BETA.1.powi(steps));
     let rate = rate / correction.0;
     let root = correction.1.sqrt();
-    for (((value, slope), first), second) in model.iter_mut().zip(gradient).zip(first).zip(second) {
-        let slope = slope + decay * *value;
-        *first = BETA.0 * *first + (1.0 - BETA.0) * slope;
-        *second = BETA.1 * *second + (1.0 - BETA.1) * slope * slope;
-        *value -= rate * *first / (second.sqrt() / root + EPSILON);
-    }
+    let moments = first.par_chunks_mut(SHARE).zip(second.par_chunks_mut(SHARE));
+    let values = model.par_chunks_mut(SHARE).zip(gradient.par_chunks(SHARE));
+    values.zip(moments).for_each(|((model, gradient), (first, second))| {
+        wide(|| {
+            for (((value, slope), first), second) in model.iter_mut().zip(gradient).zip(first).zip(second) {
+                let slope = slope + decay * *value;
+                *first = BETA.0 * *first + (1.0 - BETA.0) * slope;
+                *second = BETA.1 * *second + (1.0 - BETA.1) * slope * slope;
+                *value -= rate * *first / (second.sqrt() / root + EPSILON);
+            }
+        });
+    });
 }
 
 #[cfg(test)]

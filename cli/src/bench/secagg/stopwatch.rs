@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::bench::memory::{peak, resident};
+
 /// A party's time, added up over its turns.
 #[derive(Debug, Default)]
 pub(super) struct Stopwatch {
@@ -37,9 +39,9 @@ impl Peak {
     /// A turn of this party. Where the kernel does not tell, nothing is known.
     pub(super) fn watch<T>(&mut self, work: impl FnOnce() -> T) -> T {
         // "5" sets the high-water mark back to what is resident now.
-        let before = std::fs::write("/proc/self/clear_refs", "5").ok().and_then(|()| resident("VmRSS:"));
+        let before = std::fs::write("/proc/self/clear_refs", "5").ok().and_then(|()| resident());
         let result = work();
-        if let (Some(before), Some(peak)) = (before, resident("VmHWM:")) {
+        if let (Some(before), Some(peak)) = (before, peak()) {
             self.bytes = self.bytes.max(Some(peak.saturating_sub(before)));
         }
         result
@@ -48,10 +50,4 @@ impl Peak {
     pub(super) const fn bytes(&self) -> Option<u64> {
         self.bytes
     }
-}
-
-fn resident(field: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

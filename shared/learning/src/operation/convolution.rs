@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use super::product::{Matrix, Target, multiply};
 use super::scratch;
 use super::unfold::Windows;
+use super::winograd::{Tiles, Wanted};
 use super::{Tracked, flex, plain, sides, tracked};
 
 /// Convolves `input` `[cases, channels, height, width]` with `weight`
@@ -74,12 +75,13 @@ impl Backward<Flex, 3> for Convolution {
         let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
         let weight = kept.retrieve_node_output::<FlexTensor>(weight).to_contiguous();
         let windows = Windows::new(sides(&input), sides(&weight), stride, padding);
-        if let Some(node) = to_input {
-            let gradient = input_gradient(&windows, weight.storage(), slope.storage());
+        let wanted = Wanted { input: to_input.is_some(), weight: to_weight.is_some() };
+        let (of_input, of_weight) =
+            backward(&windows, input.storage(), weight.storage(), slope.storage(), wanted);
+        if let (Some(node), Some(gradient)) = (to_input, of_input) {
             gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
         }
-        if let Some(node) = to_weight {
-            let gradient = weight_gradient(&windows, input.storage(), slope.storage());
+        if let (Some(node), Some(gradient)) = (to_weight, of_weight) {
             gradients.register::<Flex>(node.id, flex(gradient, &sides(&weight)));
         }
         if let Some(node) = to_bias {
@@ -99,6 +101,10 @@ fn forward(
     let (input, weight, bias) = (input.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
     let windows = Windows::new(sides(&input), sides(&weight), stride, padding);
     let (values, weight, bias) = (input.storage::<f32>(), weight.storage::<f32>(), bias.storage::<f32>());
+    let shape = [windows.images, windows.filters, windows.rows, windows.columns];
+    if let Some(tiles) = Tiles::of(windows) {
+        return flex(tiles.forward(values, weight, bias), &shape);
+    }
     let mut results = vec![0.0; windows.images * windows.result()];
     results
         .par_chunks_mut(windows.group * windows.result())
@@ -106,7 +112,7 @@ fn forward(
         .for_each(|(results, images)| {
             let count = results.len() / windows.result();
             let wide = count * windows.outputs();
-            scratch::with_two([windows.places() * wide, windows.filters * wide], |unfolded, products| {
+            scratch::with([windows.places() * wide, windows.filters * wide], |[unfolded, products]| {
                 windows.unfold(images, count, unfolded);
                 let weight = Matrix::new(weight, windows.filters, windows.places());
                 let unfolded = Matrix::new(unfolded, windows.places(), wide);
@@ -114,7 +120,22 @@ fn forward(
                 windows.scatter(products, count, bias, results);
             });
         });
-    flex(results, &[windows.images, windows.filters, windows.rows, windows.columns])
+    flex(results, &shape)
+}
+
+/// The gradients of the input and of the weight, where they are wanted.
+fn backward(
+    windows: &Windows,
+    input: &[f32],
+    weight: &[f32],
+    slope: &[f32],
+    wanted: Wanted,
+) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+    if let Some(tiles) = Tiles::of(*windows) {
+        return tiles.backward(input, weight, slope, wanted);
+    }
+    let of_input = wanted.input.then(|| input_gradient(windows, weight, slope));
+    (of_input, wanted.weight.then(|| weight_gradient(windows, input, slope)))
 }
 
 fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> {
@@ -125,7 +146,7 @@ fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> 
         .for_each(|(images, slope)| {
             let count = slope.len() / windows.result();
             let wide = count * windows.outputs();
-            scratch::with_two([windows.places() * wide, windows.filters * wide], |unfolded, gathered| {
+            scratch::with([windows.places() * wide, windows.filters * wide], |[unfolded, gathered]| {
                 windows.gather(slope, count, gathered);
                 let weight = Matrix::new(weight, windows.filters, windows.places()).transposed();
                 let gathered = Matrix::new(gathered, windows.filters, wide);
@@ -147,7 +168,7 @@ fn weight_gradient(windows: &Windows, input: &[f32], slope: &[f32]) -> Vec<f32> 
             for (images, slope) in groups.zip(slope.chunks(windows.group * windows.result())) {
                 let count = slope.len() / windows.result();
                 let wide = count * windows.outputs();
-                scratch::with_two([windows.places() * wide, windows.filters * wide], |unfolded, gathered| {
+                scratch::with([windows.places() * wide, windows.filters * wide], |[unfolded, gathered]| {
                     windows.unfold(images, count, unfolded);
                     windows.gather(slope, count, gathered);
                     let gathered = Matrix::new(gathered, windows.filters, wide);

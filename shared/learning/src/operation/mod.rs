@@ -7,15 +7,45 @@
 //!
 //! All tensors here are f32 on `flex`, because this crate makes no others.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined into `wide` is compiled for wide instructions"
+)]
+
+/// A function whose loops are too long for the compiler to move into [`wide`]: its body is compiled for each kind of vector
+/// unit, and the one of this processor runs.
+macro_rules! wide_fn {
+    ($(#[$about:meta])* $sight:vis fn $name:ident<$life:lifetime>($($argument:ident: $type:ty),*) $body:block) => {
+        $(#[$about])*
+        $sight fn $name<$life>($($argument: $type),*) {
+            struct Call<$life> {
+                $($argument: $type),*
+            }
+            impl<$life> pulp::NullaryFnOnce for Call<$life> {
+                type Output = ();
+
+                #[inline(always)]
+                fn call(self) {
+                    let Self { $($argument),* } = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Call { $($argument),* });
+        }
+    };
+}
+
 pub(crate) mod convolution;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;
+pub(crate) mod rectifier;
 
 mod product;
 mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unfold;
+mod winograd;
 
 use burn::backend::{Autodiff, BackendTypes, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
@@ -23,6 +53,11 @@ use burn_flex::{FlexTensor, Layout};
 
 type Tracked = Autodiff<Flex>;
 type TrackedTensor = <Tracked as BackendTypes>::FloatTensorPrimitive;
+
+/// Runs loops with the widest instructions that this processor has. Each value is computed as without them; only more at once.
+pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
 
 const ON_FLEX: &str =
     "this crate makes tensors on flex alone, and an operation's inputs are all tracked or none";

@@ -14,10 +14,11 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{Tracked, flex, plain, sides, tracked};
+use super::rectifier::rectified;
+use super::{Tracked, flex, plain, sides, tracked, wide};
 
 /// Added to a variance before its root.
-pub(crate) const EPSILON: f32 = 1e-5;
+const EPSILON: f32 = 1e-5;
 
 /// Which values share a mean and a variance.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,22 @@ pub(crate) struct Moments {
     pub(crate) variances: Vec<f32>,
 }
 
+/// What happens to each value afterwards, in the same pass over memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing.
+    Keep,
+    /// What is negative becomes zero.
+    Rectify,
+}
+
+impl Then {
+    #[inline(always)]
+    fn of(self, value: f32) -> f32 {
+        if self == Self::Rectify { rectified(value) } else { value }
+    }
+}
+
 /// Normalises `input` `[cases, channels, height, width]` over `sets`, then scales and shifts each
 /// channel by `scale` and `shift`, both `[channels]`.
 pub(crate) fn normalise(
@@ -42,28 +59,43 @@ pub(crate) fn normalise(
     scale: Tensor<1>,
     shift: Tensor<1>,
     sets: Sets,
+    then: Then,
 ) -> (Tensor<4>, Moments) {
     if !scale.is_autodiff() {
         let input = plain(input).to_contiguous();
-        let map = Map::new(sides(&input), sets);
+        let map = Map::new(sides(&input), sets, then);
         let moments = map.moments(input.storage());
         let result = map.forward(&input, &plain(scale), &plain(shift), &moments);
         return (Tensor::from_primitive::<Flex>(result), moments);
     }
     let (input, scale, shift) = (tracked(input), tracked(scale), tracked(shift));
     let values = input.primitive().to_contiguous();
-    let map = Map::new(sides(&values), sets);
+    let map = Map::new(sides(&values), sets, then);
     let moments = map.moments(values.storage());
     let result = map.forward(&values, scale.primitive(), shift.primitive(), &moments);
     let nodes = [input.node(), scale.node(), shift.node()];
     let result = match Normalisation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut step) => {
             let (input, scale) = (step.checkpoint(&input), step.checkpoint(&scale));
-            step.finish(State { input, scale, map, moments: moments.clone() }, result)
+            let shift = step.checkpoint(&shift);
+            step.finish(State { input, scale, shift, map, moments: moments.clone() }, result)
         }
         OpsKind::UnTracked(step) => step.finish(result),
     };
     (Tensor::from_primitive::<Tracked>(result), moments)
+}
+
+/// Normalises by moments of earlier batches; nothing is differentiated.
+pub(crate) fn normalise_by(
+    input: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    moments: &Moments,
+    then: Then,
+) -> Tensor<4> {
+    let input = plain(input).to_contiguous();
+    let map = Map::new(sides(&input), Sets::Channels, then);
+    Tensor::from_primitive::<Flex>(map.forward(&input, &plain(scale), &plain(shift), moments))
 }
 
 #[derive(Debug)]
@@ -74,6 +106,7 @@ struct Normalisation;
 struct State {
     input: NodeId,
     scale: NodeId,
+    shift: NodeId,
     map: Map,
     moments: Moments,
 }
@@ -83,14 +116,15 @@ impl Backward<Flex, 3> for Normalisation {
 
     fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
         let [to_input, to_scale, to_shift] = ops.parents;
-        let State { input, scale, map, moments } = ops.state;
+        let State { input, scale, shift, map, moments } = ops.state;
         let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
         let scale = kept.retrieve_node_output::<FlexTensor>(scale).to_contiguous();
-        let sums = map.slope_sums(input.storage(), slope.storage(), &moments);
+        let shift = kept.retrieve_node_output::<FlexTensor>(shift).to_contiguous();
+        let lines = map.lines(scale.storage(), shift.storage(), &moments);
+        let sums = map.slope_sums(input.storage(), slope.storage(), &lines);
         if let Some(node) = to_input {
-            let gradient =
-                map.input_gradient(input.storage(), slope.storage(), scale.storage(), &moments, &sums);
+            let gradient = map.input_gradient(input.storage(), slope.storage(), &lines, &sums);
             gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
         }
         if let Some(node) = to_scale {
@@ -111,11 +145,35 @@ struct Map {
     channels: usize,
     plane: usize,
     sets: Sets,
+    then: Then,
+}
+
+/// What a plane's values go through: `(value - mean) * inverse * scale + shift`.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    mean: f32,
+    inverse: f32,
+    scale: f32,
+    shift: f32,
+}
+
+impl Line {
+    /// Before what happens then.
+    #[inline(always)]
+    fn of(self, value: f32) -> f32 {
+        (value - self.mean) * (self.scale * self.inverse) + self.shift
+    }
+
+    /// The slope that reaches it, given the one behind what happens then.
+    #[inline(always)]
+    fn slope(self, then: Then, value: f32, slope: f32) -> f32 {
+        if then == Then::Keep || self.of(value) > 0.0 { slope } else { 0.0 }
+    }
 }
 
 impl Map {
-    fn new([cases, channels, height, width]: [usize; 4], sets: Sets) -> Self {
-        Self { cases, channels, plane: height * width, sets }
+    fn new([cases, channels, height, width]: [usize; 4], sets: Sets, then: Then) -> Self {
+        Self { cases, channels, plane: height * width, sets, then }
     }
 
     /// Number of sets.
@@ -160,17 +218,27 @@ impl Map {
     /// Two passes: the variance around the mean, not the difference of two large numbers.
     fn moments(&self, input: &[f32]) -> Moments {
         let planes = || input.par_chunks_exact(self.plane);
-        let sums: Vec<f32> = planes().map(sum).collect();
+        let sums: Vec<f32> = planes().map(|values| wide(|| sum(values))).collect();
         let means = self.mean_over_sets(sums.into_iter());
         let squares: Vec<f32> = planes()
             .enumerate()
             .map(|(plane, values)| {
                 let mean = means[self.set_of(plane)];
-                sum_of(values, |value| (value - mean) * (value - mean))
+                wide(|| sum_of(values, |value| (value - mean) * (value - mean)))
             })
             .collect();
         let variances = self.mean_over_sets(squares.into_iter());
         Moments { means, variances }
+    }
+
+    /// The line of each plane.
+    fn lines(&self, scale: &[f32], shift: &[f32], moments: &Moments) -> Vec<Line> {
+        let line = |plane| {
+            let (set, channel) = (self.set_of(plane), plane % self.channels);
+            let inverse = 1.0 / (moments.variances[set] + EPSILON).sqrt();
+            Line { mean: moments.means[set], inverse, scale: scale[channel], shift: shift[channel] }
+        };
+        (0..self.cases * self.channels).map(line).collect()
     }
 
     fn forward(
@@ -181,59 +249,50 @@ impl Map {
         moments: &Moments,
     ) -> FlexTensor {
         let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
-        let (scale, shift) = (scale.storage::<f32>(), shift.storage::<f32>());
+        let lines = self.lines(scale.storage(), shift.storage(), moments);
         let values = input.storage::<f32>();
         let mut out = vec![0.0; values.len()];
         let planes = out.par_chunks_exact_mut(self.plane).zip(values.par_chunks_exact(self.plane));
-        planes.enumerate().for_each(|(plane, (out, values))| {
-            let (set, channel) = (self.set_of(plane), plane % self.channels);
-            let factor = scale[channel] / (moments.variances[set] + EPSILON).sqrt();
-            let (mean, shift) = (moments.means[set], shift[channel]);
-            out.iter_mut().zip(values).for_each(|(out, value)| *out = (value - mean) * factor + shift);
+        planes.zip(&lines).for_each(|((out, values), line)| {
+            wide(|| out.iter_mut().zip(values).for_each(|(out, value)| *out = self.then.of(line.of(*value))));
         });
         flex(out, &sides(input))
     }
 
     /// Per plane: the sum of the slope, and of the slope times the normalised input.
-    fn slope_sums(&self, input: &[f32], slope: &[f32], moments: &Moments) -> Vec<(f32, f32)> {
+    fn slope_sums(&self, input: &[f32], slope: &[f32], lines: &[Line]) -> Vec<(f32, f32)> {
         let planes = input.par_chunks_exact(self.plane).zip(slope.par_chunks_exact(self.plane));
         planes
-            .enumerate()
-            .map(|(plane, (values, slope))| {
-                let set = self.set_of(plane);
-                let (mean, root) = (moments.means[set], (moments.variances[set] + EPSILON).sqrt());
-                (sum(slope), sum_of_pairs(values, slope, |value, slope| (value - mean) * slope) / root)
+            .zip(lines)
+            .map(|((values, slope), line)| {
+                wide(|| {
+                    let slope_at = |value, slope| line.slope(self.then, value, slope);
+                    let level = sum_of_pairs(values, slope, slope_at);
+                    let tilt = |value, slope| (value - line.mean) * slope_at(value, slope);
+                    (level, sum_of_pairs(values, slope, tilt) * line.inverse)
+                })
             })
             .collect()
     }
 
-    fn input_gradient(
-        &self,
-        input: &[f32],
-        slope: &[f32],
-        scale: &[f32],
-        moments: &Moments,
-        sums: &[(f32, f32)],
-    ) -> Vec<f32> {
+    fn input_gradient(&self, input: &[f32], slope: &[f32], lines: &[Line], sums: &[(f32, f32)]) -> Vec<f32> {
         let scaled = |which: fn(&(f32, f32)) -> f32| {
-            self.mean_over_sets(
-                sums.iter().enumerate().map(|(plane, sum)| scale[plane % self.channels] * which(sum)),
-            )
+            self.mean_over_sets(sums.iter().zip(lines).map(|(sum, line)| line.scale * which(sum)))
         };
         let (level, tilt) = (scaled(|sum| sum.0), scaled(|sum| sum.1));
         let mut out = vec![0.0; input.len()];
         let planes = out.par_chunks_exact_mut(self.plane).zip(input.par_chunks_exact(self.plane));
-        planes.zip(slope.par_chunks_exact(self.plane)).enumerate().for_each(
-            |(plane, ((out, values), slope))| {
-                let set = self.set_of(plane);
-                let inverse = 1.0 / (moments.variances[set] + EPSILON).sqrt();
-                let (mean, scale) = (moments.means[set], scale[plane % self.channels]);
-                let (level, tilt) = (level[set], tilt[set] * inverse);
-                for ((out, value), slope) in out.iter_mut().zip(values).zip(slope) {
-                    *out = inverse * (scale * slope - level - (value - mean) * tilt);
+        let planes = planes.zip(slope.par_chunks_exact(self.plane)).zip(lines);
+        planes.enumerate().for_each(|(plane, (((out, values), slope), line))| {
+            let set = self.set_of(plane);
+            let (level, tilt) = (level[set], tilt[set] * line.inverse);
+            wide(|| {
+                for ((out, &value), &slope) in out.iter_mut().zip(values).zip(slope) {
+                    let slope = line.slope(self.then, value, slope);
+                    *out = line.inverse * (line.scale * slope - level - (value - line.mean) * tilt);
                 }
-            },
-        );
+            });
+        });
         out
     }
 }
@@ -241,10 +300,12 @@ impl Map {
 const LANES: usize = 16;
 
 /// Sum in sixteen lanes: as fast as the processor adds, and in one order everywhere.
+#[inline(always)]
 pub(super) fn sum(values: &[f32]) -> f32 {
     sum_of(values, |value| value)
 }
 
+#[inline(always)]
 fn sum_of(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);
@@ -255,6 +316,7 @@ fn sum_of(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+#[inline(always)]
 fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let (lefts, rights) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
@@ -305,7 +367,8 @@ mod tests {
     #[test]
     fn groups_agree_with_the_definition() {
         for (shape, groups) in [([3, 4, 5, 3], 2), ([2, 6, 4, 8], 6), ([1, 3, 1, 2], 1), ([2, 8, 7, 7], 4)] {
-            let ours = with_gradients(shape, |x, s, b| normalise(x, s, b, Sets::Groups(groups)).0);
+            let ours =
+                with_gradients(shape, |x, s, b| normalise(x, s, b, Sets::Groups(groups), Then::Keep).0);
             let definition = with_gradients(shape, |x, s, b| by_definition(x, s, b, groups));
             for (ours, definition) in ours.iter().zip(&definition) {
                 assert_close(ours, definition, 2e-5);
@@ -316,7 +379,7 @@ mod tests {
     #[test]
     fn channels_agree_with_the_definition() {
         for shape in [[3, 4, 5, 3], [8, 2, 4, 8], [7, 3, 1, 1]] {
-            let ours = with_gradients(shape, |x, s, b| normalise(x, s, b, Sets::Channels).0);
+            let ours = with_gradients(shape, |x, s, b| normalise(x, s, b, Sets::Channels, Then::Keep).0);
             // A channel over all cases is a group of one channel once cases and channels change places.
             let definition = with_gradients(shape, |x, s, b| {
                 let [cases, channels, height, width] = x.dims();
@@ -330,11 +393,39 @@ mod tests {
         }
     }
 
+    /// Rectified in the same pass is rectified afterwards, gradients included.
+    #[test]
+    fn rectifying_in_one_pass_is_rectifying_afterwards() {
+        for sets in [Sets::Channels, Sets::Groups(2)] {
+            let shape = [3, 4, 5, 3];
+            let fused = with_gradients(shape, |x, s, b| normalise(x, s, b, sets, Then::Rectify).0);
+            let apart = with_gradients(shape, |x, s, b| {
+                burn::tensor::activation::relu(normalise(x, s, b, sets, Then::Keep).0)
+            });
+            assert_eq!(fused[0], apart[0]);
+            for (fused, apart) in fused.iter().zip(&apart) {
+                assert_close(fused, apart, 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn moments_of_earlier_batches_normalise_alike() {
+        let device = Device::flex();
+        let (input, scale, shift) =
+            (|| leaf(&device, [4, 2, 3, 3], 1), || leaf(&device, [2], 2), || leaf(&device, [2], 3));
+        for then in [Then::Keep, Then::Rectify] {
+            let (result, moments) = normalise(input(), scale(), shift(), Sets::Channels, then);
+            let again = normalise_by(input(), scale(), shift(), &moments, then);
+            assert_eq!(values_of(result), values_of(again));
+        }
+    }
+
     #[test]
     fn moments_are_those_of_the_batch_and_scoring_gives_what_training_gives() {
         let run = |device: &Device| {
             let (input, ones) = (leaf(device, [4, 2, 3, 3], 1), Tensor::ones([2], device));
-            normalise(input, ones, Tensor::zeros([2], device), Sets::Channels)
+            normalise(input, ones, Tensor::zeros([2], device), Sets::Channels, Then::Keep)
         };
         let (plain, moments) = run(&Device::flex());
         let (tracked, _) = run(&Device::flex().autodiff());

@@ -14,7 +14,7 @@ use burn_flex::FlexTensor;
 use consilium_study::graph::Pool;
 use rayon::prelude::*;
 
-use super::{Tracked, flex, plain, sides, tracked};
+use super::{Tracked, flex, plain, sides, tracked, wide};
 
 /// Mean of each window of `input` `[cases, channels, height, width]`.
 pub(crate) fn average_pool(input: Tensor<4>, pool: &Pool) -> Tensor<4> {
@@ -96,15 +96,17 @@ impl Map {
         let mut winners = vec![0; out.len()];
         let outputs = out.par_chunks_exact_mut(pooled).zip(winners.par_chunks_exact_mut(pooled));
         outputs.zip(input.storage::<f32>().par_chunks_exact(plane)).for_each(|((out, winners), plane)| {
-            let lines = out.chunks_exact_mut(self.columns).zip(winners.chunks_exact_mut(self.columns));
-            for (row, (out, winners)) in lines.enumerate() {
-                let input = &plane[row * self.stride * width..];
-                if self.halves() {
-                    halve(input, width, out, winners);
-                } else {
-                    self.slide(input, out, winners);
+            wide(|| {
+                let lines = out.chunks_exact_mut(self.columns).zip(winners.chunks_exact_mut(self.columns));
+                for (row, (out, winners)) in lines.enumerate() {
+                    let input = &plane[row * self.stride * width..];
+                    if self.halves() {
+                        halve(input, width, out, winners);
+                    } else {
+                        self.slide(input, out, winners);
+                    }
                 }
-            }
+            });
         });
         (flex(out, &[cases, channels, self.rows, self.columns]), winners)
     }
@@ -115,6 +117,7 @@ impl Map {
     }
 
     /// One row of outputs, place by place of the window. `input` begins at the windows' first row.
+    #[inline(always)]
     fn slide(&self, input: &[f32], out: &mut [f32], winners: &mut [u32]) {
         out.fill(f32::NEG_INFINITY);
         for place in 0..self.size * self.size {
@@ -134,24 +137,27 @@ impl Map {
         let mut gradient = vec![0.0; self.input.iter().product()];
         let slopes = slope.par_chunks_exact(pooled).zip(winners.par_chunks_exact(pooled));
         gradient.par_chunks_exact_mut(plane).zip(slopes).for_each(|(out, (slope, winners))| {
-            let lines = slope.chunks_exact(self.columns).zip(winners.chunks_exact(self.columns));
-            for (row, (slope, winners)) in lines.enumerate() {
-                let out = &mut out[row * self.stride * width..];
-                if self.halves() {
-                    spread(slope, winners, width, out);
-                    continue;
+            wide(|| {
+                let lines = slope.chunks_exact(self.columns).zip(winners.chunks_exact(self.columns));
+                for (row, (slope, winners)) in lines.enumerate() {
+                    let out = &mut out[row * self.stride * width..];
+                    if self.halves() {
+                        spread(slope, winners, width, out);
+                        continue;
+                    }
+                    for (column, (slope, &place)) in slope.iter().zip(winners).enumerate() {
+                        let (down, right) = (place as usize / self.size, place as usize % self.size);
+                        out[down * width + column * self.stride + right] += slope;
+                    }
                 }
-                for (column, (slope, &place)) in slope.iter().zip(winners).enumerate() {
-                    let (down, right) = (place as usize / self.size, place as usize % self.size);
-                    out[down * width + column * self.stride + right] += slope;
-                }
-            }
+            });
         });
         gradient
     }
 }
 
 /// One row of outputs of two by two windows, without a branch in the loop.
+#[inline(always)]
 fn halve(input: &[f32], width: usize, out: &mut [f32], winners: &mut [u32]) {
     let (upper, lower) = (input[..width].as_chunks::<2>().0, input[width..2 * width].as_chunks::<2>().0);
     for (((out, winner), upper), lower) in out.iter_mut().zip(winners).zip(upper).zip(lower) {
@@ -166,6 +172,7 @@ fn halve(input: &[f32], width: usize, out: &mut [f32], winners: &mut [u32]) {
 }
 
 /// The gradient of [`halve`]: each slope to the place that won.
+#[inline(always)]
 fn spread(slope: &[f32], winners: &[u32], width: usize, out: &mut [f32]) {
     let (upper, lower) = out[..2 * width].split_at_mut(width);
     let outputs = upper.as_chunks_mut::<2>().0.iter_mut().zip(lower.as_chunks_mut::<2>().0);
