@@ -15,7 +15,7 @@ pub mod identity;
 pub mod init;
 pub mod ledger;
 pub mod listener;
-mod memory;
+pub mod memory;
 pub mod parts;
 pub mod presence;
 pub mod release;

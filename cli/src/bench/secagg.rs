@@ -76,6 +76,9 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
             eprint!("\r\x1b[K{text}");
         }
     };
+    // First: a fresh process has its memory as a coordinator's is set.
+    progress("transport");
+    let transport = transport::measure()?;
     progress("kernels");
     let kernels = kernels::measure()?;
     progress("");
@@ -115,8 +118,6 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
         }
         rows.push(row);
     }
-    progress("transport");
-    let transport = transport::measure()?;
     let reference = match reference {
         Some(row) => row,
         None => attempt::measure(REFERENCE, kernels.floors)?,

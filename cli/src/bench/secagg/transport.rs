@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use consilium_client::{Target, dial};
 use consilium_coordinator::listener::{Limits, Listener, http2, listen};
+use consilium_coordinator::memory::give_large_buffers_back;
 use consilium_identity::authority::lifetime;
 use consilium_identity::revocation::Revocations;
 use consilium_identity::roster::{CoordinatorEntry, PersonEntry, SiteEntry};
@@ -35,7 +36,7 @@ use super::stopwatch::best;
 /// Bytes of ten million words.
 const LENGTH: usize = 40_000_000;
 /// Measurements of each way, in turns.
-const TIMES: usize = 5;
+const TIMES: usize = 15;
 
 /// Seconds of both ways.
 pub(super) struct Transport {
@@ -54,6 +55,8 @@ impl Transport {
 
 /// Measures both.
 pub(super) fn measure() -> anyhow::Result<Transport> {
+    // As a coordinator does, and before there are threads.
+    give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ends = Ends::new()?;
     let (mut grpc, mut bare) = (Vec::new(), Vec::new());
