@@ -1,9 +1,9 @@
 //! How the C library gives model-sized buffers back to the system: the one place of this crate with `unsafe`.
 
-/// Buffers of 2 MiB and more go back when they are freed, and threads share two arenas, each of which keeps at most 4 MiB at its end.
-/// Left to itself, glibc raises the first limit with each large buffer that it sees freed, up to 32 MiB, and the second to
-/// twice that. Chunks of 1 MiB stay: giving each back costs an upload a third of its rate, in pages cleared again and
-/// again. To be called before there are threads.
+/// Buffers of 2 MiB and more go back when they are freed, and threads share two arenas, each of which keeps at most 4 MiB
+/// at its end. Left to itself, glibc raises the first limit with each large buffer that it sees freed, up to 32 MiB, and
+/// the second to twice that. Chunks of 1 MiB stay, as far as that goes: giving each back costs an upload a third of its
+/// rate, in pages cleared again and again. To be called before there are threads.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "a function of the C library")]
 pub fn give_large_buffers_back() {

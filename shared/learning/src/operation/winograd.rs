@@ -20,7 +20,7 @@ use transform::{
 const PLACES: usize = 16;
 /// Tiles that make a product fast; more leave the cache.
 const TILES: usize = 128;
-/// Below so many channels or filters the transformations cost more than the products save.
+/// Below so many channels or filters the transformations take as many operations as the products save.
 const LEAST: usize = 32;
 
 /// Which gradients are wanted.

@@ -5,7 +5,8 @@ use consilium_identity::roster::SiteEntry;
 use consilium_rounds::message::{Directive, Letter, SiteMessage, StudyState};
 use consilium_rounds::{Act, Event};
 use consilium_secagg::context::{Context, Purpose, Selection};
-use consilium_secagg::numbering::Attempt;
+use consilium_secagg::message::EpochOpening;
+use consilium_secagg::numbering::{Attempt, Epoch};
 use consilium_secagg::threshold::Thresholds;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::disclosure::Floor;
@@ -46,6 +47,26 @@ impl Federation {
 
     fn start(&mut self) {
         self.tell(Event::Operator { by: "operator/o".parse().unwrap(), act: Act::Start });
+    }
+
+    /// A study that runs, and what asks the first site to train in its first round, unheard yet.
+    fn asked() -> (Self, Signed<Context>) {
+        let mut federation = Self::new(WILLING);
+        federation.start();
+        let context = federation.asked_to_train(1);
+        (federation, context)
+    }
+
+    /// What opens an epoch after that of a context.
+    pub(super) fn next_epoch(&self, context: &Context) -> Directive {
+        let opening = EpochOpening {
+            study: context.study,
+            roster: context.roster,
+            epoch: Epoch::new(context.epoch.get() + 1).unwrap(),
+            first_attempt: Attempt::new(50).unwrap(),
+            attempts: 10,
+        };
+        Directive::Opening(Signed::seal(&opening, Principal::Coordinator, &self.key))
     }
 
     /// Goes on until the first site is asked to train in a round, and has not heard of it yet.

@@ -4,8 +4,7 @@ use consilium_rounds::message::{Directive, Letter, Settled, SettledAs, SiteMessa
 use consilium_rounds::reason::{Abandonment, Decline};
 use consilium_rounds::{Act, Event};
 use consilium_secagg::context::{Context, ContextFields};
-use consilium_secagg::message::EpochOpening;
-use consilium_secagg::numbering::{Attempt, Epoch};
+use consilium_secagg::numbering::Attempt;
 use consilium_study::canonical::Canonical as _;
 use consilium_study::hash::Hash;
 use consilium_study::name::Principal;
@@ -131,15 +130,8 @@ fn a_context_that_comes_again_after_a_new_epoch_is_not_passed_over() {
     let mut federation = Federation::new(WILLING);
     let honest = federation.masked();
     let claim = honest.claim().unwrap();
-    let opening = EpochOpening {
-        study: claim.study,
-        roster: claim.roster,
-        epoch: Epoch::new(claim.epoch.get() + 1).unwrap(),
-        first_attempt: Attempt::new(50).unwrap(),
-        attempts: 10,
-    };
-    let opening = Signed::seal(&opening, Principal::Coordinator, &federation.key);
-    federation.lie(Directive::Opening(opening));
+    let opening = federation.next_epoch(&claim);
+    federation.lie(opening);
     federation.lie(Directive::Begin { context: honest });
     assert_eq!(federation.passed_over(), []);
 }

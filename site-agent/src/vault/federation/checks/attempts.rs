@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use consilium_rounds::message::{Binding, DirectiveId, Settled, SettledAs};
 use consilium_rounds::reason::{Decline, Withdrawal};
-use consilium_secagg::message::{Advert, EpochOpening, Survivor, Survivors};
-use consilium_secagg::numbering::{Epoch, RoundNumber, SiteIndex};
+use consilium_secagg::message::{Advert, Survivor, Survivors};
+use consilium_secagg::numbering::{RoundNumber, SiteIndex};
 
 use super::*;
 use crate::pipe::message::{Upload, Verdict};
@@ -15,9 +15,7 @@ use crate::vault::record::{Question, Reference};
 
 #[test]
 fn a_study_that_pauses_is_not_worked_on() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::StudyState(StudyState::Paused));
@@ -37,9 +35,7 @@ fn a_study_that_pauses_is_not_worked_on() {
 
 #[test]
 fn an_attempt_that_was_settled_or_left_is_not_worked_on() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let claim = context.claim().unwrap();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
@@ -75,9 +71,7 @@ fn an_attempt_that_was_settled_or_left_is_not_worked_on() {
 
 #[test]
 fn a_chunk_is_given_of_the_vector_on_offer_only() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
@@ -96,9 +90,7 @@ fn a_chunk_is_given_of_the_vector_on_offer_only() {
 
 #[test]
 fn a_vector_is_offered_when_its_announcement_was_heard() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
@@ -119,9 +111,7 @@ fn a_vector_is_offered_when_its_announcement_was_heard() {
 
 #[test]
 fn a_later_attempt_ends_the_one_before() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let claim = context.claim().unwrap();
     let first = claim.attempt.get();
     let mut fields = claim.clone().into_fields();
@@ -145,9 +135,7 @@ fn a_later_attempt_ends_the_one_before() {
 
 #[test]
 fn survivors_whose_receipts_have_not_come_are_waited_for() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let ctx = context.claim().unwrap().hash();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
@@ -174,9 +162,7 @@ fn survivors_whose_receipts_have_not_come_are_waited_for() {
 
 #[test]
 fn alarms_and_refused_keys_are_written_down_and_told() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let mut fields = context.claim().unwrap().into_fields();
     fields.model = other();
     let second = Context::new(fields).unwrap();
@@ -206,24 +192,15 @@ fn alarms_and_refused_keys_are_written_down_and_told() {
 
 #[test]
 fn a_new_epoch_ends_the_attempt_of_the_one_before() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let claim = context.claim().unwrap();
-    let opening = EpochOpening {
-        study: claim.study,
-        roster: claim.roster,
-        epoch: Epoch::new(claim.epoch.get() + 1).unwrap(),
-        first_attempt: Attempt::new(50).unwrap(),
-        attempts: 10,
-    };
-    let opening = Signed::seal(&opening, Principal::Coordinator, &federation.key);
+    let opening = federation.next_epoch(&claim);
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
     assert!(matches!(site.core.cases[&study].doing, Doing::Working { .. }));
     assert!(site.core.cases[&study].says(Topic::PairsSettled));
-    site.hear(study, Directive::Opening(opening));
+    site.hear(study, opening);
     let case = &site.core.cases[&study];
     assert!(matches!(case.doing, Doing::Nothing));
     assert!(case.encapsulations.is_empty() && case.confirmations.is_empty());
@@ -232,9 +209,7 @@ fn a_new_epoch_ends_the_attempt_of_the_one_before() {
 
 #[test]
 fn a_site_with_too_few_cases_left_sits_an_attempt_out() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
@@ -327,9 +302,7 @@ fn a_trap_is_known_by_its_distance_and_by_its_loss() {
 
 #[test]
 fn a_model_of_another_study_is_not_trained_from() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
@@ -346,9 +319,7 @@ fn a_model_of_another_study_is_not_trained_from() {
 
 #[test]
 fn progress_tells_nothing_of_how_many_cases_there_are() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });

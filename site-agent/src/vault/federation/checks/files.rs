@@ -34,9 +34,7 @@ fn first_the_repeat_book_then_the_record_then_the_chain() {
 #[test]
 fn a_crash_between_the_halves_of_a_write_loses_no_keys() {
     for last in 1..=6 {
-        let mut federation = Federation::new(WILLING);
-        federation.start();
-        let context = federation.asked_to_train(1);
+        let (mut federation, context) = Federation::asked();
         let site = &mut federation.sites[FIRST];
         let study = study_of(site);
         let disk = site.disk.clone();
@@ -53,9 +51,7 @@ fn a_crash_between_the_halves_of_a_write_loses_no_keys() {
 
 #[test]
 fn what_was_begun_and_masked_is_gone_on_with_after_a_restart() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
@@ -71,9 +67,7 @@ fn what_was_begun_and_masked_is_gone_on_with_after_a_restart() {
 
 #[test]
 fn an_attempt_that_is_sat_out_stays_so() {
-    let mut federation = Federation::new(WILLING);
-    federation.start();
-    let context = federation.asked_to_train(1);
+    let (mut federation, context) = Federation::asked();
     let site = &mut federation.sites[FIRST];
     let study = study_of(site);
     site.worker.bench.minimum_cases = Box::new(|_| 61);
@@ -91,9 +85,7 @@ fn an_attempt_that_is_sat_out_stays_so() {
 #[test]
 fn whoever_leaves_in_the_middle_of_an_attempt_leaves_nothing_of_it() {
     for stopped in [false, true] {
-        let mut federation = Federation::new(WILLING);
-        federation.start();
-        let context = federation.asked_to_train(1);
+        let (mut federation, context) = Federation::asked();
         let attempt = context.claim().unwrap().attempt.get();
         let site = &mut federation.sites[FIRST];
         let study = study_of(site);
