@@ -20,6 +20,9 @@ enum What {
     /// One measurement of `train`, in a process of its own
     #[command(hide = true)]
     TrainCase(train::Case),
+    /// The transport of `secagg`, in a process of its own
+    #[command(hide = true)]
+    TransportCase,
 }
 
 /// Measures.
@@ -28,5 +31,6 @@ pub fn run(args: &BenchArgs, output: Output) -> anyhow::Result<()> {
         What::Secagg(args) => secagg::run(args, output),
         What::Train(args) => train::run(args, output),
         What::TrainCase(case) => train::run_case(case),
+        What::TransportCase => secagg::transport::run_case(),
     }
 }

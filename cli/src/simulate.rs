@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use consilium_memory::{Freed, settle};
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -90,6 +91,7 @@ struct Final {
 /// Runs the simulation.
 pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     let started = Instant::now();
+    settle(Freed::Stays);
     let story = Story::new(output, started);
     let about = || format!("reading {}", args.study.display());
     let text = std::fs::read_to_string(&args.study).with_context(about)?;

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use consilium_identity::address::Address;
+use consilium_memory::{Freed, settle};
 use consilium_study::failure::{leave_when_nobody_reads, report};
 use serde_json::json;
 
 use crate::config::Config;
 use crate::hub::{Checked, Hub};
 use crate::init;
-use crate::memory::give_large_buffers_back;
 use crate::serve::serve;
 
 /// Runs rounds: selects sites, collects masked updates, opens their sum, and never sees a single update.
@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
 /// Runs a parsed command line.
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { json, command } = cli;
-    give_large_buffers_back();
+    settle(Freed::GoesBack);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(async {

@@ -15,7 +15,6 @@ pub mod identity;
 pub mod init;
 pub mod ledger;
 pub mod listener;
-pub mod memory;
 pub mod parts;
 pub mod presence;
 pub mod release;

@@ -43,8 +43,8 @@ const PING: Duration = Duration::from_secs(20);
 /// How much of one upload, and of all uploads of a connection, may be under way unread: two chunks. Every hospital may
 /// have so much in memory here.
 const WINDOWS: (u32, u32) = (2 << 20, 2 << 20);
-/// Longest HTTP/2 frame: a chunk, rather than sixty-four pieces of it.
-const FRAME: u32 = 1 << 20;
+/// Longest HTTP/2 frame: a quarter of a chunk, rather than sixty-four pieces of it.
+const FRAME: u32 = 256 << 10;
 /// How often live connections are judged again without an occasion.
 const SWEEP: Duration = Duration::from_secs(15);
 /// Finished handshakes that wait to be served.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZero;
 
+use consilium_memory::trim;
 use consilium_rounds::StudyMachine;
 use consilium_rounds::sum::{Sum, SumError, SumJob, sum};
 use consilium_rounds::{SumRefused, Summed};
@@ -16,7 +17,6 @@ use consilium_study::hash::Hash;
 use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, ModelReader, Origin};
 use consilium_study::name::SiteName;
 
-use crate::memory::give_small_buffers_back;
 use crate::parts::Parts;
 use crate::uploads::{UploadName, read_chunk};
 
@@ -40,7 +40,8 @@ enum JobError {
 
 /// Performs a job and says what came out.
 pub(crate) fn perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Summed, SumRefused> {
-    give_small_buffers_back();
+    // What many small buffers of the uploads have left.
+    trim();
     try_perform(parts, machine, job).map_err(|error| {
         tracing::error!(attempt = job.context.attempt.get(), %error, "an opened sum cannot be used");
         SumRefused

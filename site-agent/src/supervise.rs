@@ -16,6 +16,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::PathBuf;
 
+use consilium_memory::Freed;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -98,8 +99,9 @@ async fn supervise(folder: &SiteFolder, program: &Program) -> Result<(), RunErro
     let (stop, stopped) = watch::channel(false);
     let (to_vault, to_relay) = (Mailbox::default(), Mailbox::default());
     let board = part::Board::new(folder.processes());
-    let vault = Part { name: "vault", inbox: to_vault.clone(), outbox: to_relay.clone() };
-    let relay = Part { name: "relay", inbox: to_relay, outbox: to_vault };
+    let vault =
+        Part { name: "vault", freed: Freed::Stays, inbox: to_vault.clone(), outbox: to_relay.clone() };
+    let relay = Part { name: "relay", freed: Freed::GoesBack, inbox: to_relay, outbox: to_vault };
     let mut vault = std::pin::pin!(vault.keep_running(folder, program, &board, stopped.clone()));
     let mut relay = std::pin::pin!(relay.keep_running(folder, program, &board, stopped));
     let ended = tokio::select! {

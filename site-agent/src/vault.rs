@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use consilium_learning::fix_threads;
+use consilium_memory::{Freed, settle};
 
 use self::cases::read_split_key;
 use self::core::Core;
@@ -80,6 +81,7 @@ pub(crate) fn run(folder: &SiteFolder, program: &Program, parent: u32) -> Result
     // The one before may still be dying; two vaults must never write side by side.
     let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.vault_lock())?;
     lock.lock()?;
+    settle(Freed::Stays);
     fix_threads(config.threads)?;
     let store: Arc<dyn Store> = Arc::new(Disk);
     let needs_a_person = |error: anyhow::Error| PartError::NeedsAPerson(error);

@@ -22,6 +22,14 @@ fn every_sample_configuration_is_valid() {
     consilium_site_agent::config::Config::load(&site).unwrap();
 }
 
+#[test]
+fn the_coordinators_unit_sets_what_its_uploads_are_measured_with() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let unit = std::fs::read_to_string(deploy.join("systemd/consilium-coordinator.service")).unwrap();
+    let tunables = consilium_memory::Freed::GoesBack.tunables();
+    assert!(unit.contains(&format!("\nEnvironment=GLIBC_TUNABLES={tunables}\n")), "{unit}");
+}
+
 /// Each program with a command that cannot succeed where there is nothing.
 const FAILING: [(&str, &[&str]); 3] = [
     (env!("CARGO_BIN_EXE_consilium-under-test"), &["study", "list"]),

@@ -8,7 +8,7 @@ mod attempt;
 mod kernels;
 mod parties;
 mod stopwatch;
-mod transport;
+pub(super) mod transport;
 
 use std::io::IsTerminal as _;
 
@@ -76,7 +76,6 @@ pub(super) fn run(args: &SecaggArgs, output: Output) -> anyhow::Result<()> {
             eprint!("\r\x1b[K{text}");
         }
     };
-    // First: a fresh process has its memory as a coordinator's is set.
     progress("transport");
     let transport = transport::measure()?;
     progress("kernels");

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use consilium_learning::{
     Dataset, LocalSeed, LocalTraining, Pixels, Preprocessing, fix_threads, initial, score, train,
 };
+use consilium_memory::{Freed, settle};
 use consilium_study::graph::{ModelSpec, Preset};
 use consilium_study::recipe::Extent;
 use serde::{Deserialize, Serialize};
@@ -240,7 +241,8 @@ fn compare(case: &Case, torch: Option<&TrainArgs>) -> anyhow::Result<Row> {
     let (mut ours, mut theirs) = (None, None);
     for _ in 0..TURNS {
         let mut child = Command::new(std::env::current_exe()?);
-        child.args(["bench", "train-case"]).args(case.words());
+        // As a site agent starts the part that trains.
+        Freed::Stays.tune(&mut child).args(["bench", "train-case"]).args(case.words());
         ours = Some(measured(&mut child)?.better(ours));
         if let Some(args) = torch {
             let mut child = Command::new(&args.python);
@@ -267,6 +269,7 @@ fn measured(child: &mut Command) -> anyhow::Result<Measured> {
 
 /// Measures one case in this process and prints what [`compare`] reads.
 pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
+    settle(Freed::Stays);
     fix_threads(case.threads)?;
     let spec = ModelSpec::Preset { preset: case.model.preset(), norm: None };
     let graph = spec.graph([CHANNELS, case.side, case.side], CLASSES)?;

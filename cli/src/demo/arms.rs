@@ -14,6 +14,7 @@ use consilium_learning::{
     Dataset, LocalSeed, LocalTraining, ModelFile, ModelIdentity, Pixels, TrainError, fix_threads, score,
     train,
 };
+use consilium_memory::{Freed, settle};
 use consilium_rounds::metrics::exact;
 use consilium_site_agent::contribution::criteria;
 use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
@@ -78,12 +79,15 @@ struct Trained {
 
 /// The command that performs a job kept in a file.
 pub fn command(job: &Path) -> anyhow::Result<std::process::Command> {
-    part(&["arm", job.to_str().context("the path of the job is text")?])
+    let mut command = part(&["arm", job.to_str().context("the path of the job is text")?])?;
+    Freed::Stays.tune(&mut command);
+    Ok(command)
 }
 
 /// The worker: reads its job and prints its outcome as one line of JSON.
 pub fn main(job: &Path) -> ExitCode {
     let perform = || -> anyhow::Result<Outcome> {
+        settle(Freed::Stays);
         fix_threads(std::num::NonZeroUsize::MIN)?;
         let job: Job = serde_json::from_slice(&std::fs::read(job)?)?;
         let study = Study::from_canonical(&std::fs::read(&job.study)?)?;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use consilium_crash::CRASH_AT;
+use consilium_memory::Freed;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -90,6 +91,8 @@ impl Board {
 /// A part of the agent, and where its frames come from and go to.
 pub(super) struct Part {
     pub(super) name: &'static str,
+    /// What becomes of memory that it frees.
+    pub(super) freed: Freed,
     pub(super) inbox: Mailbox,
     pub(super) outbox: Mailbox,
 }
@@ -139,7 +142,7 @@ impl Part {
 
     fn start(&self, folder: &SiteFolder, program: &Program, first: bool) -> Result<Child, RunError> {
         let mut command = program.command([self.name, "--parent", &std::process::id().to_string(), "--dir"]);
-        command.arg(folder.root());
+        self.freed.tune(&mut command).arg(folder.root());
         // In a crash test the first start of a part dies, and the next one comes through.
         if !first {
             command.env_remove(CRASH_AT);

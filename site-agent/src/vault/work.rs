@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consilium_learning::{ModelFile, Preprocessing, Scores, TrainError, score, threads};
+use consilium_memory::trim;
 use consilium_rounds::message::Stage;
 use consilium_rounds::metrics::TrainCounts;
 use consilium_rounds::reason::{Decline, Withdrawal};
@@ -156,6 +157,8 @@ where
     while let Ok(job) = jobs.recv() {
         // A closed channel means that the vault ends, and this thread with it.
         worker.perform(job, &|outcome| drop(outcomes.send(outcome.into())));
+        // A machine that waits for the next round has its memory for something else.
+        trim();
     }
 }
 

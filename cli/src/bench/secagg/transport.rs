@@ -4,26 +4,29 @@
 //! counts bytes and keeps nothing, so that neither disk nor checks are in it.
 
 use std::convert::Infallible;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use consilium_client::{Target, dial};
 use consilium_coordinator::listener::{Limits, Listener, http2, listen};
-use consilium_coordinator::memory::give_large_buffers_back;
 use consilium_identity::authority::lifetime;
 use consilium_identity::revocation::Revocations;
 use consilium_identity::roster::{CoordinatorEntry, PersonEntry, SiteEntry};
 use consilium_identity::tls::{ClientTls, ServerTls};
 use consilium_identity::{ConsortiumKey, Roster, TlsKey, Trust};
+use consilium_memory::{Freed, settle};
 use consilium_proto::v1::site_client::SiteClient;
 use consilium_proto::v1::{UploadChunk, UploadReply, UploadStateReply, upload_reply};
 use consilium_study::name::Principal;
 use consilium_study::sign::SigningKey;
 use jiff::Timestamp;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt as _;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -39,6 +42,7 @@ const LENGTH: usize = 40_000_000;
 const TIMES: usize = 15;
 
 /// Seconds of both ways.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Transport {
     /// Through gRPC.
     pub(super) grpc: f64,
@@ -53,22 +57,33 @@ impl Transport {
     }
 }
 
-/// Measures both.
+/// Measures both in a process of its own, started as a coordinator's unit starts one.
 pub(super) fn measure() -> anyhow::Result<Transport> {
-    // As a coordinator does, and before there are threads.
-    give_large_buffers_back();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut child = Command::new(std::env::current_exe()?);
+    let output = Freed::GoesBack.tune(&mut child).args(["bench", "transport-case"]).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "an upload cannot be measured: {}", error.trim_end());
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Measures both in this process and prints what [`measure`] reads. Each end has one thread, as a relay has.
+pub(in crate::bench) fn run_case() -> anyhow::Result<()> {
+    settle(Freed::GoesBack);
+    let relay = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let coordinator = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let ends = Ends::new()?;
     let (mut grpc, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..TIMES {
-        bare.push(runtime.block_on(ends.bare())?);
-        grpc.push(runtime.block_on(ends.grpc())?);
+        bare.push(relay.block_on(ends.bare(&coordinator))?);
+        grpc.push(relay.block_on(ends.grpc(&coordinator))?);
     }
     let best = |times: Vec<Duration>| {
         let mut times = times.into_iter();
         best(TIMES, || times.next().unwrap_or(Duration::MAX))
     };
-    Ok(Transport { grpc: best(grpc), bare: best(bare) })
+    let transport = Transport { grpc: best(grpc), bare: best(bare) };
+    println!("{}", serde_json::to_string(&transport)?);
+    Ok(())
 }
 
 /// The certificates of a coordinator and of one site.
@@ -102,15 +117,20 @@ impl Ends {
         Ok(Self { server, client: ClientTls::member(trust, &chain, &site)? })
     }
 
-    async fn listen(&self) -> anyhow::Result<(std::net::SocketAddr, Listener)> {
-        let tcp = TcpListener::bind("127.0.0.1:0").await?;
-        Ok((tcp.local_addr()?, listen(tcp, Arc::clone(&self.server), Limits::default())))
+    async fn listen(&self, coordinator: &Runtime) -> anyhow::Result<(std::net::SocketAddr, Listener)> {
+        let tls = Arc::clone(&self.server);
+        coordinator
+            .spawn(async move {
+                let tcp = TcpListener::bind("127.0.0.1:0").await?;
+                Ok((tcp.local_addr()?, listen(tcp, tls, Limits::default())))
+            })
+            .await?
     }
 
     /// The same bytes through TLS alone.
-    async fn bare(&self) -> anyhow::Result<Duration> {
-        let (address, mut listener) = self.listen().await?;
-        let receiver = tokio::spawn(async move {
+    async fn bare(&self, coordinator: &Runtime) -> anyhow::Result<Duration> {
+        let (address, mut listener) = self.listen(coordinator).await?;
+        let receiver = coordinator.spawn(async move {
             let Some(Ok(mut stream)) = listener.members.next().await else { return Ok(()) };
             let mut buffer = vec![0; consilium_proto::CHUNK];
             let mut left = LENGTH;
@@ -140,9 +160,9 @@ impl Ends {
     }
 
     /// As a relay sends it to a coordinator.
-    async fn grpc(&self) -> anyhow::Result<Duration> {
-        let (address, listener) = self.listen().await?;
-        let server = tokio::spawn(http2().add_service(Sink).serve_with_incoming(listener.members));
+    async fn grpc(&self, coordinator: &Runtime) -> anyhow::Result<Duration> {
+        let (address, listener) = self.listen(coordinator).await?;
+        let server = coordinator.spawn(http2().add_service(Sink).serve_with_incoming(listener.members));
         let channel = dial(&Target::direct(address.to_string().parse()?), &self.client).await?;
         let mut client = SiteClient::new(channel);
         let mut offset = 0;
