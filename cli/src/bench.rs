@@ -20,9 +20,12 @@ enum What {
     /// One measurement of `train`, in a process of its own
     #[command(hide = true)]
     TrainCase(train::Case),
-    /// The transport of `secagg`, in a process of its own
+    /// An end of the transport of `secagg`, in a process of its own
     #[command(hide = true)]
-    TransportCase,
+    TransportEnd {
+        /// Which end
+        end: secagg::transport::End,
+    },
 }
 
 /// Measures.
@@ -31,6 +34,6 @@ pub fn run(args: &BenchArgs, output: Output) -> anyhow::Result<()> {
         What::Secagg(args) => secagg::run(args, output),
         What::Train(args) => train::run(args, output),
         What::TrainCase(case) => train::run_case(case),
-        What::TransportCase => secagg::transport::run_case(),
+        What::TransportEnd { end } => secagg::transport::run_end(*end),
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use consilium_study::hash::Hash;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
 use crate::blobs::Blobs;
@@ -49,6 +51,32 @@ async fn read_piece(blobs: &Blobs, hash: Hash, offset: u64) -> Result<(Vec<u8>, 
         }
         _ => Err(Status::unavailable("the file cannot be read at the moment")),
     }
+}
+
+/// The pieces of a blob from `offset` on, as replies made of their bytes and the blob's length. One is read ahead of the
+/// network, for each of the many hospitals that fetch a model at the same time.
+fn pieces<T: Send + 'static>(
+    blobs: Blobs,
+    hash: Hash,
+    mut offset: u64,
+    mut reply: impl FnMut(Vec<u8>, u64) -> T + Send + 'static,
+) -> ReceiverStream<Result<T, Status>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Ok(place) = sender.reserve().await {
+            let piece = read_piece(&blobs, hash, offset).await;
+            let (read, done) = piece.as_ref().map_or((0, true), |(bytes, length)| {
+                let read = bytes.len() as u64;
+                (read, offset + read >= *length)
+            });
+            offset += read;
+            place.send(piece.map(|(bytes, length)| reply(bytes, length)));
+            if done {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
 }
 
 /// The three services over one hub.

@@ -1,7 +1,7 @@
 //! The job of an attempt's end: add the uploads, take the masks off, store what comes out.
 //!
 //! Doing it twice gives the same files, so after a crash it is simply done again. Memory is one vector, one
-//! block of the model and one chunk, whatever the number of sites.
+//! block of the model and one chunk a thread, whatever the number of sites.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +18,7 @@ use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Mode
 use consilium_study::name::SiteName;
 
 use crate::parts::Parts;
-use crate::uploads::{UploadName, read_chunk};
+use crate::uploads::{ReadAt, UploadName, read_chunk};
 
 /// Why a file of a job cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,8 @@ enum ReadError {
 enum JobError {
     #[error(transparent)]
     Sum(#[from] SumError<ReadError>),
+    #[error("an upload cannot be opened: {0}")]
+    Open(io::Error),
     #[error("the candidate cannot be written: {0}")]
     Candidate(#[from] io::Error),
 }
@@ -50,18 +52,22 @@ pub(crate) fn perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Re
 
 fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Summed, JobError> {
     let study = machine.study();
-    // Chunks of one site are asked for in order, so each spool is read once from beginning to end.
-    let mut spools: BTreeMap<SiteName, File> = BTreeMap::new();
-    let read = |site: &SiteName, _index: usize| -> Result<Vec<u8>, ReadError> {
-        let spool = match spools.entry(site.clone()) {
-            std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
-            std::collections::btree_map::Entry::Vacant(vacant) => {
-                let attempt = u64::from(job.context.attempt.get());
-                let vector = job.survivors[site];
-                vacant.insert(parts.uploads.reader(&UploadName { study: study.hash(), attempt, vector })?)
-            }
-        };
-        Ok(read_chunk(spool, CHUNK_BYTES)?)
+    let mut spools: BTreeMap<&SiteName, File> = BTreeMap::new();
+    for (site, &vector) in &job.survivors {
+        let attempt = u64::from(job.context.attempt.get());
+        spools.insert(
+            site,
+            parts
+                .uploads
+                .reader(&UploadName { study: study.hash(), attempt, vector })
+                .map_err(JobError::Open)?,
+        );
+    }
+    let read = |site: &SiteName, index: usize| -> Result<Vec<u8>, ReadError> {
+        Ok(read_chunk(
+            &mut ReadAt { file: &spools[site], offset: (index * CHUNK_BYTES) as u64 },
+            CHUNK_BYTES,
+        )?)
     };
     let identity = study.model_identity();
     let mut model = None;

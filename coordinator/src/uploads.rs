@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use consilium_study::hash::Hash;
@@ -154,6 +155,23 @@ impl Appender {
             self.file.sync_all()?;
             sync_folder(self.path.parent().expect("a spool lies in its attempt's folder"))
         })
+    }
+}
+
+/// A file read from a place that is its own: several readers of one file do not move each other on.
+#[derive(Debug)]
+pub struct ReadAt<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Where the next byte is read.
+    pub offset: u64,
+}
+
+impl Read for ReadAt<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
     }
 }
 

@@ -30,7 +30,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::enrolment::Application;
-use super::{Services, caller, failed, hash, read_piece};
+use super::{Services, caller, failed, hash, pieces};
 use crate::hub::Hub;
 use crate::store::{Table, Transaction};
 use crate::study::{Refusal, StudyHandle, now};
@@ -370,27 +370,11 @@ impl Operator for Services {
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
         reader(&self.hub, &request)?;
-        let FetchBlobRequest { hash: wanted, mut offset } = request.into_inner();
+        let FetchBlobRequest { hash: wanted, offset } = request.into_inner();
         let wanted = hash(&wanted)?;
-        let blobs = self.hub.parts.blobs.clone();
-        let (sender, receiver) = tokio::sync::mpsc::channel(2);
-        tokio::spawn(async move {
-            loop {
-                let piece = read_piece(&blobs, wanted, offset).await;
-                let done =
-                    piece.as_ref().map_or(true, |(bytes, whole)| offset + bytes.len() as u64 >= *whole);
-                offset += piece.as_ref().map_or(0, |(bytes, _)| bytes.len() as u64);
-                let reply = piece.map(|(bytes, length)| BlobChunk {
-                    hash: wanted.as_bytes().to_vec(),
-                    length,
-                    bytes,
-                });
-                if sender.send(reply).await.is_err() || done {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(pieces(self.hub.parts.blobs.clone(), wanted, offset, move |bytes, length| {
+            BlobChunk { hash: wanted.as_bytes().to_vec(), length, bytes }
+        })))
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Services, caller, hash, read_piece};
+use super::{Services, caller, hash, pieces};
 use crate::attend;
 use crate::hub::Hub;
 use crate::study::{Refusal, StudyHandle, attempt_number, now};
@@ -268,7 +268,7 @@ impl Site for Services {
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let site = site(&self.hub, &request)?;
-        let FetchRequest { hash: wanted, mut offset } = request.into_inner();
+        let FetchRequest { hash: wanted, offset } = request.into_inner();
         let wanted = hash(&wanted)?;
         // A site gets the models of its studies, and no other file.
         let study = self
@@ -277,24 +277,10 @@ impl Site for Services {
             .into_iter()
             .find(|study| study.sites.contains(&site) && names_model(&study.machine(), &wanted))
             .ok_or_else(|| Status::not_found("no study of this site names this file"))?;
-        let blobs = self.hub.parts.blobs.clone();
-        let (sender, receiver) = tokio::sync::mpsc::channel(2);
-        tokio::spawn(async move {
-            loop {
-                let piece = read_piece(&blobs, wanted, offset).await;
-                let (length, done) = match &piece {
-                    Ok((bytes, whole)) => (bytes.len() as u64, offset + bytes.len() as u64 >= *whole),
-                    Err(_) => (0, true),
-                };
-                study.count_down(length);
-                offset += length;
-                let reply = piece.map(|(bytes, length)| FetchChunk { length, bytes: bytes.into() });
-                if sender.send(reply).await.is_err() || done {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(pieces(self.hub.parts.blobs.clone(), wanted, offset, move |bytes, length| {
+            study.count_down(bytes.len() as u64);
+            FetchChunk { length, bytes: bytes.into() }
+        })))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {

@@ -2,7 +2,7 @@
 //!
 //! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
 //! same uploads, same seeds, same starting model, same bytes. Memory is one vector (one for each group, where groups are
-//! summed apart), one block of the model and one chunk, whatever the number of sites.
+//! summed apart), one block of the model and one chunk a thread, whatever the number of sites.
 
 use std::collections::BTreeMap;
 
@@ -94,14 +94,14 @@ pub enum SumError<E> {
     Statistics,
 }
 
-/// Adds the uploads, takes the masks off (on so many `threads`) and reads the sum. `read(site, index)` returns chunk `index` of a
-/// site's upload; `start(block)` returns one block of the model that the context names. Both are asked in order,
-/// the latter after training only.
-pub fn sum<E>(
+/// Adds the uploads and takes the masks off, on so many `threads`, and reads the sum. `read(site, index)` returns chunk
+/// `index` of a site's upload and is asked on each thread by itself; `start(block)` returns one block of the model that
+/// the context names, and is asked in order, after training only.
+pub fn sum<B: AsRef<[u8]>, E: Send>(
     study: &Study,
     job: &SumJob,
     threads: usize,
-    mut read: impl FnMut(&SiteName, usize) -> Result<Vec<u8>, E>,
+    read: impl Fn(&SiteName, usize) -> Result<B, E> + Sync,
     mut start: impl FnMut(usize) -> Result<Vec<f32>, E>,
 ) -> Result<Sum, SumError<E>> {
     let layout = &job.context.layout;
@@ -114,13 +114,9 @@ pub fn sum<E>(
     let mut sums = Vec::with_capacity(groups.len());
     for (group, sites) in groups {
         let mut total = Accumulator::new(layout);
-        for site in sites {
-            for index in 0..layout.chunks() {
-                let chunk =
-                    read(site, index).map_err(|error| SumError::Read { site: site.clone(), error })?;
-                total.add_chunk(index, &chunk)?;
-            }
-        }
+        total.add_vectors(sites.len(), threads, |vector, index| {
+            read(sites[vector], index).map_err(|error| SumError::Read { site: sites[vector].clone(), error })
+        })?;
         total.remove_masks(&job.context, &job.seeds.of_group(&job.context, group), threads);
         let words = total.into_words();
         hash_into(&mut hasher, &words);

@@ -94,12 +94,36 @@ impl Accumulator {
                 &mut rest[..length]
             })
             .unwrap_or_default();
-        if part.is_empty() || bytes.len() != part.len() * 4 {
-            return Err(WrongChunk { index, got: bytes.len(), want: part.len() * 4 });
-        }
-        let exact = self.exact.saturating_sub(index * CHUNK_WORDS);
-        combine(Arch::new(), part, bytes.as_chunks::<4>().0, exact, sign);
-        Ok(())
+        combine_chunk(part, index, bytes, self.exact, sign)
+    }
+
+    /// Adds so many whole vectors, on so many threads; `read(vector, index)` returns chunk `index` of one. A chunk of
+    /// every vector, then the next, so that the sum's stays in the cache: each thread asks in that order.
+    pub fn add_vectors<B: AsRef<[u8]>, E: From<WrongChunk> + Send>(
+        &mut self,
+        vectors: usize,
+        threads: usize,
+        read: impl Fn(usize, usize) -> Result<B, E> + Sync,
+    ) -> Result<(), E> {
+        let length = self.words.len().div_ceil(CHUNK_WORDS).div_ceil(threads.max(1)).max(1);
+        let exact = self.exact;
+        let part = |(part, words): (usize, &mut [u32])| {
+            for (index, sum) in (part * length..).zip(words.chunks_mut(CHUNK_WORDS)) {
+                for vector in 0..vectors {
+                    combine_chunk(sum, index, read(vector, index)?.as_ref(), exact, Sign::Plus)?;
+                }
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let mut parts = self.words.chunks_mut(length * CHUNK_WORDS).enumerate();
+            let first = parts.next();
+            let others: Vec<_> = parts.map(|other| scope.spawn(move || part(other))).collect();
+            let outcome = first.map_or(Ok(()), part);
+            others
+                .into_iter()
+                .fold(outcome, |outcome, other| outcome.and(other.join().expect("adding does not panic")))
+        })
     }
 
     /// Takes all opened masks out of the sum, in one pass over it, on so many threads.
@@ -127,9 +151,54 @@ impl Accumulator {
     }
 }
 
+/// Adds chunk `index` of a vector to the same part of a sum, or takes it out; so many words of the whole are `exact`.
+fn combine_chunk(
+    part: &mut [u32],
+    index: usize,
+    bytes: &[u8],
+    exact: usize,
+    sign: Sign,
+) -> Result<(), WrongChunk> {
+    if part.is_empty() || bytes.len() != part.len() * 4 {
+        return Err(WrongChunk { index, got: bytes.len(), want: part.len() * 4 });
+    }
+    let exact = exact.saturating_sub(index * CHUNK_WORDS);
+    combine(Arch::new(), part, bytes.as_chunks::<4>().0, exact, sign);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_vectors_on_any_number_of_threads_have_the_sum_of_their_chunks() {
+        let layout = Layout::of_counts(3 * CHUNK_WORDS as u32 + 5);
+        let chunk = |vector: usize, index: usize| {
+            let words = (0..layout.chunk_bytes(index).unwrap_or_default() as u32 / 4)
+                .map(|word| word.wrapping_mul(2_654_435_761).rotate_left((vector * 7 + index) as u32));
+            words.flat_map(u32::to_le_bytes).collect::<Vec<_>>()
+        };
+        let mut one_by_one = Accumulator::new(&layout);
+        for vector in 0..3 {
+            for index in 0..layout.chunks() {
+                one_by_one.add_chunk(index, &chunk(vector, index)).unwrap();
+            }
+        }
+        let want = one_by_one.into_words();
+        for threads in [0, 1, 2, 3, 4, 9] {
+            let mut sum = Accumulator::new(&layout);
+            sum.add_vectors(3, threads, |vector, index| Ok::<_, WrongChunk>(chunk(vector, index))).unwrap();
+            assert!(sum.into_words() == want, "{threads} threads");
+        }
+        let short = |vector, index| {
+            let mut bytes = chunk(vector, index);
+            bytes.truncate(if (vector, index) == (1, 2) { 8 } else { bytes.len() });
+            Ok::<_, WrongChunk>(bytes)
+        };
+        let refused = Accumulator::new(&layout).add_vectors(3, 2, short);
+        assert_eq!(refused, Err(WrongChunk { index: 2, got: 8, want: 4 * CHUNK_WORDS }));
+    }
 
     #[test]
     fn chunks_of_other_lengths_are_refused() {

@@ -289,7 +289,10 @@ pub enum InvalidContext {
 /// The context of an attempt. Its fields fit each other: thresholds are those of the formula for its
 /// Selection and the roster size and `h` it names, and weights cannot overflow.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Context(ContextFields);
+pub struct Context {
+    fields: ContextFields,
+    hash: CtxHash,
+}
 
 impl Context {
     /// Checks the fields against each other.
@@ -329,12 +332,13 @@ impl Context {
         if fields.weight_cap == 0 || fields.weight_cap > count_limit(sites) {
             return Err(InvalidContext::WeightCap { cap: fields.weight_cap, sites });
         }
-        Ok(Self(fields))
+        let hash = CtxHash(Hash::labelled("context-hash", &fields.to_canonical()));
+        Ok(Self { fields, hash })
     }
 
     /// The `ctx` that goes into every seed, key, commitment and signature of the attempt.
-    pub fn hash(&self) -> CtxHash {
-        CtxHash(Hash::labelled("context-hash", &self.to_canonical()))
+    pub const fn hash(&self) -> CtxHash {
+        self.hash
     }
 
     /// The group of a member; 0 for all where everybody is summed together.
@@ -349,14 +353,16 @@ impl Context {
 
     /// Groups of which some members are in `sites`, but fewer than stand for the promise of the draw, with those members.
     pub fn thin_groups(&self, sites: impl Iterator<Item = SiteIndex>) -> Vec<BTreeSet<SiteIndex>> {
-        let (Some(grouping), Ok(Some(plan))) = (&self.grouping, plan(&self.0)) else { return Vec::new() };
+        let (Some(grouping), Ok(Some(plan))) = (&self.grouping, plan(&self.fields)) else {
+            return Vec::new();
+        };
         let thin = |(group, members): &(u16, BTreeSet<_>)| members.len() < usize::from(plan.floor(*group));
         grouping.split(sites).into_iter().filter(thin).map(|(_, members)| members).collect()
     }
 
     /// The fields, to change them and check again.
     pub fn into_fields(self) -> ContextFields {
-        self.0
+        self.fields
     }
 }
 
@@ -376,7 +382,7 @@ impl Deref for Context {
     type Target = ContextFields;
 
     fn deref(&self) -> &ContextFields {
-        &self.0
+        &self.fields
     }
 }
 
@@ -395,7 +401,7 @@ impl<C> Encode<C> for Context {
         e: &mut Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), encode::Error<W::Error>> {
-        self.0.encode(e, ctx)
+        self.fields.encode(e, ctx)
     }
 }
 

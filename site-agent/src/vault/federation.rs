@@ -337,7 +337,7 @@ impl Federation {
                     let read = |site: &SiteName, index: usize| {
                         let upload = self.uploads.get(&(attempt.get(), site.clone())).ok_or("missing")?;
                         let past = upload.len().min((index + 1) * CHUNK_BYTES);
-                        Ok::<_, &str>(upload[index * CHUNK_BYTES..past].to_vec())
+                        Ok::<_, &str>(&upload[index * CHUNK_BYTES..past])
                     };
                     let outcome = match sum(self.machine.study(), &job, 1, read, start).unwrap() {
                         Sum::Train { aggregate, candidate, figures, largest } => {

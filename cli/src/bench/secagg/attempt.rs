@@ -1,8 +1,8 @@
 //! A whole attempt, from a trained update to the mean, with the time of each side.
 //!
-//! Real machines, real messages. A site rounds and masks on all cores; the coordinator checks vectors and takes masks off
-//! on all, as it does behind its network. What is not in it: network, TLS, disk, training. The sum is compared with a
-//! plain one.
+//! Real machines, real messages. A site rounds and masks on all cores; the coordinator checks vectors, adds them and takes
+//! masks off on all, as it does behind its network. What is not in it: network, TLS, disk, training. The sum is compared
+//! with a plain one.
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
@@ -75,15 +75,17 @@ fn threads() -> usize {
 /// Checks a vector on all cores: a coordinator receives the uploads of several sites at a time.
 fn check(phase: &CollectMasked, site: &SiteName, spool: &[Vec<u8>]) -> anyhow::Result<()> {
     let length = spool.len().div_ceil(threads());
+    let part = |(part, chunks): (usize, &[Vec<u8>])| {
+        let mut chunks = chunks.iter().enumerate();
+        chunks.try_for_each(|(index, chunk)| phase.check_chunk(site, part * length + index, chunk))
+    };
     std::thread::scope(|scope| {
-        let parts = spool.chunks(length).enumerate().map(|(part, chunks)| {
-            scope.spawn(move || {
-                let mut chunks = chunks.iter().enumerate();
-                chunks.try_for_each(|(index, chunk)| phase.check_chunk(site, part * length + index, chunk))
-            })
-        });
-        for part in parts.collect::<Vec<_>>() {
-            part.join().expect("a check does not panic")?;
+        let mut parts = spool.chunks(length).enumerate();
+        let first = parts.next();
+        let others: Vec<_> = parts.map(|other| scope.spawn(move || part(other))).collect();
+        first.map_or(Ok(()), part)?;
+        for other in others {
+            other.join().expect("a check does not panic")?;
         }
         Ok(())
     })
@@ -174,12 +176,7 @@ pub(super) fn measure(case: Case, floors: Floors) -> anyhow::Result<Attempt> {
     let words = peak.watch(|| {
         coordinator.time(|| -> anyhow::Result<_> {
             let seeds = phase.recover()?;
-            // As a coordinator adds: a chunk of every vector, then the next, so that the sum's stays in the cache.
-            for index in 0..context.layout.chunks() {
-                for spool in &spools {
-                    sum.add_chunk(index, &spool[index])?;
-                }
-            }
+            sum.add_vectors(spools.len(), threads(), |vector, index| anyhow::Ok(&spools[vector][index]))?;
             sum.remove_masks(&context, &seeds, threads());
             Ok(sum.into_words())
         })

@@ -251,11 +251,7 @@ impl<M: Models> Federation<M> {
         let attempt = job.context.attempt;
         let uploads = &self.uploads;
         let read = |site: &SiteName, index: usize| {
-            uploads
-                .get(&(attempt, site.clone()))
-                .and_then(|chunks| chunks.get(index))
-                .cloned()
-                .ok_or(SumRefused)
+            uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(SumRefused)
         };
         match sum(study, job, 1, read, start).map_err(|_| SumRefused)? {
             Sum::Train { aggregate, candidate, figures, largest } => {

@@ -349,11 +349,7 @@ impl Sim {
                 let attempt = job.context.attempt;
                 let uploads = &self.uploads;
                 let read = |site: &SiteName, index: usize| {
-                    uploads
-                        .get(&(attempt, site.clone()))
-                        .and_then(|chunks| chunks.get(index))
-                        .cloned()
-                        .ok_or(())
+                    uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(())
                 };
                 let outcome = match sum(study, job, 2, read, start) {
                     Ok(Sum::Train { aggregate, candidate, figures, largest }) => {
