@@ -63,6 +63,7 @@ pub fn local_update(
         budget: study.training.extent(),
         seed: LocalSeed { study_seed: study.seed, site: site.clone(), round: round.get() - 1 },
         rounds: study.rounds.count,
+        proximal_weight: study.rounds.strategy.proximal_weight(),
     };
     let trained = train(&task, start, cases, progress)?;
     let mut update = trained.model;

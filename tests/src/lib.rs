@@ -7,6 +7,7 @@ mod data;
 mod lab;
 mod line;
 mod process;
+pub mod reference;
 mod rogue;
 
 pub use data::write_cases;

@@ -6,10 +6,11 @@ use anyhow::{Context as _, bail};
 use consilium_identity::Roster;
 use consilium_secagg::grouping::MAX_DRAWS;
 use consilium_secagg::threshold::Thresholds;
-use consilium_study::document::{Draft, InvalidStudy, Strategy};
+use consilium_study::document::{Draft, InvalidStudy};
 use consilium_study::forecast::Forecast;
 use consilium_study::grouping::{Combine, Groups};
 use consilium_study::name::{SiteName, StudyName};
+use consilium_study::strategy::Strategy;
 use consilium_study::weight::WeightRule;
 use serde::Serialize;
 
@@ -186,12 +187,11 @@ impl Check {
     /// What a person reads.
     pub fn people(&self) -> String {
         let Self { study, sites, not_members, strategy, weight, forecast, guarantee, probe, .. } = self;
-        let Strategy::FedAvg { server_learning_rate } = strategy;
         let Probe { cases, loss, seconds } = probe;
         format!(
             "{study}: every rule holds\n\
              sites        {count} ({names}){strangers}\n\
-             strategy     fedavg, server learning rate {rate}; weight {weight}\n\
+             strategy     {strategy}; weight {weight}\n\
              {forecast}\n\
              {guarantee}\n\
              model        trains: one step with {cases} made-up cases took {seconds:.2} s here, loss {loss:.3}",
@@ -204,7 +204,6 @@ impl Check {
                     names(not_members)
                 ),
             },
-            rate = server_learning_rate.get(),
             weight = weight.name(),
             guarantee = guarantee.people(),
         )

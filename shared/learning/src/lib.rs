@@ -27,7 +27,7 @@ pub use initial::initial;
 pub use random::LocalSeed;
 pub use score::{Scores, score};
 pub use threads::{fix_threads, threads};
-pub use train::{LocalTraining, Progress, TrainError, Trained, train};
+pub use train::{LocalTraining, Progress, TrainError, Trained, read_epoch, train};
 
 pub use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Origin};
 pub use consilium_study::preprocessing::Preprocessing;

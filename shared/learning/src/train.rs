@@ -30,6 +30,9 @@ pub struct LocalTraining<'a> {
     pub seed: LocalSeed,
     /// Rounds of the whole study, for the schedule.
     pub rounds: u32,
+    /// Weight μ of the pull towards the starting model, `μ/2 · ‖w - start‖²` in the loss (Li et al. 2020, FedProx); 0 for
+    /// none. Trained parameters only; the losses that are reported are without it.
+    pub proximal_weight: f64,
 }
 
 /// How far a round's training is.
@@ -130,6 +133,9 @@ pub fn train(
             return Err(TrainError::Diverged { step: step + 1 });
         }
         leaves.gradient(graph, loss.backward(), &mut gradient);
+        if task.proximal_weight > 0.0 {
+            pull(graph, start, &model, &mut gradient, task.proximal_weight as f32);
+        }
         let place = (f64::from(task.seed.round) + step as f64 / steps as f64) / f64::from(task.rounds.max(1));
         stepper.step(&mut model, &gradient, recipe.rate(task.seed.round, place));
         pass.update_statistics(graph, &mut model);
@@ -144,6 +150,24 @@ pub fn train(
     }
     // At least one case and one step: both caps of the recipe start at 1.
     Ok(Trained { model, steps, examples, mean_loss: loss_sum / examples.max(1) as f64 })
+}
+
+/// Adds the gradient of the proximal term.
+fn pull(graph: &ModelGraph, start: &[f32], model: &[f32], gradient: &mut [f32], weight: f32) {
+    for block in graph.parameters().iter().filter(|block| block.is_trainable()) {
+        let values = model[block.range()].iter().zip(&start[block.range()]);
+        for (slope, (value, start)) in gradient[block.range()].iter_mut().zip(values) {
+            *slope += weight * (value - start);
+        }
+    }
+}
+
+/// Reads, varies and batches the cases of one epoch as [`train`] does, and does no more. Returns how many there were: this
+/// is for whoever measures what share of training it takes.
+pub fn read_epoch(task: &LocalTraining, data: &Dataset) -> usize {
+    let mut batches = Batches::new(task, data);
+    let steps = data.len().div_ceil(task.recipe.batch());
+    (0..steps).map(|_| batches.next_batch().labels.len()).sum()
 }
 
 struct Batch {
@@ -238,7 +262,15 @@ mod tests {
     fn task<'a>(graph: &'a ModelGraph, recipe: &'a Training, site: &str, round: u32) -> LocalTraining<'a> {
         let preprocessing = Preprocessing::new(0.3, 0.2).unwrap();
         let seed = LocalSeed { study_seed: 5, site: SiteName::new(site).unwrap(), round };
-        LocalTraining { graph, recipe, preprocessing, budget: recipe.extent(), seed, rounds: 4 }
+        LocalTraining {
+            graph,
+            recipe,
+            preprocessing,
+            budget: recipe.extent(),
+            seed,
+            rounds: 4,
+            proximal_weight: 0.0,
+        }
     }
 
     fn go_on(_: Progress) -> ControlFlow<()> {
@@ -282,6 +314,12 @@ mod tests {
             let (before, after) = (right(&start), right(&trained.model));
             assert!(before < 80 && after > 90, "{}: {before} to {after} of 100", preset.name());
         }
+    }
+
+    #[test]
+    fn an_epoch_is_read_without_training() {
+        let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
+        assert_eq!(read_epoch(&task(&graph, &recipe, "a", 0), &cases(20, 0)), 20);
     }
 
     #[test]

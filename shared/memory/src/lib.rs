@@ -10,8 +10,8 @@ use std::process::Command;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freed {
     /// Buffers of 2 MiB and more go back when they are freed, and threads share two arenas, each of which keeps at most
-    /// 16 MiB at its end, enough for the chunks of uploads. Left to itself, glibc raises the first limit with each large buffer that it sees freed, up to
-    /// 32 MiB, and the second to twice that.
+    /// 8 MiB at its end, enough for the chunks of uploads. Left to itself, glibc raises the first limit with each large
+    /// buffer that it sees freed, up to 32 MiB, and the second to twice that.
     GoesBack,
     /// Everything stays for the next buffer, until [`trim`].
     Stays,
@@ -50,7 +50,7 @@ pub fn settle(freed: Freed) {
     use libc::{M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD};
     const MIB: libc::c_int = 1 << 20;
     let settings: &[(libc::c_int, libc::c_int)] = match freed {
-        Freed::GoesBack => &[(M_MMAP_THRESHOLD, 2 * MIB), (M_TRIM_THRESHOLD, 16 * MIB), (M_ARENA_MAX, 2)],
+        Freed::GoesBack => &[(M_MMAP_THRESHOLD, 2 * MIB), (M_TRIM_THRESHOLD, 8 * MIB), (M_ARENA_MAX, 2)],
         // Older versions refuse the second value, and the first stays.
         Freed::Stays => &[
             (M_MMAP_THRESHOLD, 32 * MIB),

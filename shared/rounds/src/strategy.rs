@@ -4,8 +4,8 @@
 //! must see single updates (median, Krum) cannot be written here. Every sum is documented, so that an auditor's
 //! program reaches the same bytes.
 
-use consilium_study::document::Strategy;
 use consilium_study::graph::ParameterSpec;
+use consilium_study::strategy::Strategy;
 
 /// A mean makes no model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,7 @@ pub enum StrategyError {
 /// *FedAvg* (McMahan et al. 2017) with server learning rate η (Reddi et al. 2021):
 /// `next[j] = f32(f64(start[j]) + η · f64(mean[j]))`, each operation rounded to nearest even. Running statistics
 /// of normalisations are measured, not trained; for them η is 1, so that a variance stays between those of the sites.
+/// *FedProx* (Li et al. 2020) is the same here; its pull is part of what sites train.
 pub fn next_block(
     strategy: Strategy,
     block: &ParameterSpec,
@@ -37,13 +38,9 @@ pub fn next_block(
     if let Some(got) = [start.len(), next.len()].into_iter().find(|got| *got != block.len()) {
         return Err(StrategyError::WrongLength { got, want: block.len() });
     }
-    match strategy {
-        Strategy::FedAvg { server_learning_rate } => {
-            let rate = if block.is_trainable() { server_learning_rate.get() } else { 1.0 };
-            for (next, start) in next.iter_mut().zip(start) {
-                *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
-            }
-        }
+    let rate = if block.is_trainable() { strategy.server_learning_rate().get() } else { 1.0 };
+    for (next, start) in next.iter_mut().zip(start) {
+        *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
     }
     match next.iter().position(|entry| !entry.is_finite()) {
         Some(entry) => Err(StrategyError::NotFinite(block.range().start + entry)),

@@ -19,9 +19,10 @@ use crate::grouping::{GroupPlan, Groups, NoGroups, STRETCH};
 use crate::hash::Hash;
 use crate::metric::Metric;
 use crate::name::{SiteName, StudyName};
-use crate::quantity::{ClipNorm, HumanDuration, HumanSize, ServerLearningRate, Share};
+use crate::quantity::{ClipNorm, HumanDuration, HumanSize, Share};
 use crate::recipe::Training;
 use crate::sign::Statement;
+use crate::strategy::Strategy;
 use crate::weight::WeightRule;
 
 /// The only format there is.
@@ -190,61 +191,6 @@ fn default_setup_timeout() -> HumanDuration {
 
 fn default_attempts_per_epoch() -> u32 {
     100
-}
-
-/// How an aggregate becomes the next model. Rules that must see single updates cannot run under masks,
-/// so there is no name for one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
-#[serde(from = "StrategySection", into = "StrategySection")]
-pub enum Strategy {
-    /// The weighted mean of the sites' updates (McMahan et al. 2017), times a server learning rate (Reddi et
-    /// al. 2021, FedOpt with SGD at the server), is added to the model.
-    #[n(0)]
-    FedAvg {
-        /// What the mean update is multiplied by.
-        #[n(0)]
-        server_learning_rate: ServerLearningRate,
-    },
-}
-
-impl Default for Strategy {
-    fn default() -> Self {
-        Self::FedAvg { server_learning_rate: ServerLearningRate::default() }
-    }
-}
-
-/// `strategy` as written. A table of its own, because a tagged enum would let unknown keys pass.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StrategySection {
-    kind: StrategyKind,
-    #[serde(default)]
-    server_learning_rate: ServerLearningRate,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum StrategyKind {
-    FedAvg,
-}
-
-impl From<StrategySection> for Strategy {
-    fn from(section: StrategySection) -> Self {
-        let StrategySection { kind, server_learning_rate } = section;
-        match kind {
-            StrategyKind::FedAvg => Self::FedAvg { server_learning_rate },
-        }
-    }
-}
-
-impl From<Strategy> for StrategySection {
-    fn from(strategy: Strategy) -> Self {
-        match strategy {
-            Strategy::FedAvg { server_learning_rate } => {
-                Self { kind: StrategyKind::FedAvg, server_learning_rate }
-            }
-        }
-    }
 }
 
 /// How updates become integers and integers a sum.

@@ -28,5 +28,6 @@ pub mod recipe;
 pub mod shape;
 pub mod sign;
 pub mod statement;
+pub mod strategy;
 pub mod template;
 pub mod weight;

@@ -44,6 +44,9 @@ pub enum InvalidQuantity {
     /// Not finite, not above zero, or beyond any use.
     #[error("a server learning rate is above 0 and at most 10; this is {0}")]
     ServerLearningRate(f64),
+    /// Not finite, not above zero, or beyond any use.
+    #[error("the weight of a proximal term (mu) is above 0 and at most 100; this is {0}")]
+    ProximalWeight(f64),
 }
 
 fn shortened(text: &str) -> String {
@@ -252,6 +255,26 @@ impl Default for ServerLearningRate {
     }
 }
 
+/// Weight of the pull towards the model that a round starts from: μ of FedProx. Finite and above zero.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct ProximalWeight(f64);
+
+impl ProximalWeight {
+    /// A weight above zero and at most a hundred.
+    pub fn new(weight: f64) -> Result<Self, InvalidQuantity> {
+        if weight > 0.0 && weight <= 100.0 {
+            Ok(Self(weight))
+        } else {
+            Err(InvalidQuantity::ProximalWeight(weight))
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
 /// Text in files, an unsigned integer in signed bytes.
 macro_rules! written_as_text {
     ($name:ident, $get:ident, $make:expr) => {
@@ -343,6 +366,7 @@ macro_rules! written_as_number {
 written_as_number!(Share);
 written_as_number!(ClipNorm);
 written_as_number!(ServerLearningRate);
+written_as_number!(ProximalWeight);
 
 #[cfg(test)]
 mod tests {
@@ -383,6 +407,8 @@ mod tests {
             assert!(ClipNorm::from_canonical(&bytes).is_err(), "{bad}");
             assert!(ServerLearningRate::new(bad).is_err(), "{bad}");
             assert!(ServerLearningRate::from_canonical(&bytes).is_err(), "{bad}");
+            assert!(ProximalWeight::new(bad).is_err(), "{bad}");
+            assert!(ProximalWeight::from_canonical(&bytes).is_err(), "{bad}");
         }
         assert!(ServerLearningRate::new(10.1).is_err());
         assert_eq!(Share::new(0.5).map(Share::get), Ok(0.5));

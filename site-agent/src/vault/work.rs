@@ -20,7 +20,7 @@ use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode_counts, encode_on};
-use consilium_study::document::{Strategy, Study};
+use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
@@ -56,8 +56,7 @@ fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
 /// How far so many rounds can move a model: a mean of updates is no longer than the longest that a site may send, and
 /// the server's step is that many times its rate.
 fn furthest(study: &Study, rounds: u32) -> f64 {
-    let Strategy::FedAvg { server_learning_rate } = study.rounds.strategy;
-    f64::from(rounds) * server_learning_rate.get() * study.aggregation.longest_mean()
+    f64::from(rounds) * study.rounds.strategy.server_learning_rate().get() * study.aggregation.longest_mean()
 }
 
 /// Something for the worker to do.

@@ -1,0 +1,175 @@
+//! Strategies: what keeps sites together while they train, and how an aggregate becomes the next model.
+
+use std::fmt;
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{ProximalWeight, ServerLearningRate};
+
+/// What keeps sites together while they train, and how an aggregate becomes the next model. Rules that must see single
+/// updates cannot run under masks, so there is no name for one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[serde(try_from = "Section", into = "Section")]
+pub enum Strategy {
+    /// The weighted mean of the sites' updates (McMahan et al. 2017), times a server learning rate (Reddi et
+    /// al. 2021, FedOpt with SGD at the server), is added to the model.
+    #[n(0)]
+    FedAvg {
+        /// What the mean update is multiplied by.
+        #[n(0)]
+        server_learning_rate: ServerLearningRate,
+    },
+    /// As `FedAvg`, and each site adds `μ/2 · ‖w - w₀‖²` to its loss, where `w₀` is the model that the round starts from
+    /// (Li et al. 2020, FedProx): sites with other cases than the rest, or with more steps, stay closer to it.
+    #[n(1)]
+    FedProx {
+        /// What the mean update is multiplied by.
+        #[n(0)]
+        server_learning_rate: ServerLearningRate,
+        /// The paper's μ.
+        #[n(1)]
+        mu: ProximalWeight,
+    },
+}
+
+impl Strategy {
+    /// What the mean update is multiplied by.
+    pub const fn server_learning_rate(self) -> ServerLearningRate {
+        match self {
+            Self::FedAvg { server_learning_rate } | Self::FedProx { server_learning_rate, .. } => {
+                server_learning_rate
+            }
+        }
+    }
+
+    /// Weight of the pull towards the model that a round starts from; 0 for none.
+    pub const fn proximal_weight(self) -> f64 {
+        match self {
+            Self::FedAvg { .. } => 0.0,
+            Self::FedProx { mu, .. } => mu.get(),
+        }
+    }
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::FedAvg { server_learning_rate: ServerLearningRate::default() }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FedAvg { .. } => write!(f, "fedavg")?,
+            Self::FedProx { mu, .. } => write!(f, "fedprox, mu {}", mu.get())?,
+        }
+        write!(f, ", server learning rate {}", self.server_learning_rate().get())
+    }
+}
+
+/// `strategy` as written. A table of its own, because a tagged enum would let unknown keys pass.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Section {
+    kind: Kind,
+    #[serde(default)]
+    server_learning_rate: ServerLearningRate,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mu: Option<ProximalWeight>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    FedAvg,
+    FedProx,
+}
+
+/// Why keys of a strategy do not go together.
+#[derive(Debug, thiserror::Error)]
+enum Mismatch {
+    #[error("strategy \"fedprox\" needs `mu`, the weight of its pull, for example `mu = 0.01`")]
+    NoMu,
+    #[error("`mu` belongs to strategy \"fedprox\"")]
+    MuWithoutFedProx,
+}
+
+impl TryFrom<Section> for Strategy {
+    type Error = Mismatch;
+
+    fn try_from(section: Section) -> Result<Self, Mismatch> {
+        let Section { kind, server_learning_rate, mu } = section;
+        match (kind, mu) {
+            (Kind::FedAvg, None) => Ok(Self::FedAvg { server_learning_rate }),
+            (Kind::FedAvg, Some(_)) => Err(Mismatch::MuWithoutFedProx),
+            (Kind::FedProx, Some(mu)) => Ok(Self::FedProx { server_learning_rate, mu }),
+            (Kind::FedProx, None) => Err(Mismatch::NoMu),
+        }
+    }
+}
+
+impl From<Strategy> for Section {
+    fn from(strategy: Strategy) -> Self {
+        let server_learning_rate = strategy.server_learning_rate();
+        match strategy {
+            Strategy::FedAvg { .. } => Self { kind: Kind::FedAvg, server_learning_rate, mu: None },
+            Strategy::FedProx { mu, .. } => Self { kind: Kind::FedProx, server_learning_rate, mu: Some(mu) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::canonical::Canonical;
+
+    fn read(text: &str) -> Result<Strategy, String> {
+        #[derive(Deserialize)]
+        struct File {
+            strategy: Strategy,
+        }
+        let file: Result<File, _> = toml::from_str(&format!("strategy = {text}"));
+        file.map(|file| file.strategy).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn strategies_read_and_come_back() {
+        for (text, rate, mu, said) in [
+            ("{ kind = \"fedavg\" }", 1.0, 0.0, "fedavg, server learning rate 1"),
+            (
+                "{ kind = \"fedavg\", server_learning_rate = 1.5 }",
+                1.5,
+                0.0,
+                "fedavg, server learning rate 1.5",
+            ),
+            ("{ kind = \"fedprox\", mu = 0.01 }", 1.0, 0.01, "fedprox, mu 0.01, server learning rate 1"),
+        ] {
+            let strategy = read(text).unwrap();
+            assert_eq!(
+                (strategy.server_learning_rate().get(), strategy.proximal_weight()),
+                (rate, mu),
+                "{text}"
+            );
+            assert_eq!(strategy.to_string(), said);
+            assert_eq!(Strategy::from_canonical(&strategy.to_canonical()), Ok(strategy));
+            let json = serde_json::to_string(&strategy).unwrap();
+            assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), strategy);
+        }
+    }
+
+    #[test]
+    fn keys_that_do_not_go_together_are_refused_by_name() {
+        for (text, named) in [
+            ("{ kind = \"fedprox\" }", "mu = 0.01"),
+            ("{ kind = \"fedavg\", mu = 0.01 }", "belongs to strategy \"fedprox\""),
+            ("{ kind = \"fedprox\", mu = 0.0 }", "0"),
+            ("{ kind = \"fedprox\", mu = 101.0 }", "101"),
+            ("{ kind = \"fedprox\", mu = 0.1, beta = 0.9 }", "beta"),
+            ("{ kind = \"krum\" }", "krum"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}
