@@ -4,6 +4,7 @@
 //! block of the model and one chunk a thread, whatever the number of sites.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
@@ -70,16 +71,16 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
         )?)
     };
     let identity = study.model_identity();
-    let mut model = None;
-    let start = |block: usize| -> Result<Vec<f32>, ReadError> {
-        let model = match &mut model {
-            Some(model) => model,
-            None => model.insert(open_model(parts, &job.context.model, &identity)?),
+    let mut models: BTreeMap<Hash, ModelReader<File>> = BTreeMap::new();
+    let model = |hash: &Hash, block: usize| -> Result<Vec<f32>, ReadError> {
+        let model = match models.entry(*hash) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(open_model(parts, hash, &identity)?),
         };
         Ok(model.block(block)?)
     };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    match sum(study, job, threads, read, start)? {
+    match sum(study, job, threads, read, model)? {
         Sum::Train { aggregate, candidate, figures, largest } => {
             let origin = Some(Origin { study: study.hash(), round: job.context.round.get() });
             let mut writer = parts.blobs.writer()?;

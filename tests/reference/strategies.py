@@ -28,16 +28,21 @@ def local(case, start, inputs, labels):
 
 
 def federate(case):
-    """Every site trains from the model, whole batches; the mean update, by cases, times the server's rate is added."""
+    """Every site trains from the model, whole batches; the mean update is by cases.
+
+    Hsu, Qi and Brown 2019, FedAvgM: the server keeps a velocity; without momentum it is the mean update.
+    """
     sites = [(np.array(site["inputs"]), np.array(site["labels"])) for site in case["sites"]]
     cases = sum(len(labels) for _, labels in sites)
     model = [np.array(case["weights"]), np.array(case["bias"])]
+    velocity = [np.zeros_like(part) for part in model]
     for _ in range(case["rounds"]):
         mean = [np.zeros_like(part) for part in model]
         for inputs, labels in sites:
             for part, after, before in zip(mean, local(case, model, inputs, labels), model):
                 part += len(labels) / cases * (after - before)
-        model = [part + case["server_learning_rate"] * step for part, step in zip(model, mean)]
+        velocity = [case["server_momentum"] * last + step for last, step in zip(velocity, mean)]
+        model = [part + case["server_learning_rate"] * step for part, step in zip(model, velocity)]
     return np.concatenate([part.ravel() for part in model])
 
 

@@ -51,7 +51,7 @@ impl Federation {
 
     /// The model after all rounds, from zeros.
     fn run(&self) -> Vec<f32> {
-        let mut model = vec![0.0; self.graph.len()];
+        let (mut model, mut before): (_, Option<Vec<f32>>) = (vec![0.0; self.graph.len()], None);
         for round in 0..self.rounds {
             let mut mean = vec![0.0; model.len()];
             for (site, cases) in hospitals().iter().enumerate() {
@@ -84,9 +84,11 @@ impl Federation {
             let mut next: Vec<f32> = mean.into_iter().map(|mean| mean as f32).collect();
             for block in self.graph.parameters() {
                 let range = block.range();
-                next_block(self.strategy, block, &model[range.clone()], &mut next[range]).expect("a model");
+                let before = before.as_ref().map(|before| &before[range.clone()]);
+                next_block(self.strategy, block, &model[range.clone()], before, &mut next[range])
+                    .expect("a model");
             }
-            model = next;
+            before = Some(std::mem::replace(&mut model, next));
         }
         model
     }
@@ -116,6 +118,7 @@ impl Federation {
             "steps": self.steps,
             "server_learning_rate": self.strategy.server_learning_rate().get(),
             "mu": self.strategy.proximal_weight(),
+            "server_momentum": self.strategy.server_momentum(),
             "model": self.run(),
         })
     }
@@ -128,6 +131,8 @@ fn every_strategy_agrees_with_the_reference_in_python() {
         "fedavg": Federation::new("kind = \"fedavg\"", 6, 5).to_json(),
         "fedavg, rate 1.5": Federation::new("kind = \"fedavg\"\nserver_learning_rate = 1.5", 6, 5).to_json(),
         "fedprox": Federation::new("kind = \"fedprox\"\nmu = 0.25", 6, 5).to_json(),
+        "fedavgm": Federation::new("kind = \"fedavgm\"\nserver_momentum = 0.9\nserver_learning_rate = 0.5", 6, 5)
+            .to_json(),
     });
     let check = |cases: &Value| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strategies.json");
@@ -155,4 +160,16 @@ fn fedprox_keeps_hospitals_together_that_train_long() {
     };
     let (average, proximal) = (loss("kind = \"fedavg\""), loss("kind = \"fedprox\"\nmu = 0.1"));
     assert!(average > 0.52 && proximal < 0.45, "{average} {proximal}");
+}
+
+/// Rounds that move a model little in the same direction add up: with few rounds of few steps FedAvg is still on its way
+/// where momentum has arrived.
+#[test]
+fn server_momentum_arrives_in_fewer_rounds() {
+    let loss = |strategy: &str| {
+        let federation = Federation::new(strategy, 20, 1);
+        federation.loss(&federation.run())
+    };
+    let (average, momentum) = (loss("kind = \"fedavg\""), loss("kind = \"fedavgm\"\nserver_momentum = 0.9"));
+    assert!(momentum + 0.05 < average, "{average} {momentum}");
 }

@@ -24,7 +24,7 @@
 //!         Event::Tick                                               when machine.deadline() has come
 //!     let (next, effects) = machine.handle(event, now, &signing_key);
 //!     store next.to_bytes() and every Effect::Record in one transaction; then
-//!         Effect::Sum(job)            sum(study, &job, read, start) in a blocking pool; store the candidate;
+//!         Effect::Sum(job)            sum(study, &job, threads, read, model) in a blocking pool; store the candidate;
 //!                                     answer with Event::Summed. Idempotent; given out again by resume().
 //!         Effect::Publish(release)    write model and card; answer with Event::Published. Likewise.
 //!         Effect::DiscardUploads      delete files

@@ -23,24 +23,39 @@ pub enum StrategyError {
     NotFinite(usize),
 }
 
-/// One block of the model after `start`, in place of the mean update that `next` holds; both of the block's length.
+/// One block of the model after `start`, in place of the mean update that `next` holds; both of the block's length, and so
+/// is `before`: of the model that was adopted before `start`, where there is one and the strategy has a momentum.
 ///
 /// *FedAvg* (McMahan et al. 2017) with server learning rate η (Reddi et al. 2021):
 /// `next[j] = f32(f64(start[j]) + η · f64(mean[j]))`, each operation rounded to nearest even. Running statistics
 /// of normalisations are measured, not trained; for them η is 1, so that a variance stays between those of the sites.
-/// *FedProx* (Li et al. 2020) is the same here; its pull is part of what sites train.
+/// *FedProx* (Li et al. 2020) is the same here; its pull is part of what sites train. *FedAvgM* (Hsu, Qi and Brown 2019)
+/// then adds `β · (f64(start[j]) - f64(before[j]))` to trained entries, before it rounds to `f32`.
 pub fn next_block(
     strategy: Strategy,
     block: &ParameterSpec,
     start: &[f32],
+    before: Option<&[f32]>,
     next: &mut [f32],
 ) -> Result<(), StrategyError> {
-    if let Some(got) = [start.len(), next.len()].into_iter().find(|got| *got != block.len()) {
-        return Err(StrategyError::WrongLength { got, want: block.len() });
+    let lengths = [Some(start), before, Some(&*next)];
+    if let Some(wrong) = lengths.into_iter().flatten().find(|part| part.len() != block.len()) {
+        return Err(StrategyError::WrongLength { got: wrong.len(), want: block.len() });
     }
     let rate = if block.is_trainable() { strategy.server_learning_rate().get() } else { 1.0 };
-    for (next, start) in next.iter_mut().zip(start) {
-        *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
+    let momentum = if block.is_trainable() { strategy.server_momentum() } else { 0.0 };
+    match before.filter(|_| momentum > 0.0) {
+        Some(before) => {
+            for ((next, start), before) in next.iter_mut().zip(start).zip(before) {
+                let (start, before) = (f64::from(*start), f64::from(*before));
+                *next = (start + rate * f64::from(*next) + momentum * (start - before)) as f32;
+            }
+        }
+        None => {
+            for (next, start) in next.iter_mut().zip(start) {
+                *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
+            }
+        }
     }
     match next.iter().position(|entry| !entry.is_finite()) {
         Some(entry) => Err(StrategyError::NotFinite(block.range().start + entry)),
@@ -51,7 +66,7 @@ pub fn next_block(
 #[cfg(test)]
 mod tests {
     use consilium_study::graph::{ModelGraph, ModelSpec, Preset, Role};
-    use consilium_study::quantity::ServerLearningRate;
+    use consilium_study::quantity::{ServerLearningRate, ServerMomentum};
 
     use super::*;
 
@@ -63,7 +78,7 @@ mod tests {
         mut mean: Vec<f32>,
     ) -> Result<Vec<f32>, StrategyError> {
         for block in graph.parameters() {
-            next_block(strategy, block, &start[block.range()], &mut mean[block.range()])?;
+            next_block(strategy, block, &start[block.range()], None, &mut mean[block.range()])?;
         }
         Ok(mean)
     }
@@ -110,6 +125,26 @@ mod tests {
     }
 
     #[test]
+    fn momentum_goes_on_where_the_last_step_went_and_leaves_statistics_alone() {
+        let graph = graph(Preset::CnnBn);
+        let strategy = Strategy::FedAvgM {
+            server_learning_rate: ServerLearningRate::new(0.5).unwrap(),
+            server_momentum: ServerMomentum::new(0.75).unwrap(),
+        };
+        for block in graph.parameters() {
+            let whole = |value| vec![value; block.len()];
+            let next = |before: Option<&[f32]>| {
+                let mut next = whole(2.0);
+                next_block(strategy, block, &whole(3.0), before, &mut next).unwrap();
+                next
+            };
+            let (first, later) = if block.is_trainable() { (4.0, 5.5) } else { (5.0, 5.0) };
+            assert_eq!(next(None), whole(first), "{}", block.name());
+            assert_eq!(next(Some(&whole(1.0))), whole(later), "{}", block.name());
+        }
+    }
+
+    #[test]
     fn what_is_no_model_is_refused() {
         let graph = graph(Preset::Logistic);
         let mut start = vec![0.0; graph.len()];
@@ -119,7 +154,8 @@ mod tests {
         let (short, want) = (block.len() - 1, block.len());
         let wrong = Err(StrategyError::WrongLength { got: short, want });
         let zeros = || vec![0.0; want];
-        assert_eq!(next_block(fedavg(1.0), block, &zeros(), &mut zeros()[1..]), wrong);
-        assert_eq!(next_block(fedavg(1.0), block, &zeros()[1..], &mut zeros()), wrong);
+        assert_eq!(next_block(fedavg(1.0), block, &zeros(), None, &mut zeros()[1..]), wrong);
+        assert_eq!(next_block(fedavg(1.0), block, &zeros()[1..], None, &mut zeros()), wrong);
+        assert_eq!(next_block(fedavg(1.0), block, &zeros(), Some(&zeros()[1..]), &mut zeros()), wrong);
     }
 }

@@ -22,7 +22,8 @@ use crate::metrics::{EvaluationCounts, Figures, MalformedCounts, TrainCounts, Tr
 use crate::strategy::{StrategyError, next_block};
 use crate::vector::evaluation_shape;
 
-/// Everything a sum needs besides the uploads and, after training, the starting model (`context.model`).
+/// Everything a sum needs besides the uploads and, after training, the models that the next one follows from
+/// (`context.model`, and `before`).
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct SumJob {
@@ -35,6 +36,9 @@ pub struct SumJob {
     /// The masks to take off.
     #[n(2)]
     pub seeds: OpenedSeeds,
+    /// The model that was adopted before `context.model`, for a strategy with momentum.
+    #[n(3)]
+    pub before: Option<Hash>,
 }
 
 /// What a sum gives.
@@ -80,9 +84,14 @@ pub enum SumError<E> {
     /// The sum gives no model.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
-    /// The starting model cannot be read.
-    #[error("the model that the round started from cannot be read: {0}")]
-    Start(E),
+    /// The starting model, or the one before it, cannot be read.
+    #[error("the model {} cannot be read: {error}", model.short())]
+    Model {
+        /// Which.
+        model: Hash,
+        /// Why.
+        error: E,
+    },
     /// A survivor that was not selected.
     #[error("{0} is not in the Selection")]
     Stranger(SiteName),
@@ -95,14 +104,14 @@ pub enum SumError<E> {
 }
 
 /// Adds the uploads and takes the masks off, on so many `threads`, and reads the sum. `read(site, index)` returns chunk
-/// `index` of a site's upload and is asked on each thread by itself; `start(block)` returns one block of the model that
-/// the context names, and is asked in order, after training only.
+/// `index` of a site's upload and is asked on each thread by itself; `model(hash, block)` returns one block of a model, and
+/// is asked for those that the job names, in the order of blocks, after training only.
 pub fn sum<B: AsRef<[u8]>, E: Send>(
     study: &Study,
     job: &SumJob,
     threads: usize,
     read: impl Fn(&SiteName, usize) -> Result<B, E> + Sync,
-    mut start: impl FnMut(usize) -> Result<Vec<f32>, E>,
+    mut model: impl FnMut(&Hash, usize) -> Result<Vec<f32>, E>,
 ) -> Result<Sum, SumError<E>> {
     let layout = &job.context.layout;
     let mut groups: BTreeMap<u16, Vec<&SiteName>> = BTreeMap::new();
@@ -134,9 +143,19 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
             if next.len() != study.model.len() {
                 return Err(StrategyError::WrongLength { got: next.len(), want: study.model.len() }.into());
             }
+            let mut read = |hash: &Hash, index| {
+                model(hash, index).map_err(|error| SumError::Model { model: *hash, error })
+            };
             for (index, block) in study.model.parameters().iter().enumerate() {
-                let start = start(index).map_err(SumError::Start)?;
-                next_block(study.rounds.strategy, block, &start, &mut next[block.range()])?;
+                let start = read(&job.context.model, index)?;
+                let before = job.before.as_ref().map(|before| read(before, index)).transpose()?;
+                next_block(
+                    study.rounds.strategy,
+                    block,
+                    &start,
+                    before.as_deref(),
+                    &mut next[block.range()],
+                )?;
             }
             Ok(Sum::Train { aggregate, candidate: decoded.update, figures, largest })
         }

@@ -47,6 +47,9 @@ pub enum InvalidQuantity {
     /// Not finite, not above zero, or beyond any use.
     #[error("the weight of a proximal term (mu) is above 0 and at most 100; this is {0}")]
     ProximalWeight(f64),
+    /// Not between zero and 0.99.
+    #[error("a server momentum is above 0 and at most 0.99; this is {0}")]
+    ServerMomentum(f64),
 }
 
 fn shortened(text: &str) -> String {
@@ -275,6 +278,27 @@ impl ProximalWeight {
     }
 }
 
+/// Share of the last step that the server's next one keeps: β of FedAvgM. Above zero and at most 0.99, with which a model
+/// goes up to a hundred times as far as a round's updates alone would take it.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct ServerMomentum(f64);
+
+impl ServerMomentum {
+    /// A share above zero and at most 0.99.
+    pub fn new(share: f64) -> Result<Self, InvalidQuantity> {
+        if share > 0.0 && share <= 0.99 {
+            Ok(Self(share))
+        } else {
+            Err(InvalidQuantity::ServerMomentum(share))
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
 /// Text in files, an unsigned integer in signed bytes.
 macro_rules! written_as_text {
     ($name:ident, $get:ident, $make:expr) => {
@@ -367,6 +391,7 @@ written_as_number!(Share);
 written_as_number!(ClipNorm);
 written_as_number!(ServerLearningRate);
 written_as_number!(ProximalWeight);
+written_as_number!(ServerMomentum);
 
 #[cfg(test)]
 mod tests {
@@ -409,6 +434,8 @@ mod tests {
             assert!(ServerLearningRate::from_canonical(&bytes).is_err(), "{bad}");
             assert!(ProximalWeight::new(bad).is_err(), "{bad}");
             assert!(ProximalWeight::from_canonical(&bytes).is_err(), "{bad}");
+            assert!(ServerMomentum::new(bad).is_err(), "{bad}");
+            assert!(ServerMomentum::from_canonical(&bytes).is_err(), "{bad}");
         }
         assert!(ServerLearningRate::new(10.1).is_err());
         assert_eq!(Share::new(0.5).map(Share::get), Ok(0.5));

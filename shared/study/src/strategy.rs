@@ -5,7 +5,7 @@ use std::fmt;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{ProximalWeight, ServerLearningRate};
+use crate::quantity::{ProximalWeight, ServerLearningRate, ServerMomentum};
 
 /// What keeps sites together while they train, and how an aggregate becomes the next model. Rules that must see single
 /// updates cannot run under masks, so there is no name for one.
@@ -31,24 +31,48 @@ pub enum Strategy {
         #[n(1)]
         mu: ProximalWeight,
     },
+    /// As `FedAvg`, with momentum at the server (Hsu, Qi and Brown 2019): `v' = β · v + mean`, and `η · v'` is added to
+    /// the model. `η · v` is the way from the last adopted model but one to the last, so nothing else has to be kept.
+    #[n(2)]
+    FedAvgM {
+        /// What the velocity is multiplied by: η.
+        #[n(0)]
+        server_learning_rate: ServerLearningRate,
+        /// Share of the last velocity that is kept: β.
+        #[n(1)]
+        server_momentum: ServerMomentum,
+    },
 }
 
 impl Strategy {
     /// What the mean update is multiplied by.
     pub const fn server_learning_rate(self) -> ServerLearningRate {
         match self {
-            Self::FedAvg { server_learning_rate } | Self::FedProx { server_learning_rate, .. } => {
-                server_learning_rate
-            }
+            Self::FedAvg { server_learning_rate }
+            | Self::FedProx { server_learning_rate, .. }
+            | Self::FedAvgM { server_learning_rate, .. } => server_learning_rate,
         }
     }
 
     /// Weight of the pull towards the model that a round starts from; 0 for none.
     pub const fn proximal_weight(self) -> f64 {
         match self {
-            Self::FedAvg { .. } => 0.0,
+            Self::FedAvg { .. } | Self::FedAvgM { .. } => 0.0,
             Self::FedProx { mu, .. } => mu.get(),
         }
+    }
+
+    /// Share of the way between the last two adopted models that the next one goes on; 0 for none.
+    pub const fn server_momentum(self) -> f64 {
+        match self {
+            Self::FedAvg { .. } | Self::FedProx { .. } => 0.0,
+            Self::FedAvgM { server_momentum, .. } => server_momentum.get(),
+        }
+    }
+
+    /// How far a round can move a model at most, in lengths of the longest mean update.
+    pub fn longest_step(self) -> f64 {
+        self.server_learning_rate().get() / (1.0 - self.server_momentum())
     }
 }
 
@@ -63,6 +87,9 @@ impl fmt::Display for Strategy {
         match self {
             Self::FedAvg { .. } => write!(f, "fedavg")?,
             Self::FedProx { mu, .. } => write!(f, "fedprox, mu {}", mu.get())?,
+            Self::FedAvgM { server_momentum, .. } => {
+                write!(f, "fedavgm, server momentum {}", server_momentum.get())?;
+            }
         }
         write!(f, ", server learning rate {}", self.server_learning_rate().get())
     }
@@ -77,6 +104,8 @@ struct Section {
     server_learning_rate: ServerLearningRate,
     #[serde(skip_serializing_if = "Option::is_none")]
     mu: Option<ProximalWeight>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_momentum: Option<ServerMomentum>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -84,27 +113,41 @@ struct Section {
 enum Kind {
     FedAvg,
     FedProx,
+    FedAvgM,
 }
 
 /// Why keys of a strategy do not go together.
 #[derive(Debug, thiserror::Error)]
 enum Mismatch {
-    #[error("strategy \"fedprox\" needs `mu`, the weight of its pull, for example `mu = 0.01`")]
-    NoMu,
-    #[error("`mu` belongs to strategy \"fedprox\"")]
-    MuWithoutFedProx,
+    #[error("strategy \"{kind}\" needs `{key}`, for example `{key} = {example}`")]
+    Missing { kind: &'static str, key: &'static str, example: f64 },
+    #[error("`{key}` belongs to strategy \"{kind}\"")]
+    Foreign { kind: &'static str, key: &'static str },
 }
 
 impl TryFrom<Section> for Strategy {
     type Error = Mismatch;
 
     fn try_from(section: Section) -> Result<Self, Mismatch> {
-        let Section { kind, server_learning_rate, mu } = section;
-        match (kind, mu) {
-            (Kind::FedAvg, None) => Ok(Self::FedAvg { server_learning_rate }),
-            (Kind::FedAvg, Some(_)) => Err(Mismatch::MuWithoutFedProx),
-            (Kind::FedProx, Some(mu)) => Ok(Self::FedProx { server_learning_rate, mu }),
-            (Kind::FedProx, None) => Err(Mismatch::NoMu),
+        let Section { kind, server_learning_rate, mu, server_momentum } = section;
+        match (kind, mu, server_momentum) {
+            (Kind::FedAvg, None, None) => Ok(Self::FedAvg { server_learning_rate }),
+            (Kind::FedProx, Some(mu), None) => Ok(Self::FedProx { server_learning_rate, mu }),
+            (Kind::FedAvgM, None, Some(server_momentum)) => {
+                Ok(Self::FedAvgM { server_learning_rate, server_momentum })
+            }
+            (Kind::FedAvg | Kind::FedAvgM, Some(_), _) => {
+                Err(Mismatch::Foreign { kind: "fedprox", key: "mu" })
+            }
+            (Kind::FedAvg | Kind::FedProx, _, Some(_)) => {
+                Err(Mismatch::Foreign { kind: "fedavgm", key: "server_momentum" })
+            }
+            (Kind::FedProx, None, None) => {
+                Err(Mismatch::Missing { kind: "fedprox", key: "mu", example: 0.01 })
+            }
+            (Kind::FedAvgM, None, None) => {
+                Err(Mismatch::Missing { kind: "fedavgm", key: "server_momentum", example: 0.9 })
+            }
         }
     }
 }
@@ -112,10 +155,12 @@ impl TryFrom<Section> for Strategy {
 impl From<Strategy> for Section {
     fn from(strategy: Strategy) -> Self {
         let server_learning_rate = strategy.server_learning_rate();
-        match strategy {
-            Strategy::FedAvg { .. } => Self { kind: Kind::FedAvg, server_learning_rate, mu: None },
-            Strategy::FedProx { mu, .. } => Self { kind: Kind::FedProx, server_learning_rate, mu: Some(mu) },
-        }
+        let (kind, mu, server_momentum) = match strategy {
+            Strategy::FedAvg { .. } => (Kind::FedAvg, None, None),
+            Strategy::FedProx { mu, .. } => (Kind::FedProx, Some(mu), None),
+            Strategy::FedAvgM { server_momentum, .. } => (Kind::FedAvgM, None, Some(server_momentum)),
+        };
+        Self { kind, server_learning_rate, mu, server_momentum }
     }
 }
 
@@ -137,6 +182,12 @@ mod tests {
     fn strategies_read_and_come_back() {
         for (text, rate, mu, said) in [
             ("{ kind = \"fedavg\" }", 1.0, 0.0, "fedavg, server learning rate 1"),
+            (
+                "{ kind = \"fedavgm\", server_momentum = 0.9, server_learning_rate = 0.5 }",
+                0.5,
+                0.0,
+                "fedavgm, server momentum 0.9, server learning rate 0.5",
+            ),
             (
                 "{ kind = \"fedavg\", server_learning_rate = 1.5 }",
                 1.5,
@@ -166,6 +217,10 @@ mod tests {
             ("{ kind = \"fedprox\", mu = 0.0 }", "0"),
             ("{ kind = \"fedprox\", mu = 101.0 }", "101"),
             ("{ kind = \"fedprox\", mu = 0.1, beta = 0.9 }", "beta"),
+            ("{ kind = \"fedavgm\" }", "server_momentum = 0.9"),
+            ("{ kind = \"fedavgm\", server_momentum = 1.0 }", "1"),
+            ("{ kind = \"fedavgm\", server_momentum = 0.9, mu = 0.1 }", "belongs to strategy \"fedprox\""),
+            ("{ kind = \"fedprox\", mu = 0.1, server_momentum = 0.9 }", "belongs to strategy \"fedavgm\""),
             ("{ kind = \"krum\" }", "krum"),
         ] {
             let error = read(text).unwrap_err();

@@ -63,7 +63,8 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # setup_timeout = "10m"              # how long a site may take to settle keys with the others
 # attempts_per_epoch = 100           # new keys after so many attempts, at most 100
 # strategy = { kind = "fedavg", server_learning_rate = 1.0 }  # how far the next model follows the mean update
-#     or { kind = "fedprox", mu = 0.01 }: sites whose cases differ stay closer to the model they start from
+#     or { kind = "fedprox", mu = 0.01 }: sites whose cases differ stay closer to the model they start from,
+#     or { kind = "fedavgm", server_momentum = 0.9 }: the next model goes on where the last rounds went
 
 [aggregation]
 # clip_norm = 10.0                   # bound on the L2 norm of one site's update

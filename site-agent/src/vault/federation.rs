@@ -329,9 +329,8 @@ impl Federation {
             match effect {
                 Effect::Sum(job) => {
                     let attempt = job.context.attempt;
-                    let start = |block: usize| {
-                        let mut file =
-                            ModelReader::open(Cursor::new(&self.models[&job.context.model])).unwrap();
+                    let model = |hash: &Hash, block: usize| {
+                        let mut file = ModelReader::open(Cursor::new(&self.models[hash])).unwrap();
                         Ok(file.block(block).unwrap())
                     };
                     let read = |site: &SiteName, index: usize| {
@@ -339,7 +338,7 @@ impl Federation {
                         let past = upload.len().min((index + 1) * CHUNK_BYTES);
                         Ok::<_, &str>(&upload[index * CHUNK_BYTES..past])
                     };
-                    let outcome = match sum(self.machine.study(), &job, 1, read, start).unwrap() {
+                    let outcome = match sum(self.machine.study(), &job, 1, read, model).unwrap() {
                         Sum::Train { aggregate, candidate, figures, largest } => {
                             let file =
                                 ModelFile { identity: self.identity.clone(), origin: None, model: candidate };

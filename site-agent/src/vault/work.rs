@@ -54,9 +54,9 @@ fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
 }
 
 /// How far so many rounds can move a model: a mean of updates is no longer than the longest that a site may send, and
-/// the server's step is that many times its rate.
+/// the strategy bounds the server's step by that.
 fn furthest(study: &Study, rounds: u32) -> f64 {
-    f64::from(rounds) * study.rounds.strategy.server_learning_rate().get() * study.aggregation.longest_mean()
+    f64::from(rounds) * study.rounds.strategy.longest_step() * study.aggregation.longest_mean()
 }
 
 /// Something for the worker to do.

@@ -243,17 +243,21 @@ impl<M: Models> Federation<M> {
 
     fn sum(&mut self, job: &SumJob) -> Result<Summed, SumRefused> {
         let study = self.machine.study();
-        let model = self.models.read(&job.context.model);
-        let start = |block: usize| {
+        let models: BTreeMap<_, _> = std::iter::once(job.context.model)
+            .chain(job.before)
+            .map(|hash| (hash, self.models.read(&hash)))
+            .collect();
+        let model = |hash: &Hash, block: usize| {
             let range = study.model.parameters()[block].range();
-            model.as_ref().and_then(|model| model.get(range)).map(<[f32]>::to_vec).ok_or(SumRefused)
+            let model = models.get(hash).and_then(Option::as_ref);
+            model.and_then(|model| model.get(range)).map(<[f32]>::to_vec).ok_or(SumRefused)
         };
         let attempt = job.context.attempt;
         let uploads = &self.uploads;
         let read = |site: &SiteName, index: usize| {
             uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(SumRefused)
         };
-        match sum(study, job, 1, read, start).map_err(|_| SumRefused)? {
+        match sum(study, job, 1, read, model).map_err(|_| SumRefused)? {
             Sum::Train { aggregate, candidate, figures, largest } => {
                 Ok(Summed::Train { aggregate, candidate: self.models.write(candidate), figures, largest })
             }

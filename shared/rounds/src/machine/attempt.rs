@@ -278,7 +278,9 @@ impl StudyMachine {
         let survivors = unmask.names();
         match unmask.recover() {
             Ok(seeds) => {
-                let job = SumJob { context: live.context.clone(), survivors: unmask.vectors(), seeds };
+                let before = self.before(live.context.purpose);
+                let context = live.context.clone();
+                let job = SumJob { context, survivors: unmask.vectors(), seeds, before };
                 let summing = Summing {
                     ctx: live.ctx,
                     begun: live.begun,

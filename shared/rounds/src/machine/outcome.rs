@@ -380,6 +380,14 @@ impl StudyMachine {
         }
     }
 
+    /// The model that was adopted before this one, where training with momentum needs it.
+    pub(super) fn before(&self, purpose: Purpose) -> Option<Hash> {
+        let needs_it = purpose == Purpose::Train && self.study.rounds.strategy.server_momentum() > 0.0;
+        let mut adopted =
+            self.adoptions.iter().rev().filter(|last| !matches!(last.verdict, Verdict::Refused(_)));
+        needs_it.then(|| adopted.next()).flatten().map(|last| last.start)
+    }
+
     /// What training said about the candidate that waits for its evaluation.
     pub fn candidate(&self) -> Option<(Hash, TrainFigures)> {
         match &self.run()?.step {

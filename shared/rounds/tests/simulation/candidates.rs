@@ -33,6 +33,48 @@ fn a_refused_candidate_leaves_the_model_and_is_never_the_last_word() {
 }
 
 #[test]
+fn momentum_goes_on_from_the_last_two_adopted_models() {
+    // The same updates whatever model they start from; the second candidate is refused.
+    let run = |extra: &str| {
+        let mut sim = sim(4, 4, extra, "gate = { max_loss_increase = 0.01 }");
+        sim.sites.iter_mut().for_each(|site| site.work.length = |_| 0.25);
+        sim.connect_all();
+        sim.act(Act::Start);
+        for (round, worse) in [false, true, false, false].into_iter().enumerate() {
+            sim.sites.iter_mut().for_each(|site| site.work.worse = worse);
+            until(&mut sim, |sim| sim.machine.adoptions().len() == round + 1);
+        }
+        let adoptions = sim.machine.adoptions().iter();
+        let models: Vec<_> = adoptions
+            .map(|last| {
+                let model = |hash| sim.models[hash].clone();
+                (model(&last.start), model(&last.candidate), matches!(last.verdict, Verdict::Refused(_)))
+            })
+            .collect();
+        assert_eq!(
+            models.iter().map(|(.., refused)| *refused).collect::<Vec<_>>(),
+            [false, true, false, false]
+        );
+        models
+    };
+    let averaged = run("");
+    let with_momentum = run("strategy = { kind = \"fedavgm\", server_momentum = 0.5 }");
+    let mut before = with_momentum[0].0.clone();
+    for ((start, candidate, refused), (plain_start, plain_candidate, _)) in
+        with_momentum.iter().zip(&averaged)
+    {
+        for at in 0..start.len() {
+            let mean = plain_candidate[at] - plain_start[at];
+            let expected = start[at] + mean + 0.5 * (start[at] - before[at]);
+            assert!((candidate[at] - expected).abs() < 1e-5, "{at}: {} {expected}", candidate[at]);
+        }
+        if !refused {
+            before.clone_from(start);
+        }
+    }
+}
+
+#[test]
 fn a_candidate_that_too_few_would_train_from_is_refused_and_the_study_goes_on() {
     let mut sim = sim(4, 3, "", "");
     sim.sites[0].work.declines = true;

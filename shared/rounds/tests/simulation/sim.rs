@@ -342,16 +342,16 @@ impl Sim {
         match job {
             Effect::Sum(job) => {
                 let study = self.machine.study();
-                let start = |block: usize| {
+                let model = |hash: &Hash, block: usize| {
                     let range = study.model.parameters()[block].range();
-                    self.models.get(&job.context.model).map(|model| model[range].to_vec()).ok_or(())
+                    self.models.get(hash).map(|model| model[range].to_vec()).ok_or(())
                 };
                 let attempt = job.context.attempt;
                 let uploads = &self.uploads;
                 let read = |site: &SiteName, index: usize| {
                     uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(())
                 };
-                let outcome = match sum(study, job, 2, read, start) {
+                let outcome = match sum(study, job, 2, read, model) {
                     Ok(Sum::Train { aggregate, candidate, figures, largest }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));
                         let hash = hash_of_model(&candidate);
