@@ -1,7 +1,7 @@
 //! The job of an attempt's end: add the uploads, take the masks off, store what comes out.
 //!
 //! Doing it twice gives the same files, so after a crash it is simply done again. Memory is one vector, one
-//! block of the model and one chunk a thread, whatever the number of sites.
+//! block of the model (of two models with momentum) and one chunk a thread, whatever the number of sites.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

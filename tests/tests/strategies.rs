@@ -93,10 +93,11 @@ impl Federation {
         model
     }
 
-    /// Mean cross-entropy of all hospitals' cases.
-    fn loss(&self, model: &[f32]) -> f64 {
+    /// Mean cross-entropy of all hospitals' cases after all rounds.
+    fn loss(&self) -> f64 {
+        let model = self.run();
         let of_site = |cases: &Dataset| {
-            let scores = score(&self.graph, Self::preprocessing(), model, cases).expect("scores");
+            let scores = score(&self.graph, Self::preprocessing(), &model, cases).expect("scores");
             let right = scores.iter().zip(cases.labels()).map(|(case, label)| case[usize::from(*label)]);
             right.map(|right| -f64::from(right).ln()).sum::<f64>()
         };
@@ -154,10 +155,7 @@ fn every_strategy_agrees_with_the_reference_in_python() {
 /// best model for all has a loss of 0.441.
 #[test]
 fn fedprox_keeps_hospitals_together_that_train_long() {
-    let loss = |strategy: &str| {
-        let federation = Federation::new(strategy, 30, 200);
-        federation.loss(&federation.run())
-    };
+    let loss = |strategy| Federation::new(strategy, 30, 200).loss();
     let (average, proximal) = (loss("kind = \"fedavg\""), loss("kind = \"fedprox\"\nmu = 0.1"));
     assert!(average > 0.52 && proximal < 0.45, "{average} {proximal}");
 }
@@ -166,10 +164,7 @@ fn fedprox_keeps_hospitals_together_that_train_long() {
 /// where momentum has arrived.
 #[test]
 fn server_momentum_arrives_in_fewer_rounds() {
-    let loss = |strategy: &str| {
-        let federation = Federation::new(strategy, 20, 1);
-        federation.loss(&federation.run())
-    };
+    let loss = |strategy| Federation::new(strategy, 20, 1).loss();
     let (average, momentum) = (loss("kind = \"fedavg\""), loss("kind = \"fedavgm\"\nserver_momentum = 0.9"));
     assert!(momentum + 0.05 < average, "{average} {momentum}");
 }

@@ -203,51 +203,67 @@ impl fmt::Display for Share {
     }
 }
 
-/// Bound on an update's L2 norm. Finite and above zero.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct ClipNorm(f64);
+/// A number above zero, and so finite, up to a limit.
+macro_rules! above_zero {
+    ($(#[$doc:meta])* $name:ident, $most:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+        pub struct $name(f64);
+
+        impl $name {
+            /// The largest.
+            pub const MAX: f64 = $most;
+
+            /// A number above zero and at most [`Self::MAX`].
+            pub fn new(number: f64) -> Result<Self, InvalidQuantity> {
+                if number > 0.0 && number <= Self::MAX {
+                    Ok(Self(number))
+                } else {
+                    Err(InvalidQuantity::$name(number))
+                }
+            }
+
+            /// The number.
+            pub const fn get(self) -> f64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+above_zero!(
+    /// Bound on an update's L2 norm.
+    ClipNorm,
+    1e6
+);
+above_zero!(
+    /// How far the model follows the mean update: 1 goes all the way, more goes beyond it.
+    ServerLearningRate,
+    10.0
+);
+above_zero!(
+    /// Weight of the pull towards the model that a round starts from: μ of FedProx.
+    ProximalWeight,
+    100.0
+);
+above_zero!(
+    /// Share of the last step that the server's next one keeps: β of FedAvgM. With the largest a model goes up to a
+    /// hundred times as far as a round's updates alone would take it.
+    ServerMomentum,
+    0.99
+);
 
 impl ClipNorm {
-    /// A norm above zero and at most a million.
-    pub fn new(norm: f64) -> Result<Self, InvalidQuantity> {
-        if norm > 0.0 && norm <= 1e6 { Ok(Self(norm)) } else { Err(InvalidQuantity::ClipNorm(norm)) }
-    }
-
     /// For defaults written in code.
     pub(crate) const fn constant(norm: f64) -> Self {
-        assert!(norm > 0.0 && norm <= 1e6);
+        assert!(norm > 0.0 && norm <= Self::MAX);
         Self(norm)
-    }
-
-    /// The number.
-    pub const fn get(self) -> f64 {
-        self.0
-    }
-}
-
-impl fmt::Display for ClipNorm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-/// How far the model follows the mean update: 1 goes all the way, more goes beyond it. Finite and above zero.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct ServerLearningRate(f64);
-
-impl ServerLearningRate {
-    /// A rate above zero and at most ten.
-    pub fn new(rate: f64) -> Result<Self, InvalidQuantity> {
-        if rate > 0.0 && rate <= 10.0 {
-            Ok(Self(rate))
-        } else {
-            Err(InvalidQuantity::ServerLearningRate(rate))
-        }
-    }
-
-    /// The number.
-    pub const fn get(self) -> f64 {
-        self.0
     }
 }
 
@@ -255,47 +271,6 @@ impl Default for ServerLearningRate {
     /// All the way: the new model is the mean of the sites' models.
     fn default() -> Self {
         Self(1.0)
-    }
-}
-
-/// Weight of the pull towards the model that a round starts from: μ of FedProx. Finite and above zero.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct ProximalWeight(f64);
-
-impl ProximalWeight {
-    /// A weight above zero and at most a hundred.
-    pub fn new(weight: f64) -> Result<Self, InvalidQuantity> {
-        if weight > 0.0 && weight <= 100.0 {
-            Ok(Self(weight))
-        } else {
-            Err(InvalidQuantity::ProximalWeight(weight))
-        }
-    }
-
-    /// The number.
-    pub const fn get(self) -> f64 {
-        self.0
-    }
-}
-
-/// Share of the last step that the server's next one keeps: β of FedAvgM. Above zero and at most 0.99, with which a model
-/// goes up to a hundred times as far as a round's updates alone would take it.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct ServerMomentum(f64);
-
-impl ServerMomentum {
-    /// A share above zero and at most 0.99.
-    pub fn new(share: f64) -> Result<Self, InvalidQuantity> {
-        if share > 0.0 && share <= 0.99 {
-            Ok(Self(share))
-        } else {
-            Err(InvalidQuantity::ServerMomentum(share))
-        }
-    }
-
-    /// The number.
-    pub const fn get(self) -> f64 {
-        self.0
     }
 }
 

@@ -86,12 +86,10 @@ impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FedAvg { .. } => write!(f, "fedavg")?,
-            Self::FedProx { mu, .. } => write!(f, "fedprox, mu {}", mu.get())?,
-            Self::FedAvgM { server_momentum, .. } => {
-                write!(f, "fedavgm, server momentum {}", server_momentum.get())?;
-            }
+            Self::FedProx { mu, .. } => write!(f, "fedprox, mu {mu}")?,
+            Self::FedAvgM { server_momentum, .. } => write!(f, "fedavgm, server momentum {server_momentum}")?,
         }
-        write!(f, ", server learning rate {}", self.server_learning_rate().get())
+        write!(f, ", server learning rate {}", self.server_learning_rate())
     }
 }
 
@@ -206,6 +204,25 @@ mod tests {
             assert_eq!(Strategy::from_canonical(&strategy.to_canonical()), Ok(strategy));
             let json = serde_json::to_string(&strategy).unwrap();
             assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), strategy);
+        }
+    }
+
+    #[test]
+    fn a_model_moves_no_further_than_the_longest_step_in_any_round() {
+        for (text, longest) in [
+            ("{ kind = \"fedavg\", server_learning_rate = 1.5 }", 1.5),
+            ("{ kind = \"fedprox\", mu = 0.01 }", 1.0),
+            ("{ kind = \"fedavgm\", server_learning_rate = 0.5, server_momentum = 0.75 }", 2.0),
+        ] {
+            let strategy = read(text).unwrap();
+            assert!((strategy.longest_step() - longest).abs() < 1e-12, "{text}");
+            // Updates of length 1, all the same way.
+            let mut step = 0.0;
+            for _ in 0..200 {
+                step = strategy.server_learning_rate().get() + strategy.server_momentum() * step;
+                assert!(step <= longest + 1e-12, "{text}");
+            }
+            assert!(step > 0.999 * longest, "{text}: the bound is no wider than it has to be");
         }
     }
 
