@@ -14,6 +14,8 @@ pub mod partition;
 #[cfg(feature = "remote")]
 pub mod remote;
 #[cfg(feature = "simulate")]
+pub mod reproduce;
+#[cfg(feature = "simulate")]
 pub mod simulate;
 #[cfg(feature = "remote")]
 pub mod site;
@@ -44,6 +46,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[cfg(feature = "simulate")]
     Simulate(simulate::SimulateArgs),
+    #[cfg(feature = "simulate")]
+    Reproduce(reproduce::ReproduceArgs),
     #[cfg(feature = "bench")]
     Bench(bench::BenchArgs),
     Init(consortium::init::InitArgs),
@@ -76,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Part { parent, part } => return part.play(&parent),
         #[cfg(feature = "simulate")]
         Command::Simulate(args) => simulate::run(&args, output),
+        #[cfg(feature = "simulate")]
+        Command::Reproduce(args) => reproduce::run(&args, output),
         #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(&args, output),
         Command::Init(args) => consortium::init::run(&args, output),

@@ -7,11 +7,12 @@
 //! The engine reads a clock that moves with its events and not with this machine's speed: the same study, data
 //! and seed give the same model, byte for byte, and no site is ever late because the machine is slow.
 
-mod bench;
-mod engine;
-mod hospitals;
+pub(crate) mod bench;
+pub(crate) mod engine;
+pub(crate) mod hospitals;
 mod hostile;
 mod plain;
+pub(crate) mod setting;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,7 @@ use serde::Serialize;
 use self::bench::Crew;
 use self::engine::{Simulation, simulate};
 use self::hostile::Hostile;
-use crate::demo::arms::{Arm, Job, Outcome, perform};
+use self::setting::{Dealing, Setting};
 use crate::demo::progress::Story;
 use crate::output::{Output, bytes};
 use crate::partition::Partition;
@@ -39,7 +40,8 @@ pub struct SimulateArgs {
     /// The study: a study.toml. Its `sites` are replaced where the partition gives others
     pub study: PathBuf,
     /// A MedMNIST archive (.npz), or a folder of images or DICOM files with labels.csv (path,label and, if wanted,
-    /// patient,split) or metadata.csv (filename,finding,patientid)
+    /// patient,split) or metadata.csv (filename,finding,patientid); for a study with inputs a table (.csv: label, the
+    /// inputs and, if wanted, patient,split)
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Number of sites; by default as many as the study names, or as the column has values
@@ -99,11 +101,10 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     plan.rounds.count = args.rounds.unwrap_or(plan.rounds.count);
     plan.seed = args.seed.unwrap_or(plan.seed);
 
-    let folder = tempfile::Builder::new().prefix("consilium-simulate-").tempdir()?;
     story.tell(&format!("{} is dealt out ({}).", args.data.display(), args.partition));
-    let dealt = hospitals::deal(&mut plan, args, folder.path())?;
-    let draft = Draft::new(plan).context("the study, with the sites of this simulation")?;
-    let hospitals = hospitals::load(&draft, &dealt, folder.path(), &story)?;
+    let SimulateArgs { data, partition, sites, .. } = args;
+    let setting = Setting::new(plan, &Dealing { data, partition, sites: *sites, keeps_test: false }, &story)?;
+    let draft = &setting.draft;
 
     if let Some(hostile) = &args.hostile {
         anyhow::ensure!(
@@ -115,16 +116,18 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     }
 
     let crew = Crew::new()?;
-    let simulation = simulate(draft, &hospitals, &crew, args.hostile.as_ref(), args.plaintext, &story)?;
-    let scored = score_release(&simulation, dealt.test, folder.path(), &crew, &story)?;
+    let Setting { hospitals, .. } = &setting;
+    let simulation =
+        simulate(draft.clone(), hospitals, &crew, args.hostile.as_ref(), args.plaintext, &story)?;
+    let scored = crew.alone(|| setting.score_file(&simulation.released))?;
 
     let Simulation { study, rounds, release, .. } = &simulation;
     let sum = |of: fn(&crate::demo::progress::Round) -> u64| rounds.iter().map(of).sum();
     let errors = rounds.iter().filter_map(|round| Some(round.plaintext?.relative_error));
     let last = Final {
         is_final: true,
-        auroc: scored.as_ref().map(|outcome| outcome.auroc),
-        accuracy: scored.as_ref().map(|outcome| outcome.accuracy),
+        auroc: scored.as_ref().and_then(|figures| figures.auroc),
+        accuracy: scored.as_ref().map(|figures| figures.accuracy),
         rounds: rounds.len(),
         sites: study.sites.len(),
         participants: release.participants.len(),
@@ -140,7 +143,10 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
             (Some(auroc), Some(accuracy)) => {
                 format!("AUROC {auroc:.4}, accuracy {accuracy:.4} on cases that no site had")
             }
-            _ => "no cases were kept from the sites, so there is no figure of its own for the released model"
+            (None, Some(accuracy)) => format!(
+                "accuracy {accuracy:.4} on cases that no site had; they are of one class, so there is no AUROC"
+            ),
+            (_, None) => "no cases were kept from the sites, so there is no figure of its own for the released model"
                 .to_owned(),
         };
         format!(
@@ -159,25 +165,4 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
 
 fn listed(sites: &[SiteName]) -> String {
     sites.iter().map(SiteName::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// The released file on cases that no site had, if there are any that can be scored.
-fn score_release(
-    simulation: &Simulation,
-    test: Option<consilium_site_agent::data::Source>,
-    folder: &std::path::Path,
-    crew: &Crew,
-    story: &Story,
-) -> anyhow::Result<Option<Outcome>> {
-    let Some(test) = test else { return Ok(None) };
-    let file = folder.join("released.safetensors");
-    std::fs::write(&file, &simulation.released)?;
-    let job = Job { study: folder.join("study"), test, arm: Arm::File(file) };
-    match crew.alone(|| perform(&simulation.study, &job)) {
-        Ok(outcome) => Ok(Some(outcome)),
-        Err(error) => {
-            story.tell(&format!("The released model has no figure on the cases that no site had: {error:#}"));
-            Ok(None)
-        }
-    }
 }

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 #![cfg(feature = "simulate")]
 
+mod archive;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use npyz::WriterBuilder as _;
-use npyz::npz::NpzWriter;
+use archive::write_archive;
 use serde_json::Value;
 
 fn study(folder: &Path, labels: &str, side: u32, minimum: u32) -> PathBuf {
@@ -39,36 +40,11 @@ fn simulate(study: &Path, data: &Path, arguments: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-fn write_archive(path: &Path) {
-    let mut writer = NpzWriter::create(path).unwrap();
-    for (part, cases) in [("train", 150u64), ("val", 60), ("test", 60)] {
-        let pixel = |case: u64, at: u64| {
-            let noise = (case.wrapping_mul(64) + at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57;
-            noise as u8 + if case % 2 == 1 && at % 8 >= 4 { 90 } else { 30 }
-        };
-        let images: Vec<u8> = (0..cases).flat_map(|case| (0..64).map(move |at| pixel(case, at))).collect();
-        let labels: Vec<u8> = (0..cases).map(|case| (case % 2) as u8).collect();
-        for (kind, values, shape) in
-            [("images", images, vec![cases, 8, 8]), ("labels", labels, vec![cases, 1])]
-        {
-            let mut array = writer
-                .array(&format!("{part}_{kind}"), Default::default())
-                .unwrap()
-                .default_dtype()
-                .shape(&shape)
-                .begin_nd()
-                .unwrap();
-            array.extend(values).unwrap();
-            array.finish().unwrap();
-        }
-    }
-}
-
 #[test]
 fn an_archive_is_dealt_out_summed_under_masks_and_scored() {
     let folder = tempfile::tempdir().unwrap();
     let archive = folder.path().join("cases.npz");
-    write_archive(&archive);
+    write_archive(&archive, 8);
     let study = study(folder.path(), "[\"dark\", \"bright\"]", 8, 10);
     let arguments = ["--sites", "4", "--partition", "iid", "--rounds", "2", "--seed", "7", "--plaintext"];
     let lines = simulate(&study, &archive, &arguments);
@@ -103,4 +79,34 @@ fn chest_pictures_by_country_run_to_the_end() {
     assert!(lines[..2].iter().all(|line| line["state"] == "unevaluated"), "{lines:?}");
     let pooled = simulate(&study, &data, &["--partition", "by:country", "--sites", "5", "--rounds", "1"]);
     assert_eq!(pooled.last().unwrap()["sites"], 5);
+}
+
+/// A study of rows, from a table by itself, dealt by one of its columns.
+#[test]
+fn rows_of_a_table_are_dealt_out_and_learned_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |row: u32| {
+        let sick = row % 2;
+        let ward = ["north", "south", "west"][(row / 2 % 3) as usize];
+        let pain = if row.is_multiple_of(11) { "?" } else { ["1", "4.0"][sick as usize] };
+        format!("{},{pain},{},p{row},{ward}\n", 40 + row % 17 + 9 * sick, ["well", "sick"][sick as usize])
+    };
+    let table = folder.path().join("cases.csv");
+    let rows: String = (0..330).map(row).collect();
+    std::fs::write(&table, format!("age,pain,label,patient,ward\n{rows}")).unwrap();
+    let study = folder.path().join("study.toml");
+    let text = "format = 1\nname = \"rows\"\ntitle = \"rows\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
+         [data]\nlabels = [\"well\", \"sick\"]\n\
+         inputs = [{ column = \"age\", mean = 50.0, std = 8.0 }, { column = \"pain\", is = \"4\" }]\n\
+         [model]\npreset = \"logistic\"\n\
+         [training]\noptimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 8\nsteps = 20\n\
+         [rounds]\ncount = 2\nquorum = 3\n";
+    std::fs::write(&study, text).unwrap();
+    let lines = simulate(&study, &table, &["--partition", "by:ward", "--plaintext"]);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[..2].iter().all(|line| line["plaintext"]["identical"] == true), "{lines:?}");
+    assert!(lines[1]["auroc"].as_f64().unwrap() > 0.95, "{lines:?}");
+    // Without a column to deal by, a fifth of the patients is kept for the test.
+    let lines = simulate(&study, &table, &["--partition", "iid"]);
+    assert!(lines[2]["auroc"].as_f64().unwrap() > 0.95, "{lines:?}");
 }

@@ -159,6 +159,7 @@ impl Config {
                 from_root(folder);
                 from_root(table);
             }
+            Source::Table { table, .. } => from_root(table),
         }
         if let Some(file) = &mut config.coordinator.proxy_credentials {
             from_root(file);

@@ -14,14 +14,17 @@ use consilium_study::document::{Plan, Study};
 use consilium_study::name::SiteName;
 
 use crate::data::source::InvalidTarget;
-use crate::data::{Counts, Criteria, Target};
+use crate::data::{Case, Counts, Criteria, Target};
 
 /// What a study asks of a case.
 pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
     let data = &plan.data;
     Ok(Criteria {
         labels: data.labels.clone(),
-        target: Target::new(data.channels, data.height, data.width)?,
+        case: match &data.inputs {
+            None => Case::Picture(Target::new(data.channels, data.height, data.width)?),
+            Some(inputs) => Case::Row(inputs.clone()),
+        },
         holdout: data.holdout.get(),
     })
 }
@@ -54,7 +57,7 @@ pub fn local_update(
     round: RoundNumber,
     start: &[f32],
     cases: &Dataset,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<LocalUpdate, TrainError> {
     let task = LocalTraining {
         graph: &study.model,

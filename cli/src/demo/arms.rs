@@ -15,11 +15,11 @@ use consilium_learning::{
     train,
 };
 use consilium_memory::{Freed, settle};
-use consilium_rounds::metrics::exact;
+use consilium_rounds::metrics::{Figures, exact};
 use consilium_site_agent::contribution::criteria;
 use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
 use consilium_study::canonical::Canonical;
-use consilium_study::document::Study;
+use consilium_study::document::{Plan, Study};
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Extent;
 use serde::{Deserialize, Serialize};
@@ -127,13 +127,17 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
         }
     };
     let test = all_cases(study, std::slice::from_ref(&job.test))?;
-    let scores = score(&study.model, identity.preprocessing, &model, &test)?;
-    let rows: Vec<&[f32]> = scores.iter().collect();
-    let labels: Vec<usize> = test.labels().iter().map(|label| usize::from(*label)).collect();
-    let figures = exact::figures(&rows, &labels, study.evaluation.operating_point.get());
-    let figures = figures.context("there is no test case")?;
+    let figures = figures(study, &model, &test)?;
     let auroc = figures.auroc.context("the test cases are all of one class")?;
     Ok(Outcome { auroc, accuracy: figures.accuracy, steps, passes, diverged })
+}
+
+/// What a model makes of cases, exactly.
+pub(crate) fn figures(plan: &Plan, model: &[f32], cases: &Dataset) -> anyhow::Result<Figures> {
+    let scores = score(&plan.model, plan.model_identity().preprocessing, model, cases)?;
+    let rows: Vec<&[f32]> = scores.iter().collect();
+    let labels: Vec<usize> = cases.labels().iter().map(|label| usize::from(*label)).collect();
+    exact::figures(&rows, &labels, plan.evaluation.operating_point.get()).context("there is no case to score")
 }
 
 /// The study's recipe on the union of some sites' cases, round by round as the federation made them: in each
@@ -186,9 +190,9 @@ fn train_together(
 }
 
 /// Cases of one source: those to train on and those held out.
-fn cases(study: &Study, source: &Source) -> anyhow::Result<(Dataset, Dataset)> {
+fn cases(plan: &Plan, source: &Source) -> anyhow::Result<(Dataset, Dataset)> {
     let mut decoder = decoder()?;
-    let criteria = criteria(study)?;
+    let criteria = criteria(plan)?;
     let cohort = load(source, &criteria, &SplitKey::new([0; 32]), &mut decoder, None, &mut |_| {})?;
     Ok((cohort.train, cohort.held_out))
 }
@@ -200,16 +204,18 @@ pub(crate) fn decoder() -> anyhow::Result<Decoder> {
     Ok(Decoder::new(command))
 }
 
-fn all_cases(study: &Study, sources: &[Source]) -> anyhow::Result<Dataset> {
+/// All cases of some sources.
+pub(crate) fn all_cases(plan: &Plan, sources: &[Source]) -> anyhow::Result<Dataset> {
     let mut parts = Vec::new();
     for source in sources {
-        let (train, held_out) = cases(study, source)?;
+        let (train, held_out) = cases(plan, source)?;
         parts.extend([train, held_out]);
     }
     join(parts.iter())
 }
 
-fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Result<Dataset> {
+/// All cases of some data sets, one after the other.
+pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Result<Dataset> {
     let mut shape = None;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for part in parts {

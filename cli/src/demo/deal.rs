@@ -276,7 +276,11 @@ pub(crate) fn hand_out(
     for_test: Vec<Vec<usize>>,
     places: &Places<'_>,
 ) -> anyhow::Result<Dealt> {
-    let source = if table.is_dicom(folder)? { dicom } else { images };
+    let source = match table.names_files() {
+        true if table.is_dicom(folder)? => dicom,
+        true => images,
+        false => rows_of,
+    };
     let mut rows: BTreeMap<SiteName, Vec<usize>> = BTreeMap::new();
     for (site, group) in hands {
         rows.entry(site).or_default().extend(group);
@@ -304,6 +308,10 @@ pub(crate) fn hand_out(
     Ok(Dealt { sites, test, collection })
 }
 
+fn rows_of(folder: &str) -> Source {
+    Source::Table { table: PathBuf::from(folder).join("labels.csv"), site: None }
+}
+
 fn images(folder: &str) -> Source {
     let folder = PathBuf::from(folder);
     Source::Images { table: folder.join("labels.csv"), folder, site: None }
@@ -317,6 +325,7 @@ pub(crate) fn rooted(mut source: Source, root: &Path) -> Source {
             *folder = root.join(&*folder);
             *table = root.join(&*table);
         }
+        Source::Table { table, .. } => *table = root.join(&*table),
     }
     source
 }

@@ -16,6 +16,8 @@ pub(crate) struct Story {
     output: Output,
     started: Instant,
     live: bool,
+    /// Lines that would stay are redrawn like the others.
+    hushed: bool,
     unheard: Option<mpsc::UnboundedSender<io::Error>>,
 }
 
@@ -24,7 +26,12 @@ impl Story {
     /// `println!`.
     pub(crate) fn new(output: Output, started: Instant) -> Self {
         let live = !output.json && io::stderr().is_terminal();
-        Self { output, started, live, unheard: None }
+        Self { output, started, live, hushed: false, unheard: None }
+    }
+
+    /// The same, of which nothing stays: for a part of something larger.
+    pub(crate) fn hushed(self) -> Self {
+        Self { hushed: true, ..self }
     }
 
     /// The same for whoever has to clean up before the program ends: they hear why nobody can read it any more.
@@ -38,6 +45,9 @@ impl Story {
 
     /// A line that stays.
     pub(crate) fn tell(&self, text: &str) {
+        if self.hushed {
+            return self.progress(text);
+        }
         self.clear();
         let line = format!("{:6.1} s  {text}", self.started.elapsed().as_secs_f64());
         if self.output.json {
@@ -76,7 +86,7 @@ impl Story {
 
     /// A finished round.
     pub(crate) fn round(&self, round: &Round, rounds: u32) -> anyhow::Result<()> {
-        if self.output.json {
+        if self.output.json && !self.hushed {
             self.print(&serde_json::to_string(round)?);
             return Ok(());
         }

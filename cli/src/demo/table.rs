@@ -1,5 +1,5 @@
 //! The table of a folder that is dealt out: `labels.csv`, or a `metadata.csv` as collections of chest pictures
-//! have it.
+//! have it. Or a table by itself, whose rows are the cases.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -11,11 +11,12 @@ use consilium_study::hash::Hash;
 /// Share of patients that go to no site, where the table says nothing, as one in so many.
 const TEST_ONE_IN: u64 = 5;
 
-/// A table of images, with the place of each column that matters.
+/// A table of images or of cases, with the place of each column that matters.
 pub(crate) struct Table {
     header: csv::StringRecord,
     rows: Vec<csv::StringRecord>,
-    path: usize,
+    /// The column of the files; none where rows are cases.
+    path: Option<usize>,
     label: usize,
     patient: Option<usize>,
     /// The column of the split, if it names any row for testing.
@@ -31,15 +32,19 @@ impl Table {
             .map(|name| folder.join(name))
             .into_iter()
             .find(|path| path.exists());
-        Self::read(
-            &found
-                .with_context(|| format!("{} has neither labels.csv nor metadata.csv", folder.display()))?,
-        )
+        let found =
+            found.with_context(|| format!("{} has neither labels.csv nor metadata.csv", folder.display()))?;
+        Self::read(&found, true)
+    }
+
+    /// Reads a table whose rows are the cases.
+    pub(crate) fn of_cases(path: &Path) -> anyhow::Result<Self> {
+        Self::read(path, false)
     }
 
     /// Reads a table with the columns `path,label` and, if wanted, `patient,split`. Other names of these columns
     /// are brought to ours.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+    fn read(path: &Path, names_files: bool) -> anyhow::Result<Self> {
         let about = || format!("reading {}", path.display());
         let mut reader = csv::Reader::from_path(path).with_context(about)?;
         let mut header = reader.headers().with_context(about)?.clone();
@@ -48,7 +53,8 @@ impl Table {
         let column = |name: &str| header.iter().position(|column| column == name);
         let needed =
             |name: &str| column(name).with_context(|| format!("{} has no column {name}", path.display()));
-        let (of_path, of_label) = (needed("path")?, needed("label")?);
+        let of_path = if names_files { Some(needed("path")?) } else { None };
+        let of_label = needed("label")?;
         let patient = column("patient");
         let test_split = column("split").filter(|column| rows.iter().any(|row| &row[*column] == "test"));
         let mut labels: Vec<String> = rows.iter().map(|row| row[of_label].to_owned()).collect();
@@ -79,12 +85,18 @@ impl Table {
         self.test_split.is_some()
     }
 
+    /// Whether rows name files; else they are the cases themselves.
+    pub(crate) fn names_files(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// Rows of each patient; a row without a patient is its own.
     pub(crate) fn patients(&self) -> Vec<Vec<usize>> {
-        let mut groups: BTreeMap<(bool, &str), Vec<usize>> = BTreeMap::new();
+        let mut groups: BTreeMap<(bool, String), Vec<usize>> = BTreeMap::new();
         for (number, row) in self.rows.iter().enumerate() {
             let patient = self.patient.map(|column| &row[column]).filter(|patient| !patient.is_empty());
-            let key = patient.map_or((false, &row[self.path]), |patient| (true, patient));
+            let key =
+                patient.map_or_else(|| (false, self.name(number)), |patient| (true, patient.to_owned()));
             groups.entry(key).or_default().push(number);
         }
         groups.into_values().collect()
@@ -96,9 +108,16 @@ impl Table {
         if let Some(column) = self.test_split {
             return group.iter().any(|row| &self.rows[*row][column] == "test");
         }
-        let key = format!("{seed} {}", &self.rows[group[0]][self.patient.unwrap_or(self.path)]);
+        let row = group[0];
+        let who = self.patient.map_or_else(|| self.name(row), |column| self.rows[row][column].to_owned());
+        let key = format!("{seed} {who}");
         let hash = Hash::labelled("demo-test", key.as_bytes());
         u64::from(hash.as_bytes()[0]) * TEST_ONE_IN < 256
+    }
+
+    /// A row by its file, or by its number.
+    fn name(&self, row: usize) -> String {
+        self.path.map_or_else(|| format!("{row:010}"), |column| self.rows[row][column].to_owned())
     }
 
     /// Class of a row.
@@ -144,8 +163,8 @@ impl Table {
     /// Whether the files in a folder are DICOM. A folder of both kinds is refused.
     pub(crate) fn is_dicom(&self, folder: &Path) -> anyhow::Result<bool> {
         let mut found = [None, None];
-        for row in &self.rows {
-            let path = folder.join(&row[self.path]);
+        for (row, column) in self.rows.iter().filter_map(|row| Some((row, self.path?))) {
+            let path = folder.join(&row[column]);
             let of = usize::from(is_dicom(&path).with_context(|| format!("reading {}", path.display()))?);
             found[of].get_or_insert(path);
         }
@@ -159,7 +178,7 @@ impl Table {
         }
     }
 
-    /// Copies rows and their images into a folder of their own.
+    /// Copies rows and, where they have any, their images into a folder of their own.
     pub(crate) fn copy(&self, from: &Path, to: &Path, rows: &[usize]) -> anyhow::Result<()> {
         std::fs::create_dir_all(to)?;
         let mut writer = csv::Writer::from_path(to.join("labels.csv"))?;
@@ -167,7 +186,8 @@ impl Table {
         for row in rows {
             let row = &self.rows[*row];
             writer.write_record(row)?;
-            let (source, target) = (from.join(&row[self.path]), to.join(&row[self.path]));
+            let Some(column) = self.path else { continue };
+            let (source, target) = (from.join(&row[column]), to.join(&row[column]));
             if let Some(folder) = target.parent() {
                 std::fs::create_dir_all(folder)?;
             }
@@ -224,7 +244,7 @@ mod tests {
             "path,label,patient,country\na.png,x,p1,es\nb.png,y,p2,it\nc.png,x,p1,es\nd.png,y,,fr\n",
         )
         .unwrap();
-        let table = Table::read(&path).unwrap();
+        let table = Table::read(&path, true).unwrap();
         let groups = table.patients();
         assert_eq!(groups, [vec![3], vec![0, 2], vec![1]]);
         assert_eq!((table.class(0), table.class(1)), (0, 1));
@@ -274,7 +294,7 @@ mod tests {
         let mut table = Table::of_folder(folder.path()).unwrap();
         table.relabel(&["other".into(), "covid-19".into()]);
         assert_eq!((table.class(0), table.class(1)), (1, 0));
-        assert_eq!((&table.rows[0][table.path], &table.rows[1][table.path]), ("images/a.jpg", "b.jpg"));
+        assert_eq!((table.name(0), table.name(1)), ("images/a.jpg".to_owned(), "b.jpg".to_owned()));
         assert_eq!(table.patients(), [vec![0], vec![1]]);
         assert_eq!(&table.rows[1][table.label], "other");
     }

@@ -34,18 +34,18 @@ type Outcomes<T> = Vec<(SiteName, Result<T, Withdrawal>)>;
 
 /// Pools with one thread each. Sums over threads depend on their number, and one is what an agent uses unless
 /// its configuration says otherwise; so a site gets the same bytes here, however many work at once.
-pub(super) struct Crew(Vec<ThreadPool>);
+pub(crate) struct Crew(Vec<ThreadPool>);
 
 impl Crew {
     /// One pool for each processor.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let pool = |_| ThreadPoolBuilder::new().num_threads(1).build().context("starting a thread");
         Ok(Self((0..count).map(pool).collect::<anyhow::Result<_>>()?))
     }
 
     /// Does one piece of work on one thread.
-    pub(super) fn alone<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn alone<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.0[0].install(work)
     }
 
@@ -141,7 +141,7 @@ impl<'a> Bench<'a> {
                 if hospital.train.is_empty() {
                     return Err(Withdrawal::TooFewCases);
                 }
-                let mut progress = |at: consilium_learning::Progress| {
+                let mut progress = |at: consilium_learning::Progress<'_>| {
                     if is_due(&redraw) {
                         let round = context.round.get();
                         self.story.progress(&format!(

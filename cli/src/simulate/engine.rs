@@ -31,15 +31,15 @@ use super::plain::{self, PlainSum};
 use crate::demo::progress::{Plaintext, Round, Story};
 
 /// What came out.
-pub(super) struct Simulation {
+pub(crate) struct Simulation {
     /// The study as it was run.
-    pub(super) study: Study,
+    pub(crate) study: Study,
     /// Its rounds.
-    pub(super) rounds: Vec<Round>,
+    pub(crate) rounds: Vec<Round>,
     /// The release.
-    pub(super) release: Release,
+    pub(crate) release: Release,
     /// The released file.
-    pub(super) released: Vec<u8>,
+    pub(crate) released: Vec<u8>,
 }
 
 /// Models by hash of their file, shared between the engine and the sites.
@@ -78,7 +78,7 @@ impl Models for Shelf {
 }
 
 /// Runs a study to its release.
-pub(super) fn simulate(
+pub(crate) fn simulate(
     draft: Draft,
     hospitals: &Hospitals,
     crew: &Crew,

@@ -11,7 +11,7 @@ use consilium_study::document::{Draft, Plan, least_honest};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 
-use super::SimulateArgs;
+use super::setting::Dealing;
 use crate::demo::arms::decoder;
 use crate::demo::deal::{self, Dealt, Places, rooted};
 use crate::demo::progress::Story;
@@ -29,53 +29,60 @@ pub(super) struct Shared {
 }
 
 /// A hospital that can take part.
-pub(super) struct Hospital {
-    pub(super) train: Dataset,
-    pub(super) held_out: Dataset,
+pub(crate) struct Hospital {
+    pub(crate) train: Dataset,
+    pub(crate) held_out: Dataset,
 }
 
 /// Every site of the study: its cases, or why it sits every round out.
-pub(super) type Hospitals = BTreeMap<SiteName, Result<Hospital, Withdrawal>>;
+pub(crate) type Hospitals = BTreeMap<SiteName, Result<Hospital, Withdrawal>>;
 
 /// Deals the data out below `root`, and writes the sites' names into the plan where they are others.
-pub(super) fn deal(plan: &mut Plan, args: &SimulateArgs, root: &Path) -> anyhow::Result<Shared> {
+pub(super) fn deal(plan: &mut Plan, dealing: &Dealing<'_>, root: &Path) -> anyhow::Result<Shared> {
     let test = root.join("test");
-    if args.data.is_dir() {
-        return deal_folder(plan, args, root, &test);
+    if dealing.data.is_dir() {
+        return deal_table(Table::of_folder(dealing.data)?, plan, dealing, root, &test);
     }
-    let count = args.sites.map_or(plan.sites.len(), usize::from);
+    if plan.data.inputs.is_some() {
+        return deal_table(Table::of_cases(dealing.data)?, plan, dealing, root, &test);
+    }
+    let count = dealing.sites.map_or(plan.sites.len(), usize::from);
     name_sites(plan, numbered(&plan.sites, count));
     let folders = folders(&plan.sites, root);
-    let dealt =
-        deal::archive(&args.data, &args.partition, &Places { sites: &folders, test: &test }, plan.seed)?;
+    let places = Places { sites: &folders, test: &test };
+    let dealt = deal::archive(dealing.data, dealing.partition, &places, plan.seed)?;
     Ok(Shared { sites: dealt.sites, test: Some(dealt.test) })
 }
 
-fn deal_folder(plan: &mut Plan, args: &SimulateArgs, root: &Path, test: &Path) -> anyhow::Result<Shared> {
-    let mut table = Table::of_folder(&args.data)?;
+fn deal_table(
+    mut table: Table,
+    plan: &mut Plan,
+    dealing: &Dealing<'_>,
+    root: &Path,
+    test: &Path,
+) -> anyhow::Result<Shared> {
     table.relabel(&plan.data.labels);
-    let by_column = matches!(args.partition, Partition::By(_));
+    let by_column = matches!(dealing.partition, Partition::By(_));
     // Values of a column may have one patient each: without a split in the table, all patients stay with them.
-    let keeps_test = table.names_test() || !by_column;
+    let keeps_test = table.names_test() || !by_column || dealing.keeps_test;
     let (for_test, for_sites): (Vec<_>, Vec<_>) =
         table.patients().into_iter().partition(|group| keeps_test && table.is_test(group, plan.seed));
-    let names = match &args.partition {
+    let most = dealing.sites.map(usize::from);
+    let names = match dealing.partition {
         Partition::By(column) => {
             let values = table.values(column, &for_sites)?;
-            named_after(values.into_iter().map(|(value, _)| value), args.sites.map(usize::from))
+            named_after(values.into_iter().map(|(value, _)| value), most)
         }
-        Partition::Iid | Partition::Dirichlet(_) => {
-            numbered(&plan.sites, args.sites.map_or(plan.sites.len(), usize::from))
-        }
+        Partition::Iid | Partition::Dirichlet(_) => numbered(&plan.sites, most.unwrap_or(plan.sites.len())),
     };
-    let count = args.sites.map_or(names.len(), usize::from);
-    let assigned = deal::assign(&table, &for_sites, &args.partition, count, plan.seed)?;
+    let count = most.unwrap_or(names.len());
+    let assigned = deal::assign(&table, &for_sites, dealing.partition, count, plan.seed)?;
     name_sites(plan, names.clone());
     let folders = folders(&plan.sites, root);
     let hands = assigned.into_iter().map(|site| names[site].clone()).zip(for_sites).collect();
     let has_test = !for_test.is_empty();
     let Dealt { sites, test, .. } =
-        deal::hand_out(&table, &args.data, hands, for_test, &Places { sites: &folders, test })?;
+        deal::hand_out(&table, dealing.data, hands, for_test, &Places { sites: &folders, test })?;
     Ok(Shared { sites, test: has_test.then_some(test) })
 }
 

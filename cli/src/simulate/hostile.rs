@@ -40,7 +40,7 @@ impl Hostile {
     }
 
     /// Changes the vector of `site`, if that is the hostile one.
-    pub(super) fn tamper(&self, site: &SiteName, context: &Context, words: &mut [u32]) {
+    pub(crate) fn tamper(&self, site: &SiteName, context: &Context, words: &mut [u32]) {
         let acts = context.purpose == Purpose::Train && context.round.get() >= FROM;
         if !acts || *site != self.site {
             return;

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use consilium_proto::v1::{ListStudiesRequest, ShowStudyRequest};
 use consilium_study::canonical::Canonical;
+use consilium_study::data::Input;
 use consilium_study::document::Study;
 use consilium_study::forecast::Forecast;
 use consilium_study::hash::Hash;
@@ -152,6 +153,7 @@ impl Known {
             seed: study.seed,
             labels: study.data.labels.clone(),
             images: [study.data.channels, study.data.height, study.data.width],
+            inputs: study.data.inputs.clone(),
             graph: study.model.hash(),
             parameters: study.model.len(),
             initial_model: study.initial_model(),
@@ -162,6 +164,7 @@ impl Known {
             ring_bits: study.aggregation.ring_bits,
             guarantee: Guarantee::of(&draft)?,
             training: serde_json::to_value(&study.training)?,
+            strategy: study.rounds.strategy.to_string(),
             forecast: Forecast::of(study).to_string(),
         })
     }
@@ -179,6 +182,8 @@ pub(super) struct Shown {
     seed: u64,
     labels: Vec<String>,
     images: [u32; 3],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inputs: Option<Vec<Input>>,
     graph: Hash,
     parameters: usize,
     initial_model: Hash,
@@ -189,6 +194,7 @@ pub(super) struct Shown {
     ring_bits: u32,
     guarantee: Guarantee,
     training: serde_json::Value,
+    strategy: String,
     #[serde(skip)]
     forecast: String,
 }
@@ -196,16 +202,26 @@ pub(super) struct Shown {
 impl Shown {
     pub(super) fn people(&self) -> String {
         let sites: Vec<_> = self.sites.iter().map(SiteName::as_str).collect();
-        let [channels, height, width] = self.images;
+        let cases = match &self.inputs {
+            Some(inputs) => {
+                let columns: Vec<_> = inputs.iter().map(Input::column).collect();
+                format!("rows of {} inputs from the columns {}", inputs.len(), dedup(columns).join(", "))
+            }
+            None => {
+                let [channels, height, width] = self.images;
+                format!("images of {channels} x {height} x {width}")
+            }
+        };
         format!(
             "{name}: {title}\n\
              hash         {study}\n\
              proposed by  {operator}\n\
              state        {state}\n\
              sites        {sites}\n\
-             cases        images of {channels} x {height} x {width}, scored as {labels}\n\
+             cases        {cases}, scored as {labels}\n\
              starts from  model {initial}, seed {seed}\n\
              training     {training}\n\
+             strategy     {strategy}\n\
              rounds       {rounds}, each with at least {quorum} sites; clip norm {clip}, weight {weight}, ring of {ring} bits\n\
              {forecast}\n{guarantee}",
             name = self.name,
@@ -218,6 +234,7 @@ impl Shown {
             initial = self.initial_model,
             seed = self.seed,
             training = pairs(&self.training),
+            strategy = self.strategy,
             rounds = self.rounds,
             quorum = self.quorum,
             clip = self.clip_norm,
@@ -227,6 +244,17 @@ impl Shown {
             guarantee = self.guarantee.people(),
         )
     }
+}
+
+/// Each column once, in the order of its first input.
+fn dedup(columns: Vec<&str>) -> Vec<&str> {
+    let mut once: Vec<&str> = Vec::new();
+    for column in columns {
+        if !once.contains(&column) {
+            once.push(column);
+        }
+    }
+    once
 }
 
 /// `key value` for each key that is set.

@@ -37,13 +37,15 @@ pub struct LocalTraining<'a> {
 
 /// How far a round's training is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Progress {
+pub struct Progress<'a> {
     /// Steps done.
     pub step: u64,
     /// Steps in all.
     pub steps: u64,
     /// Loss of the last batch.
     pub loss: f32,
+    /// The model after this step, in the graph's order.
+    pub model: &'a [f32],
 }
 
 /// What a round's training gave.
@@ -100,7 +102,7 @@ pub fn train(
     task: &LocalTraining,
     start: &[f32],
     data: &Dataset,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Trained, TrainError> {
     let LocalTraining { graph, recipe, .. } = *task;
     if start.len() != graph.len() {
@@ -141,7 +143,7 @@ pub fn train(
         pass.update_statistics(graph, &mut model);
         examples += cases as u64;
         loss_sum += f64::from(loss_value) * cases as f64;
-        if progress(Progress { step: step + 1, steps, loss: loss_value }).is_break() {
+        if progress(Progress { step: step + 1, steps, loss: loss_value, model: &model }).is_break() {
             return Err(TrainError::Stopped { steps: step + 1 });
         }
     }
@@ -273,7 +275,7 @@ mod tests {
         }
     }
 
-    fn go_on(_: Progress) -> ControlFlow<()> {
+    fn go_on(_: Progress<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 

@@ -17,6 +17,7 @@ fn identity(model: &str) -> ModelIdentity {
         graph: spec.graph([1, 8, 8], 2).expect("the models below fit 8x8"),
         preprocessing: Preprocessing::new(0.5, 0.25).expect("both are finite"),
         labels: vec!["normal".into(), "pneumonia".into()],
+        inputs: None,
     }
 }
 

@@ -6,7 +6,8 @@
 use std::fmt;
 
 use crate::document::{
-    CHUNK, Evaluation, FORMAT, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders, least_honest,
+    CHUNK, Data, Evaluation, FORMAT, Input, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders,
+    least_honest,
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::quantity::HumanDuration;
@@ -20,6 +21,8 @@ pub const MAX_SITES: usize = 200;
 pub const MAX_LABELS: usize = 64;
 /// Most colour channels of an image.
 pub const MAX_CHANNELS: u32 = 16;
+/// Most inputs of a row.
+pub const MAX_INPUTS: usize = 1024;
 /// Longest side of an image.
 pub const MAX_SIDE: u32 = 2048;
 /// Most `Train` rounds.
@@ -165,9 +168,14 @@ fn data(plan: &Plan, f: &mut Findings) {
         || "a label is named twice".into(),
         "give each class its own name",
     );
-    f.between("data.channels", data.channels.into(), 1, MAX_CHANNELS.into());
-    f.between("data.height", data.height.into(), 1, MAX_SIDE.into());
-    f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
+    match &data.inputs {
+        Some(given) => inputs(data, given, f),
+        None => {
+            f.between("data.channels", data.channels.into(), 1, MAX_CHANNELS.into());
+            f.between("data.height", data.height.into(), 1, MAX_SIDE.into());
+            f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
+        }
+    }
     let plain_zero = |value: f64| value != 0.0 || value.is_sign_positive();
     f.require(
         data.mean.abs() <= 100.0 && plain_zero(data.mean),
@@ -188,6 +196,52 @@ fn data(plan: &Plan, f: &mut Findings) {
         "write a share from 0 to 0.5, for example 0.2",
     );
     f.between("data.minimum_cases", data.minimum_cases.into(), 1, 1_000_000);
+}
+
+fn inputs(data: &Data, inputs: &[Input], f: &mut Findings) {
+    f.between("data.inputs", inputs.len() as u64, 1, MAX_INPUTS as u64);
+    let one = |value: f64, wanted: f64| value.to_bits() == wanted.to_bits();
+    let follows = data.channels as usize == inputs.len()
+        && (data.height, data.width) == (1, 1)
+        && one(data.mean, 0.0)
+        && one(data.std, 1.0);
+    f.require(
+        follows,
+        "data.inputs",
+        || "beside inputs a size or a scale of pictures is signed".into(),
+        "sign a study whose rows have the size and scale of their inputs",
+    );
+    for input in inputs.iter().take(MAX_INPUTS) {
+        f.text("data.inputs", input.column(), MAX_LABEL);
+        match input {
+            Input::Number { column, mean, std } => f.require(
+                mean.is_finite() && (1e-9..=1e12).contains(std) && (*mean != 0.0 || mean.is_sign_positive()),
+                "data.inputs",
+                || format!("{mean} and {std} are no mean and standard deviation of \"{column}\""),
+                "write the mean and the standard deviation over the training cases, for example 50.0 and 10.0",
+            ),
+            Input::Indicator { is, .. } => f.text("data.inputs", is, MAX_LABEL),
+        }
+    }
+    let written = |input: &Input| match input {
+        Input::Number { column, .. } => (column.clone(), None),
+        Input::Indicator { column, is } => (column.clone(), Some(is.clone())),
+    };
+    let mut all: Vec<_> = inputs.iter().take(MAX_INPUTS).map(written).collect();
+    all.sort();
+    f.require(
+        ascending(&all),
+        "data.inputs",
+        || "an input is named twice".into(),
+        "name each column, or each text of a column, once",
+    );
+    let reserved = ["label", "patient", "split", "site"];
+    f.require(
+        !all.iter().any(|(column, _)| reserved.contains(&column.as_str())),
+        "data.inputs",
+        || "the columns label, patient, split and site have their own meaning".into(),
+        "give the input's column another name",
+    );
 }
 
 fn model(plan: &Plan, f: &mut Findings) {

@@ -13,6 +13,7 @@ use minicbor::{Decode, Decoder, Encode, decode};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
+pub use crate::data::{Data, Input};
 use crate::disclosure::Floor;
 use crate::graph::{GraphError, ModelGraph};
 use crate::grouping::{GroupPlan, Groups, NoGroups, STRETCH};
@@ -89,55 +90,6 @@ impl Plan {
         let honest = least_honest(sites).max(self.aggregation.min_honest);
         GroupPlan::new(sites, narrow(groups.count), narrow(colluders(sites)), narrow(honest))
     }
-}
-
-/// What a case is, and how it becomes numbers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
-#[serde(deny_unknown_fields)]
-#[cbor(map)]
-pub struct Data {
-    /// Names of the classes; the position is the class number.
-    #[n(0)]
-    pub labels: Vec<String>,
-    /// Colour channels of an image.
-    #[n(1)]
-    pub channels: u32,
-    /// Rows the image is brought to.
-    #[n(2)]
-    pub height: u32,
-    /// Columns the image is brought to.
-    #[n(3)]
-    pub width: u32,
-    /// Subtracted from every pixel value, which lies between 0 and 1.
-    #[n(4)]
-    pub mean: f64,
-    /// Then divided by this.
-    #[n(5)]
-    pub std: f64,
-    /// Share of patients held out for evaluation, where the source has no split of its own.
-    #[n(6)]
-    #[serde(default = "default_holdout")]
-    pub holdout: Share,
-    /// A site with fewer labelled, usable cases does not upload.
-    #[n(7)]
-    #[serde(default = "default_minimum_cases")]
-    pub minimum_cases: u32,
-    /// A site withdraws from a round when a smaller share of its items is usable.
-    #[n(8)]
-    #[serde(default = "default_smallest_usable_share")]
-    pub smallest_usable_share: Share,
-}
-
-fn default_holdout() -> Share {
-    Share::constant(0.2)
-}
-
-fn default_minimum_cases() -> u32 {
-    10
-}
-
-fn default_smallest_usable_share() -> Share {
-    Share::constant(0.9)
 }
 
 /// How many rounds, with whom, and how long each wait lasts.

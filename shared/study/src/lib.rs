@@ -6,6 +6,7 @@
 
 pub mod canonical;
 pub mod check;
+pub mod data;
 pub mod disclosure;
 pub mod document;
 pub mod failure;

@@ -17,6 +17,7 @@ use minicbor::{Decode, Encode};
 use serde_json::{Map, Value, json};
 
 use crate::canonical::{Canonical, NotCanonical};
+use crate::data::Input;
 use crate::document::Plan;
 use crate::graph::ModelGraph;
 use crate::hash::Hash;
@@ -42,6 +43,9 @@ pub struct ModelIdentity {
     /// Name of each class, in the order of the scores.
     #[n(2)]
     pub labels: Vec<String>,
+    /// Where cases are rows of a table: what is taken from each.
+    #[n(3)]
+    pub inputs: Option<Vec<Input>>,
 }
 
 impl ModelIdentity {
@@ -68,6 +72,9 @@ impl ModelIdentity {
         if self.labels != wanted.labels {
             let (file, wanted) = (self.labels.clone(), wanted.labels.clone());
             return Err(ModelFileError::OtherLabels { file, wanted });
+        }
+        if self.inputs != wanted.inputs {
+            return Err(ModelFileError::OtherInputs);
         }
         Ok(())
     }
@@ -123,7 +130,7 @@ impl ModelFile {
     }
 
     fn header(&self) -> Vec<u8> {
-        let ModelIdentity { graph, preprocessing, labels } = &self.identity;
+        let ModelIdentity { graph, preprocessing, labels, inputs } = &self.identity;
         let mut metadata = BTreeMap::from([
             ("format", FORMAT.to_owned()),
             ("identity", to_hex(&self.identity.to_canonical())),
@@ -133,6 +140,9 @@ impl ModelFile {
             ("mean", preprocessing.mean().to_string()),
             ("std", preprocessing.std().to_string()),
         ]);
+        if let Some(inputs) = inputs {
+            metadata.insert("inputs", json!(inputs).to_string());
+        }
         if let Some(origin) = self.origin {
             metadata.insert("study", origin.study.to_string());
             metadata.insert("round", origin.round.to_string());
@@ -257,6 +267,9 @@ pub enum ModelFileError {
         /// What is wanted.
         wanted: Vec<String>,
     },
+    /// A model of rows with other inputs.
+    #[error("the file was trained on other inputs than are wanted")]
+    OtherInputs,
 }
 
 impl Plan {
@@ -264,6 +277,11 @@ impl Plan {
     pub fn model_identity(&self) -> ModelIdentity {
         let preprocessing = Preprocessing::new(self.data.mean, self.data.std)
             .expect("a study's mean and deviation were checked with it");
-        ModelIdentity { graph: self.model.clone(), preprocessing, labels: self.data.labels.clone() }
+        ModelIdentity {
+            graph: self.model.clone(),
+            preprocessing,
+            labels: self.data.labels.clone(),
+            inputs: self.data.inputs.clone(),
+        }
     }
 }

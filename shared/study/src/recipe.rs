@@ -15,6 +15,8 @@ pub const MAX_BATCH: u32 = 4096;
 pub const MAX_EPOCHS: u32 = 1000;
 /// Most steps of one round.
 pub const MAX_STEPS: u32 = 1_000_000;
+/// Most places where a schedule changes the learning rate.
+pub const MAX_MILESTONES: u32 = 16;
 /// Most values that one batch may leave behind in the layers: 4 GiB in f32.
 pub const MAX_BATCH_ACTIVATIONS: u64 = 1 << 30;
 
@@ -50,8 +52,8 @@ impl Training {
     }
 
     /// How the learning rate changes over the study.
-    pub const fn schedule(&self) -> Schedule {
-        self.0.schedule
+    pub const fn schedule(&self) -> &Schedule {
+        &self.0.schedule
     }
 
     /// Cases in a batch.
@@ -82,9 +84,12 @@ impl Training {
     /// Learning rate when `progress` of the whole study, between 0 and 1, has been trained and
     /// `round` rounds are complete.
     pub fn rate(&self, round: u32, progress: f64) -> f64 {
-        let factor = match self.0.schedule {
+        let factor = match &self.0.schedule {
             Schedule::Constant => 1.0,
             Schedule::Step { every, factor } => factor.powi((round / every).cast_signed()),
+            Schedule::Milestones { at, factor } => {
+                at.iter().filter(|share| **share <= progress).fold(1.0, |rate, _| rate * factor)
+            }
             Schedule::Cosine => f64::midpoint(1.0, (std::f64::consts::PI * progress.clamp(0.0, 1.0)).cos()),
         };
         self.0.learning_rate * factor
@@ -124,7 +129,7 @@ pub enum Optimiser {
 }
 
 /// How the learning rate changes over the study.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
     /// It does not.
@@ -144,6 +149,16 @@ pub enum Schedule {
     /// Half a cosine down to zero over all rounds (Loshchilov and Hutter 2017).
     #[n(2)]
     Cosine,
+    /// Multiplied by `factor` once such a share of the whole study is trained, at each of `at`.
+    #[n(3)]
+    Milestones {
+        /// Shares above 0 and below 1, ascending.
+        #[n(0)]
+        at: Vec<f64>,
+        /// What the rate is multiplied by.
+        #[n(1)]
+        factor: f64,
+    },
 }
 
 /// How long one round trains.
@@ -238,9 +253,23 @@ impl TryFrom<Written> for Training {
             }
             finite("momentum", momentum, (0.0..1.0).contains(&momentum))?;
         }
-        if let Schedule::Step { every, factor } = written.schedule {
-            counted("schedule.step.every", every, MAX_STEPS)?;
-            finite("schedule.step.factor", factor, factor > 0.0 && factor <= 1.0)?;
+        let shrinks = |factor: f64| factor > 0.0 && factor <= 1.0;
+        match &written.schedule {
+            Schedule::Constant | Schedule::Cosine => {}
+            Schedule::Step { every, factor } => {
+                counted("schedule.step.every", *every, MAX_STEPS)?;
+                finite("schedule.step.factor", *factor, shrinks(*factor))?;
+            }
+            Schedule::Milestones { at, factor } => {
+                let mut before = 0.0;
+                for &share in at {
+                    finite("schedule.milestones.at", share, share > before && share < 1.0)?;
+                    before = share;
+                }
+                let count = u32::try_from(at.len()).unwrap_or(u32::MAX);
+                counted("schedule.milestones.at", count, MAX_MILESTONES)?;
+                finite("schedule.milestones.factor", *factor, shrinks(*factor))?;
+            }
         }
         counted("batch", written.batch, MAX_BATCH)?;
         match (written.epochs, written.steps) {
@@ -374,6 +403,22 @@ mod tests {
             ("optimiser = \"sgd\"\nepochs = 1\nclass_weights = [0.0, 1.0]", "class_weights"),
             ("optimiser = \"sgd\"\nepochs = 1\nschedule = { step = { every = 0, factor = 0.5 } }", "every"),
             ("optimiser = \"sgd\"\nepochs = 1\nschedule = { step = { every = 1, factor = 1.5 } }", "factor"),
+            (
+                "optimiser = \"sgd\"\nepochs = 1\nschedule = { milestones = { at = [0.5, 0.5], factor = 0.1 } }",
+                "milestones.at` = 0.5",
+            ),
+            (
+                "optimiser = \"sgd\"\nepochs = 1\nschedule = { milestones = { at = [1.0], factor = 0.1 } }",
+                "milestones.at` = 1",
+            ),
+            (
+                "optimiser = \"sgd\"\nepochs = 1\nschedule = { milestones = { at = [], factor = 0.1 } }",
+                "milestones.at` = 0",
+            ),
+            (
+                "optimiser = \"sgd\"\nepochs = 1\nschedule = { milestones = { at = [0.5], factor = 0.0 } }",
+                "milestones.factor",
+            ),
             ("optimiser = \"sgd\"\nepochs = 1\nwarmup = 3", "warmup"),
             ("optimiser = \"lbfgs\"\nepochs = 1", "lbfgs"),
         ] {
@@ -404,6 +449,12 @@ mod tests {
         }
         for (progress, want) in [(0.0, 0.1), (0.5, 0.05), (1.0, 0.0), (1.0 / 3.0, 0.075)] {
             close(rate("\"cosine\"", 0, progress), want);
+        }
+        let milestones = "{ milestones = { at = [0.5, 0.75], factor = 0.1 } }";
+        for (progress, want) in
+            [(0.0, 0.1), (0.49, 0.1), (0.5, 0.01), (0.74, 0.01), (0.75, 0.001), (1.0, 0.001)]
+        {
+            close(rate(milestones, 0, progress), want);
         }
     }
 

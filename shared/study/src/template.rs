@@ -38,6 +38,8 @@ height = 28                          # images are brought to this size
 width = 28
 mean = 0.57                          # pixel values lie between 0 and 1; each becomes (x - mean) / std
 std = 0.17
+# In place of these five, where cases are rows of a table (13 laboratory values, say): what is taken from each row, as
+#     inputs = [{{ column = "age", mean = 53.0, std = 9.6 }}, {{ column = "pain", is = "4" }}]: (age - 53) / 9.6, and 1 or 0
 # holdout = 0.2                      # share of patients held out, where the source has no split of its own
 # minimum_cases = 10                 # a site with fewer labelled, usable cases does not upload
 # smallest_usable_share = 0.9        # a site with a smaller share of usable items sits the round out
@@ -51,7 +53,8 @@ learning_rate = 0.001
 batch = 32
 epochs = 1                           # or steps = N: as much work for a large site as for a small one
 # weight_decay = 0.0
-# schedule = "constant"              # or "cosine", or { step = { every = 5, factor = 0.5 } }, over the whole study
+# schedule = "constant"              # or "cosine", or { step = { every = 5, factor = 0.5 } }, over the whole study,
+#     or { milestones = { at = [0.5, 0.75], factor = 0.1 } }: after half and three quarters of all rounds
 # augment = { flip = false, crop = 0 }  # mirror; shift by up to so many pixels
 
 [rounds]

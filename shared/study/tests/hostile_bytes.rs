@@ -51,7 +51,8 @@ fn model(origin: Option<Origin>) -> Vec<u8> {
     let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
     let labels = vec!["normal".to_owned(), "pneumonia".to_owned()];
     let (model, graph) = (vec![0.5; graph().len()], graph());
-    ModelFile { identity: ModelIdentity { graph, preprocessing, labels }, origin, model }.to_bytes()
+    ModelFile { identity: ModelIdentity { graph, preprocessing, labels, inputs: None }, origin, model }
+        .to_bytes()
 }
 
 /// People are shown a rounded size; files hold the exact one.

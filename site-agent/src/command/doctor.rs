@@ -121,6 +121,7 @@ fn source(source: &Source) -> Check {
         Source::Images { folder, table, .. } | Source::Dicom { folder, table, .. } => {
             look(folder).and_then(|()| look(table))
         }
+        Source::Table { table, .. } => look(table),
     };
     match looked {
         Ok(()) => Check { what: "source", well: true, finding: format!("{} can be opened", source.kind()) },

@@ -16,7 +16,7 @@ use super::local::{LocalPath, LocalText};
 use super::picture::Picture;
 use super::protocol::{ArchiveDefect, ArchivePiece, Part};
 use super::reason::Reason;
-use super::source::Criteria;
+use super::source::{Criteria, Target};
 use super::split::{Side, SplitKey, Subject};
 
 /// A part that has begun, and how many pictures of it have come.
@@ -37,12 +37,13 @@ struct Case {
 
 pub(super) fn load(
     file: &Path,
+    target: Target,
     criteria: &Criteria,
     key: &SplitKey,
     decoder: &mut Decoder,
 ) -> Result<Cohort, LoadError> {
     let archive = open_file(file).map_err(LoadError::ArchiveFile)?;
-    let mut assembly = Assembly::new(criteria.target);
+    let mut assembly = Assembly::new(target.shape());
     let (mut cases, mut quarantine) = (Vec::new(), Vec::new());
     let mut begun: Option<Begun> = None;
     decoder.read_archive(archive, &mut |piece, body| match piece {
@@ -58,7 +59,7 @@ pub(super) fn load(
             for record in records.by_ref() {
                 let label = u16::from_le_bytes([record[0], record[1]]);
                 if usize::from(label) < criteria.labels.len() {
-                    let values = picture(begun, &record[2..])?.fitted(criteria.target);
+                    let values = picture(begun, &record[2..])?.fitted(target);
                     let content = Hash::of_bytes(&record[2..]);
                     cases.push(Case { part: begun.part, label, content, values });
                 } else {

@@ -1,5 +1,6 @@
 //! A site's cohort for one study: what is trained on, what is held out, and what became of the rest.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use consilium_learning::{Dataset, Pixels};
@@ -10,12 +11,12 @@ use super::counts::{Counts, Stage};
 use super::decoder::Decoder;
 use super::folder::ListError;
 use super::local::{LocalPath, LocalText, Patient};
-use super::protocol::{ArchiveDefect, Facts};
+use super::protocol::{ArchiveDefect, Facts, Format};
 use super::reason::Reason;
-use super::source::{Criteria, Source, Target};
+use super::source::{Case, Criteria, Source};
 use super::split::{Side, SplitKey};
 use super::table::{Columns, TableDefect};
-use super::{archive, files};
+use super::{archive, files, rows};
 
 /// The usable cases of a site, and an account of all others. The cases and the quarantine together
 /// are everything that was found or listed.
@@ -32,7 +33,7 @@ pub struct Cohort {
     pub counts: Counts,
     /// The columns of the table; an archive has none.
     pub columns: Option<Columns>,
-    /// The usable cases of files, in the order of their paths. Empty for an archive.
+    /// The usable cases of files, in the order of their paths, or of rows, in the order of their lines. Empty for an archive.
     pub used: Vec<Used>,
     /// Cases that are not used, in the order of their paths.
     pub quarantine: Vec<Quarantined>,
@@ -41,7 +42,7 @@ pub struct Cohort {
 /// A usable case.
 #[derive(Debug, Clone)]
 pub struct Used {
-    /// Its file.
+    /// Its file, or the row that it is.
     pub path: LocalPath,
     /// Its line in the table.
     pub line: u64,
@@ -49,8 +50,8 @@ pub struct Used {
     pub side: Side,
     /// Its label, as a place in the study's list.
     pub label: u16,
-    /// What was seen of the file.
-    pub facts: Facts,
+    /// What was seen of the file; a row has none.
+    pub facts: Option<Facts>,
 }
 
 /// A case that is not used.
@@ -61,7 +62,7 @@ pub struct Quarantined {
     /// Its line in the table, if it has one.
     pub line: Option<u64>,
     /// The column of the table that is the matter, if one is.
-    pub column: Option<&'static str>,
+    pub column: Option<Cow<'static, str>>,
     /// How far it came.
     pub reached: Stage,
     /// Why it is not used.
@@ -103,6 +104,12 @@ pub enum LoadError {
     /// The configuration names a site and the table has no column for it.
     #[error("the configuration asks for one site's rows, and the table has no column \"site\"")]
     NoSiteColumn,
+    /// A table for a study of pictures.
+    #[error("the study is about pictures, and the source is a table of numbers")]
+    RowsForPictures,
+    /// Pictures for a study of rows.
+    #[error("the study is about rows of a table, and the source has pictures")]
+    PicturesForRows,
 }
 
 /// Why a part of the source itself cannot be opened.
@@ -123,6 +130,14 @@ impl LoadError {
             }
             Self::Table(TableDefect::Unreadable) => part_remedy(&Reason::StorageUnreachable, user),
             Self::Table(_) | Self::NoSiteColumn => "Correct the table and try again.".to_owned(),
+            Self::RowsForPictures => {
+                "Name pictures under [source] in site.toml (kind = \"images\", \"dicom\" or \"npz\")."
+                    .to_owned()
+            }
+            Self::PicturesForRows => {
+                "Name a table under [source] in site.toml: kind = \"table\", table = \"data/cases.csv\"."
+                    .to_owned()
+            }
             Self::Archive(_) => "Fetch the archive again, or convert it to the MedMNIST layout.".to_owned(),
         }
     }
@@ -149,28 +164,39 @@ pub fn load(
     cache: Option<&Cache>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Cohort, LoadError> {
-    match source {
-        Source::Npz { file } => archive::load(file, criteria, key, decoder),
-        Source::Images { folder, table, site } | Source::Dicom { folder, table, site } => {
-            let format = source.format();
-            let place = files::Place { folder, table, site: site.as_deref(), format };
+    match (source, &criteria.case) {
+        (Source::Npz { file }, &Case::Picture(target)) => archive::load(file, target, criteria, key, decoder),
+        (Source::Images { folder, table, site }, &Case::Picture(target)) => {
+            let place = files::Place { folder, table, site: site.as_deref(), format: Format::Raster, target };
             files::load(&place, criteria, key, decoder, cache, progress)
+        }
+        (Source::Dicom { folder, table, site }, &Case::Picture(target)) => {
+            let place = files::Place { folder, table, site: site.as_deref(), format: Format::Dicom, target };
+            files::load(&place, criteria, key, decoder, cache, progress)
+        }
+        (Source::Table { table, site }, Case::Row(inputs)) => {
+            rows::load(table, site.as_deref(), inputs, criteria, key)
+        }
+        (Source::Table { .. }, Case::Picture(_)) => Err(LoadError::RowsForPictures),
+        (Source::Npz { .. } | Source::Images { .. } | Source::Dicom { .. }, Case::Row(_)) => {
+            Err(LoadError::PicturesForRows)
         }
     }
 }
 
 /// Cases on their way into the two data sets.
 pub(super) struct Assembly {
-    target: Target,
+    shape: [u32; 3],
     sides: [(Vec<f32>, Vec<u16>); 2],
     patients: BTreeSet<Patient>,
     pub(super) counts: Counts,
 }
 
 impl Assembly {
-    pub(super) fn new(target: Target) -> Self {
+    /// Of cases of this shape: channels, height, width.
+    pub(super) fn new(shape: [u32; 3]) -> Self {
         let sides = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
-        Self { target, sides, patients: BTreeSet::new(), counts: Counts::default() }
+        Self { shape, sides, patients: BTreeSet::new(), counts: Counts::default() }
     }
 
     /// Adds a usable case.
@@ -198,12 +224,11 @@ impl Assembly {
         quarantine: Vec<Quarantined>,
     ) -> Cohort {
         self.counts.named_patients = self.patients.len() as u64;
-        let target = self.target;
-        let shape = [target.channels() as u32, target.height() as u32, target.width() as u32];
+        let shape = self.shape;
         let fingerprint = fingerprint(shape, &self.sides);
         let [train, held_out] = self.sides.map(|(pixels, labels)| {
             Dataset::new(shape, Pixels::Floats(pixels), labels)
-                .expect("every case added one label and the target's number of finite values")
+                .expect("every case added one label and as many finite values as the shape says")
         });
         Cohort { train, held_out, fingerprint, counts: self.counts, columns, used, quarantine }
     }

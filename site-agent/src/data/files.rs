@@ -1,5 +1,6 @@
 //! Cohorts from a folder and a table.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::folder::unknown_images;
 use super::local::{LocalPath, LocalText, Patient};
 use super::protocol::Format;
 use super::reason::Reason;
-use super::source::Criteria;
+use super::source::{Criteria, Target};
 use super::split::{Side, SplitKey, Subject};
 use super::table::{self, Columns, Row, Table};
 
@@ -24,6 +25,8 @@ pub(super) struct Place<'a> {
     pub(super) table: &'a Path,
     pub(super) site: Option<&'a str>,
     pub(super) format: Format,
+    /// What every picture is brought to.
+    pub(super) target: Target,
 }
 
 /// Why a case stops, and where in the table to look.
@@ -63,7 +66,8 @@ pub(super) fn load(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Cohort, LoadError> {
     let root = Root::open(place.folder).map_err(LoadError::Folder)?;
-    let Table { rows, columns } = table::read(open_file(place.table).map_err(LoadError::TableFile)?)?;
+    let table = open_file(place.table).map_err(LoadError::TableFile)?;
+    let Table { rows, columns } = table::read(table, table::Content::Files)?;
     if place.site.is_some() && !rows.is_empty() && rows.iter().all(|row| row.site.is_none()) {
         return Err(LoadError::NoSiteColumn);
     }
@@ -97,7 +101,7 @@ pub(super) fn load(
             stops.insert(path, (Some(candidate.line), Stop::at(column, Stage::Labelled, reason, None)));
         }
     }
-    Ok(assemble(criteria, key, columns, candidates, stops))
+    Ok(assemble(place.target, criteria, key, columns, candidates, stops))
 }
 
 struct Loader<'a> {
@@ -152,7 +156,7 @@ impl Loader<'_> {
     }
 
     fn decode(&mut self, content: Hash, bytes: Vec<u8>) -> Result<Decoded, Reason> {
-        let (format, target) = (self.place.format, self.criteria.target);
+        let (format, target) = (self.place.format, self.place.target);
         if let Some(decoded) = self.cache.and_then(|cache| cache.get(format, target, content)) {
             return Ok(decoded);
         }
@@ -202,13 +206,14 @@ fn contradictions(candidates: &BTreeMap<LocalPath, Candidate>) -> Vec<(LocalPath
 }
 
 fn assemble(
+    target: Target,
     criteria: &Criteria,
     key: &SplitKey,
     columns: Columns,
     candidates: BTreeMap<LocalPath, Candidate>,
     stops: BTreeMap<LocalPath, (Option<u64>, Stop)>,
 ) -> Cohort {
-    let mut assembly = Assembly::new(criteria.target);
+    let mut assembly = Assembly::new(target.shape());
     // A patient with some rows on a written side has that side for all.
     let written: BTreeMap<Patient, Side> = candidates
         .values()
@@ -222,7 +227,7 @@ fn assemble(
             .or_else(|| written.get(patient.as_ref()?).copied())
             .unwrap_or_else(|| key.side(subject, criteria.holdout));
         assembly.add(side, label, patient.as_ref(), &decoded.values);
-        used.push(Used { path, line, side, label, facts: decoded.facts });
+        used.push(Used { path, line, side, label, facts: Some(decoded.facts) });
     }
     let mut quarantine = Vec::new();
     for (path, (line, Stop { reached, reason, column, written })) in stops {
@@ -231,6 +236,7 @@ fn assemble(
         } else {
             assembly.counts.note(reached);
         }
+        let column = column.map(Cow::Borrowed);
         quarantine.push(Quarantined { path, line, column, reached, reason, written });
     }
     assembly.finish(Some(columns), used, quarantine)

@@ -217,7 +217,7 @@ fn strangers_files_are_read_or_refused() {
         Target::new("site-npz", archived, [archive(&[0, 1, 1]), archive(&[2; 40])]).holding(64 << 20),
         Target::new(
             "site-table",
-            |bytes| table::read(bytes).is_ok(),
+            |bytes| table::read(bytes, table::Content::Files).is_ok(),
             [b"path,label,patient,split,site\na/1.dcm,yes,p1,train,ada\n\"b,2\",no,,,\r\n".to_vec()],
         ),
         Target::new("site-child-request", frames::<Request>, [request]),

@@ -205,6 +205,12 @@ pub enum Reason {
     /// Reserved for a final test, which no site sees.
     #[n(26)]
     ReservedForTest,
+    /// An input of a row is missing.
+    #[n(27)]
+    MissingValue,
+    /// An input of a row is no number, or one that makes no sense.
+    #[n(28)]
+    NotANumber,
 }
 
 impl Reason {
@@ -238,6 +244,8 @@ impl Reason {
             Self::UnknownSplit => "unknown_split",
             Self::OtherSite => "other_site",
             Self::ReservedForTest => "reserved_for_test",
+            Self::MissingValue => "missing_value",
+            Self::NotANumber => "not_a_number",
         }
     }
 
@@ -282,6 +290,8 @@ impl Reason {
             Self::UnknownSplit => "its split is none of train, val and test",
             Self::OtherSite => "the table says it belongs to another site",
             Self::ReservedForTest => "it is reserved for the final test",
+            Self::MissingValue => "a column that the study needs is empty in it",
+            Self::NotANumber => "a column that the study needs holds no sensible number in it",
         };
         text.to_owned()
     }
@@ -319,6 +329,12 @@ impl Reason {
             Self::ConflictingDuplicate => "Find out which label and patient are right, and correct the table.".to_owned(),
             Self::PatientOnBothSides => "Give all images of a patient the same split.".to_owned(),
             Self::OtherSite | Self::ReservedForTest => "Nothing to do.".to_owned(),
+            Self::MissingValue => {
+                "Fill it in where it is known. The study leaves out what is not whole; nothing is guessed.".to_owned()
+            }
+            Self::NotANumber => {
+                "Correct it: digits with a point before decimals, in the unit that the study's column has.".to_owned()
+            }
         }
     }
 }
@@ -353,6 +369,8 @@ pub(crate) fn examples() -> Vec<Reason> {
         Reason::UnknownSplit,
         Reason::OtherSite,
         Reason::ReservedForTest,
+        Reason::MissingValue,
+        Reason::NotANumber,
     ]
 }
 

@@ -3,6 +3,7 @@
 //! These texts name files, so they are printed for the person at the site and go nowhere else. What is
 //! told outside is made from [`Counts`] through the disclosure gate.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use super::cohort::{Cohort, Quarantined};
 use super::counts::{Counts, Stage};
 use super::display::Shading;
+use super::protocol::Facts;
 use super::source::{Criteria, Source};
 use super::split::Side;
 
@@ -46,8 +48,11 @@ pub struct TableNotes {
     pub unused_columns: Vec<String>,
     /// Whether a column names the patients.
     pub patient_column: bool,
-    /// Usable cases whose patient neither table nor file names: these are split file by file.
+    /// Usable cases whose patient neither table nor file names: these are split file by file, or row by row.
     pub split_by_file: u64,
+    /// Whether rows are the cases themselves.
+    #[serde(skip)]
+    of_cases: bool,
 }
 
 impl TableNotes {
@@ -59,7 +64,8 @@ impl TableNotes {
             unused.push(SITE.to_owned());
         }
         let (patient_column, split_by_file) = (columns.patient, cohort.counts.unnamed_cases);
-        Some(Self { unused_columns: unused, patient_column, split_by_file })
+        let of_cases = matches!(source, Source::Table { .. });
+        Some(Self { unused_columns: unused, patient_column, split_by_file, of_cases })
     }
 
     /// For a terminal; empty where there is nothing to say.
@@ -70,17 +76,20 @@ impl TableNotes {
             let names = names.collect::<Vec<_>>().join(", ");
             let _ = writeln!(
                 text,
-                "Columns of the table that are not used: {names}. Used are path, label, patient and split, and site \
-                 where site.toml names one under [source]."
+                "Columns of the table that are not used: {names}. Used are {}, label, patient and split, and site \
+                 where site.toml names one under [source].",
+                if self.of_cases { "the study's inputs" } else { "path" }
             );
         }
         if self.split_by_file > 0 {
             let column = if self.patient_column { "" } else { "The table has no column \"patient\". " };
             let _ = writeln!(
                 text,
-                "{column}{} cases name no patient: their split is by file, and pictures of one patient can be on \
+                "{column}{} cases name no patient: their split is by {}, and {} of one patient can be on \
                  both sides.",
-                self.split_by_file
+                self.split_by_file,
+                if self.of_cases { "row" } else { "file" },
+                if self.of_cases { "rows" } else { "pictures" },
             );
         }
         text
@@ -125,7 +134,7 @@ pub struct Place {
     pub line: Option<u64>,
     /// The column of the table.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub column: Option<&'static str>,
+    pub column: Option<Cow<'static, str>>,
     /// What stands there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub written: Option<String>,
@@ -136,7 +145,7 @@ impl Place {
         Self {
             file: case.path.reveal().to_owned(),
             line: case.line,
-            column: case.column,
+            column: case.column.clone(),
             written: case.written.as_ref().map(|written| written.reveal().to_owned()),
         }
     }
@@ -224,7 +233,7 @@ impl Place {
         let mut text = printable(&self.file);
         if let Some(line) = self.line {
             let _ = write!(text, " (table line {line}");
-            if let Some(column) = self.column {
+            if let Some(column) = &self.column {
                 let _ = write!(text, ", column {column}");
             }
             if let Some(written) = &self.written {
@@ -265,13 +274,6 @@ impl Explanation {
     /// Accounts for every file of a cohort.
     pub fn of(source: &Source, criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
         let used = cohort.used.iter().map(|case| {
-            let facts = &case.facts;
-            let shading = match facts.shading {
-                Shading::Window => "shown in the window of its header",
-                Shading::OwnRange => "shown from its darkest to its brightest value",
-                Shading::FullRange => "shown in the full range of its format",
-            };
-            let turned = if facts.turned { ", turned to the common orientation" } else { "" };
             let label = criteria.labels.get(usize::from(case.label)).map_or("", String::as_str);
             Explained {
                 place: Place {
@@ -285,10 +287,10 @@ impl Explanation {
                     Side::Train => "train",
                     Side::HeldOut => "held_out",
                 },
-                explanation: format!(
-                    "labelled {label}; {} of {} x {} pixels and {} bits, {shading}{turned}",
-                    facts.format, facts.rows, facts.columns, facts.bits
-                ),
+                explanation: match &case.facts {
+                    Some(facts) => format!("labelled {label}; {}", seen(facts)),
+                    None => format!("labelled {label}"),
+                },
                 remedy: String::new(),
             }
         });
@@ -300,7 +302,7 @@ impl Explanation {
             remedy: case.reason.remedy(user),
         });
         let mut files: Vec<Explained> = used.chain(unused).collect();
-        files.sort_by(|a, b| a.place.file.cmp(&b.place.file));
+        files.sort_by(|a, b| (&a.place.file, a.place.line).cmp(&(&b.place.file, b.place.line)));
         Self { files, table: TableNotes::of(source, cohort) }
     }
 
@@ -322,6 +324,18 @@ impl Explanation {
     }
 }
 
+/// What was seen of a file.
+fn seen(facts: &Facts) -> String {
+    let shading = match facts.shading {
+        Shading::Window => "shown in the window of its header",
+        Shading::OwnRange => "shown from its darkest to its brightest value",
+        Shading::FullRange => "shown in the full range of its format",
+    };
+    let turned = if facts.turned { ", turned to the common orientation" } else { "" };
+    let Facts { format, rows, columns, bits, .. } = facts;
+    format!("{format} of {rows} x {columns} pixels and {bits} bits, {shading}{turned}")
+}
+
 /// Text of a file or table without control characters, which could steer a terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{FFFD}' } else { letter }).collect()
@@ -333,7 +347,12 @@ mod tests {
 
     #[test]
     fn a_table_without_patients_or_with_unused_columns_is_told_of() {
-        let mut notes = TableNotes { unused_columns: Vec::new(), patient_column: true, split_by_file: 0 };
+        let mut notes = TableNotes {
+            unused_columns: Vec::new(),
+            patient_column: true,
+            split_by_file: 0,
+            of_cases: false,
+        };
         assert_eq!(notes.text(), "");
         notes.split_by_file = 3;
         assert!(notes.text().starts_with("3 cases name no patient: their split is by file"));
@@ -349,7 +368,7 @@ mod tests {
         let place = Place {
             file: "a\x1b[2Jb".into(),
             line: Some(3),
-            column: Some("label"),
+            column: Some("label".into()),
             written: Some("x\ny".into()),
         };
         assert_eq!(place.text(), "a\u{FFFD}[2Jb (table line 3, column label: \"x\u{FFFD}y\")");

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
+use consilium_study::data::Input;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
-
-use super::protocol::Format;
 
 /// Where the cases are: the `[data]` table of a site's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,22 +36,24 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         site: Option<String>,
     },
+    /// A table whose rows are the cases, for studies with `inputs`.
+    Table {
+        /// CSV with the column `label`, those of the study's inputs and, if wanted, `patient,split,site`.
+        table: PathBuf,
+        /// With a `site` column: the rows that are ours.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
+    },
 }
 
 impl Source {
-    /// The format of its files; an archive's members are read as what they are.
-    pub(super) fn format(&self) -> Format {
-        match self {
-            Self::Dicom { .. } => Format::Dicom,
-            Self::Images { .. } | Self::Npz { .. } => Format::Raster,
-        }
-    }
-
     /// The site whose rows are ours, where the table holds several.
     pub fn site(&self) -> Option<&str> {
         match self {
             Self::Npz { .. } => None,
-            Self::Images { site, .. } | Self::Dicom { site, .. } => site.as_deref(),
+            Self::Images { site, .. } | Self::Dicom { site, .. } | Self::Table { site, .. } => {
+                site.as_deref()
+            }
         }
     }
 
@@ -62,6 +63,7 @@ impl Source {
             Self::Npz { .. } => "npz",
             Self::Images { .. } => "images",
             Self::Dicom { .. } => "dicom",
+            Self::Table { .. } => "table",
         }
     }
 }
@@ -121,10 +123,24 @@ impl Target {
         self.width.into()
     }
 
+    /// Channels, rows and columns.
+    pub fn shape(self) -> [u32; 3] {
+        [self.channels.into(), self.height.into(), self.width.into()]
+    }
+
     /// Number of values in one picture.
     pub fn values(self) -> usize {
         self.channels() * self.height() * self.width()
     }
+}
+
+/// What a case of a study is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Case {
+    /// A picture of this size.
+    Picture(Target),
+    /// A row of a table, and what is taken from it.
+    Row(Vec<Input>),
 }
 
 /// What a study asks of a case.
@@ -132,8 +148,8 @@ impl Target {
 pub struct Criteria {
     /// Names of the classes, in the order of the model's outputs.
     pub labels: Vec<String>,
-    /// The picture's size.
-    pub target: Target,
+    /// What a case is.
+    pub case: Case,
     /// Share of patients held out where the source has no split of its own, from 0 to below 1.
     pub holdout: f64,
 }

@@ -1,10 +1,13 @@
-//! The table beside a folder of images: who is in the cohort, and with which label.
+//! The table beside a folder of images: who is in the cohort, and with which label. Or the cohort itself, where cases are
+//! rows.
 //!
-//! CSV in UTF-8 with a header. `path` and `label` are required; `patient`, `split` and `site` are
+//! CSV in UTF-8 with a header. `label` is required, and `path` or the columns of a study's inputs; `patient`, `split` and `site` are
 //! optional; other columns are passed over, and `data check` names them. Blanks around a value do not count.
 
+use std::borrow::Cow;
 use std::io::Read;
 
+use consilium_study::data::Input;
 use csv::{Position, ReaderBuilder, StringRecord, Trim};
 
 use super::local::{LocalPath, LocalText, Patient};
@@ -37,7 +40,7 @@ pub struct Columns {
 pub struct Row {
     /// Its line, for people; the header is on line 1.
     pub line: u64,
-    /// The file, with `.` parts taken out.
+    /// The file, with `.` parts taken out; of a row without one the word `row`.
     pub path: LocalPath,
     /// Whether the path stays inside the folder as far as its text can tell.
     pub stays_inside: bool,
@@ -49,10 +52,21 @@ pub struct Row {
     pub split: Option<LocalText>,
     /// The site as written.
     pub site: Option<LocalText>,
+    /// What stands in the columns of the inputs, in their order; nothing beside files.
+    pub values: Vec<LocalText>,
+}
+
+/// What the rows of a table are.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// One file each.
+    Files,
+    /// The cases themselves, with these inputs.
+    Cases(&'a [Input]),
 }
 
 /// Why a table is not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TableDefect {
     /// The read failed half way.
     #[error("reading it failed")]
@@ -70,13 +84,13 @@ pub enum TableDefect {
     #[error("it has no column \"{column}\"; the first line must name the columns, separated by commas")]
     NoColumn {
         /// The column.
-        column: &'static str,
+        column: Cow<'static, str>,
     },
     /// A column is there twice.
     #[error("it has the column \"{column}\" twice")]
     DuplicateColumn {
         /// The column.
-        column: &'static str,
+        column: Cow<'static, str>,
     },
     /// A row has more or fewer values than the header.
     #[error("line {line} does not have as many values as the first line has columns")]
@@ -95,7 +109,7 @@ pub enum TableDefect {
 }
 
 /// Reads a whole table.
-pub fn read(from: impl Read) -> Result<Table, TableDefect> {
+pub fn read(from: impl Read, content: Content<'_>) -> Result<Table, TableDefect> {
     let mut bytes = Vec::new();
     from.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|_| TableDefect::Unreadable)?;
     if bytes.len() as u64 > LONGEST {
@@ -105,16 +119,29 @@ pub fn read(from: impl Read) -> Result<Table, TableDefect> {
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(text);
     let mut lines = Lines { text, at: 0, line: 1 };
     let columns = reader.headers().map_err(|error| defect(&error, &mut lines))?.clone();
-    let find = |column: &'static str| -> Result<Option<usize>, TableDefect> {
+    let find = |column: Cow<'static, str>| -> Result<Option<usize>, TableDefect> {
         let mut places = columns.iter().enumerate().filter(|(_, name)| *name == column);
         let place = places.next().map(|(index, _)| index);
         if places.next().is_some() { Err(TableDefect::DuplicateColumn { column }) } else { Ok(place) }
     };
-    let path = find("path")?.ok_or(TableDefect::NoColumn { column: "path" })?;
-    let label = find("label")?.ok_or(TableDefect::NoColumn { column: "label" })?;
-    let (patient, split, site) = (find("patient")?, find("split")?, find("site")?);
-    let known = [Some(path), Some(label), patient, split, site];
-    let unknown = columns.iter().enumerate().filter(|(index, _)| !known.contains(&Some(*index)));
+    let needed = |column: Cow<'static, str>| match find(column.clone())? {
+        Some(place) => Ok(place),
+        None => Err(TableDefect::NoColumn { column }),
+    };
+    let (path, inputs) = match content {
+        Content::Files => (Some(needed("path".into())?), Vec::new()),
+        Content::Cases(inputs) => {
+            let columns = inputs.iter().map(|input| needed(input.column().to_owned().into()));
+            (None, columns.collect::<Result<_, _>>()?)
+        }
+    };
+    let label = needed("label".into())?;
+    let (patient, split, site) = (find("patient".into())?, find("split".into())?, find("site".into())?);
+    let known = [path, Some(label), patient, split, site];
+    let unknown = columns
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !known.contains(&Some(*index)) && !inputs.contains(index));
     let unknown = unknown.map(|(_, name)| LocalText::new(name)).collect();
     let mut rows = Vec::new();
     let mut record = StringRecord::new();
@@ -127,16 +154,23 @@ pub fn read(from: impl Read) -> Result<Table, TableDefect> {
         let optional = |index: Option<usize>| {
             index.and_then(|index| record.get(index)).filter(|value| !value.is_empty())
         };
-        let written = required(path, "path")?;
-        let inside = inside(written);
+        let (path, stays_inside) = match path {
+            Some(path) => {
+                let written = required(path, "path")?;
+                let inside = inside(written);
+                (inside.clone().unwrap_or_else(|| written.to_owned()), inside.is_some())
+            }
+            None => ("row".to_owned(), true),
+        };
         rows.push(Row {
             line,
-            stays_inside: inside.is_some(),
-            path: LocalPath::new(inside.unwrap_or_else(|| written.to_owned())),
+            stays_inside,
+            path: LocalPath::new(path),
             label: LocalText::new(required(label, "label")?),
             patient: optional(patient).map(Patient::new),
             split: optional(split).map(LocalText::new),
             site: optional(site).map(LocalText::new),
+            values: inputs.iter().map(|place| LocalText::new(record.get(*place).unwrap_or(""))).collect(),
         });
     }
     let columns = Columns { patient: patient.is_some(), site: site.is_some(), unknown };
@@ -199,7 +233,7 @@ mod tests {
     #[test]
     fn columns_are_found_by_name_in_any_order() {
         let text = "\u{FEFF}label, ward ,patient,path\nnormal,7, p1 ,./a//b.dcm\n\"sick\",8,,c.dcm\n";
-        let Table { rows, columns } = read(text.as_bytes()).unwrap();
+        let Table { rows, columns } = read(text.as_bytes(), Content::Files).unwrap();
         assert_eq!(columns.unknown, [LocalText::new("ward")]);
         assert!(columns.patient && !columns.site);
         assert_eq!(rows.len(), 2);
@@ -212,11 +246,11 @@ mod tests {
 
     #[test]
     fn defects_name_line_and_column() {
-        let refuse = |bytes: &[u8]| read(bytes).unwrap_err();
-        assert_eq!(refuse(b"path;label\na;b\n"), TableDefect::NoColumn { column: "path" });
-        assert_eq!(refuse(b"path\na\n"), TableDefect::NoColumn { column: "label" });
-        assert_eq!(refuse(b""), TableDefect::NoColumn { column: "path" });
-        assert_eq!(refuse(b"path,label,path\n"), TableDefect::DuplicateColumn { column: "path" });
+        let refuse = |bytes: &[u8]| read(bytes, Content::Files).unwrap_err();
+        assert_eq!(refuse(b"path;label\na;b\n"), TableDefect::NoColumn { column: "path".into() });
+        assert_eq!(refuse(b"path\na\n"), TableDefect::NoColumn { column: "label".into() });
+        assert_eq!(refuse(b""), TableDefect::NoColumn { column: "path".into() });
+        assert_eq!(refuse(b"path,label,path\n"), TableDefect::DuplicateColumn { column: "path".into() });
         assert_eq!(refuse(b"path,label\na,b\na\n"), TableDefect::Ragged { line: 3 });
         assert_eq!(refuse(b"path,label\n,b\n"), TableDefect::EmptyValue { line: 2, column: "path" });
         assert_eq!(refuse(b"path,label\nM\xFCller,b\n"), TableDefect::NotUtf8 { line: 2 });
@@ -228,9 +262,9 @@ mod tests {
         for end in ["\n", "\r\n", "\r"] {
             for start in ["", "\u{FEFF}"] {
                 let text = format!("{start}{}", text.replace('\n', end));
-                let rows = read(text.as_bytes()).unwrap().rows;
+                let rows = read(text.as_bytes(), Content::Files).unwrap().rows;
                 assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 4, 6], "{text:?}");
-                let ragged = read(format!("{text}d{end}").as_bytes()).unwrap_err();
+                let ragged = read(format!("{text}d{end}").as_bytes(), Content::Files).unwrap_err();
                 assert_eq!(ragged, TableDefect::Ragged { line: 7 }, "{text:?}");
             }
         }
@@ -255,10 +289,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&bytes[..]);
+            let _ = read(&bytes[..], Content::Files);
             let mut table = b"path,label,split\n".to_vec();
             table.extend(bytes);
-            let _ = read(&table[..]);
+            let _ = read(&table[..], Content::Files);
         }
     }
 }

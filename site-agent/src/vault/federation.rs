@@ -231,6 +231,7 @@ impl Federation {
             graph: draft.model.clone(),
             preprocessing: Preprocessing::new(data.mean, data.std).unwrap(),
             labels: data.labels.clone(),
+            inputs: None,
         };
         let file =
             ModelFile { identity: identity.clone(), origin: None, model: initial(&draft.model, draft.seed) };

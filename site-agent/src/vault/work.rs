@@ -397,9 +397,7 @@ impl Task<'_> {
     }
 
     fn preprocessing(&self) -> Preprocessing {
-        let data = &self.study.data;
-        Preprocessing::new(data.mean, data.std)
-            .expect("the check of a study admits only usable preprocessing")
+        self.study.model_identity().preprocessing
     }
 
     /// Reads a model file and checks that it is of this study's graph.

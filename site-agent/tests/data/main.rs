@@ -8,6 +8,7 @@ mod child;
 mod corpora;
 mod orientation;
 mod pydicom;
+mod rows;
 mod sources;
 
 use std::io::Write;

@@ -11,7 +11,7 @@ use consilium_site_agent::data::protocol::ArchiveDefect;
 use consilium_site_agent::data::report::{Check, Explanation};
 use consilium_site_agent::data::split::Side;
 use consilium_site_agent::data::table::TableDefect;
-use consilium_site_agent::data::{Cache, Cohort, Criteria, Decoder, LoadError, Source, load};
+use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, Decoder, LoadError, Source, load};
 use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 use proptest::prelude::*;
@@ -19,7 +19,11 @@ use proptest::prelude::*;
 use super::{data_folder, decoder, file, grey, key, put, target};
 
 fn criteria() -> Criteria {
-    Criteria { labels: vec!["normal".into(), "sick".into()], target: target(1, 4, 4), holdout: 0.3 }
+    Criteria {
+        labels: vec!["normal".into(), "sick".into()],
+        case: Case::Picture(target(1, 4, 4)),
+        holdout: 0.3,
+    }
 }
 
 fn loaded(source: &Source, cache: Option<&Cache>, decoder: &mut Decoder) -> Result<Cohort, LoadError> {
@@ -175,7 +179,7 @@ fn unusable_files_are_named_counted_and_change_nothing_else() {
     let outcomes: BTreeMap<&str, (&str, Stage, Option<&str>)> = cohort
         .quarantine
         .iter()
-        .map(|case| (case.path.reveal(), (case.reason.code(), case.reached, case.column)))
+        .map(|case| (case.path.reveal(), (case.reason.code(), case.reached, case.column.as_deref())))
         .collect();
     let expected = [
         ("../escape.dcm", ("outside_folder", Stage::Found, Some("path"))),
@@ -329,7 +333,7 @@ fn sources_that_are_not_there_say_so() {
     let mut hospital = Hospital::new("file,label");
     hospital.row("a,b");
     let error = loaded(&hospital.source(), None, &mut decoder).unwrap_err();
-    assert_eq!(error, LoadError::Table(TableDefect::NoColumn { column: "path" }));
+    assert_eq!(error, LoadError::Table(TableDefect::NoColumn { column: "path".into() }));
     let none = Hospital::new("path,label").load();
     assert_eq!((none.counts.found, none.counts.usable_share()), (0, 0.0));
 }
@@ -342,7 +346,7 @@ fn archive(file: &Path, criteria: &Criteria) -> Result<Cohort, LoadError> {
 #[test]
 fn medmnist_archives_are_read_stored_and_deflated() {
     let Some(folder) = data_folder("pneumoniamnist") else { return };
-    let criteria = Criteria { target: target(1, 28, 28), ..criteria() };
+    let criteria = Criteria { case: Case::Picture(target(1, 28, 28)), ..criteria() };
     for (name, train, val) in [
         ("pneumoniamnist.npz", [1214, 3494], [135, 389]),
         ("pneumoniamnist_site_imbalanced.npz", [388, 3494], [135, 389]),
@@ -375,7 +379,7 @@ fn a_colour_archive_is_read_channel_by_channel() {
     write_array(&mut npz, "train_images", &[1, 2, 2, 3], &(0..12).map(|byte| byte * 20).collect::<Vec<u8>>());
     write_array(&mut npz, "train_labels", &[1], &[1]);
     drop(npz);
-    let colour = Criteria { target: target(3, 2, 2), holdout: 0.0, ..criteria() };
+    let colour = Criteria { case: Case::Picture(target(3, 2, 2)), holdout: 0.0, ..criteria() };
     let cohort = archive(&path, &colour).unwrap();
     assert_eq!(cohort.train.len(), 1);
     let planes = [0, 60, 120, 180, 20, 80, 140, 200, 40, 100, 160, 220];

@@ -137,6 +137,9 @@ fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFil
     if labels != classes {
         return Err(ModelFileError::Labels { labels, classes });
     }
+    if identity.inputs.as_ref().is_some_and(|inputs| inputs.len() != identity.graph.input_len()) {
+        return Err(ModelFileError::OtherInputs);
+    }
     Ok((identity, origin))
 }
 

@@ -1,0 +1,203 @@
+//! `consilium reproduce`: published experiments, and ours beside them, run again by anyone.
+//!
+//! An experiment is a list of cells: a study, who trains it, and a seed. Each cell that is done is kept in a file, so a run
+//! may be stopped at any time and goes on where it was; what was not run is shown as such, with its command. Training is
+//! that of `simulate`: the engine, the secure aggregation and the loader of real sites, in one process.
+
+mod covid;
+mod experiment;
+mod heart;
+mod interval;
+mod perform;
+mod pneumonia;
+mod results;
+mod summary;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::bail;
+use consilium_memory::{Freed, settle};
+use serde::Serialize;
+
+use self::experiment::{Cell, Experiment};
+use self::perform::{Result, perform};
+use self::results::{Results, name_of};
+use self::summary::Summary;
+use crate::demo::progress::Story;
+use crate::output::Output;
+
+/// Run a published experiment again, and ours beside it; finished parts are kept and not run twice
+///
+/// Every line of the table is a way to train (all cases pooled, sites together under secure aggregation, each site alone)
+/// over several seeds, with the mean and its 95 % interval. Stop it when you like: it goes on where it was.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReproduceArgs {
+    /// The experiment
+    pub name: Name,
+    /// Its data: the file pneumoniamnist.npz; the folder of UCI's four processed.*.data; the folder with metadata.csv
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Where results are kept; by default consilium-reproduce/NAME in this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub folder: Option<PathBuf>,
+    /// Seeds of every arm, in place of its own number
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub seeds: Option<u64>,
+    /// Passes over the cases, or rounds, in place of the experiment's. Results of another number are replaced
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub epochs: Option<u32>,
+    /// Run only cells whose name begins like this, for example resnet18/pooled or resnet18/pooled/1; may be given again
+    #[arg(long, value_name = "CELL")]
+    pub only: Vec<String>,
+    /// Run nothing; show what is there
+    #[arg(long)]
+    pub show: bool,
+}
+
+/// What can be reproduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Name {
+    /// PneumoniaMNIST with the recipe of MedMNIST v2
+    #[value(name = "pneumoniamnist")]
+    Pneumonia,
+    /// Heart disease in four hospitals, FLamby's task
+    HeartDisease,
+    /// COVID-19 in chest X-rays, a site for each country
+    #[value(name = "covid-cxr-sites")]
+    Covid,
+}
+
+impl Name {
+    fn experiment(self, epochs: Option<u32>) -> Experiment {
+        match self {
+            Self::Pneumonia => pneumonia::experiment(epochs),
+            Self::HeartDisease => heart::experiment(epochs),
+            Self::Covid => covid::experiment(epochs),
+        }
+    }
+
+    /// The data as `simulate` takes them; what has to be written for that is written into a folder.
+    fn prepare(self, data: &Path, into: &Path) -> anyhow::Result<PathBuf> {
+        match self {
+            Self::Pneumonia | Self::Covid => Ok(data.to_owned()),
+            Self::HeartDisease => heart::prepare(data, into),
+        }
+    }
+}
+
+/// A line of `--json`: a cell that was just run, or was there.
+#[derive(Serialize)]
+struct Line<'a> {
+    state: &'static str,
+    #[serde(flatten)]
+    result: &'a Result,
+}
+
+/// Runs what is missing, and shows the table.
+pub fn run(args: &ReproduceArgs, output: Output) -> anyhow::Result<()> {
+    settle(Freed::Stays);
+    let story = Story::new(output, Instant::now());
+    let experiment = args.name.experiment(args.epochs);
+    let folder =
+        args.folder.clone().unwrap_or_else(|| PathBuf::from("consilium-reproduce").join(experiment.name));
+    let prepared = tempfile::Builder::new().prefix("consilium-reproduce-").tempdir()?;
+    let data = args.name.prepare(&args.data, prepared.path())?;
+    let results = Results::new(folder, name_of(&data)?);
+    let cells: Vec<Cell<'_>> = experiment
+        .arms
+        .iter()
+        .flat_map(|arm| (1..=args.seeds.unwrap_or(arm.seeds)).map(move |seed| Cell { arm, seed }))
+        .collect();
+    let wanted =
+        |cell: &Cell<'_>| args.only.is_empty() || args.only.iter().any(|only| begins(&cell.name(), only));
+    if !cells.iter().any(wanted) {
+        let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name.as_str()).collect();
+        bail!("no cell is called like that; the arms are {}, each with /SEED", names.join(", "));
+    }
+    story.tell(&experiment.about);
+    let mut done = Vec::new();
+    for cell in &cells {
+        let (state, result) = match results.get(cell)? {
+            Some(kept) => ("kept", kept),
+            None if args.show || !wanted(cell) => continue,
+            None => {
+                story.tell(&format!("{} begins", cell.name()));
+                let result = perform(cell, &data, cell.recipe(results.data), &story.clone().hushed())?;
+                results.put(cell, &result)?;
+                ("done", result)
+            }
+        };
+        if output.json {
+            output.show(&Line { state, result: &result }, |_| String::new())?;
+        } else {
+            story.tell(&summary::of_cell(state, &result));
+        }
+        done.push(result);
+    }
+    story.clear();
+    let summary = Summary::new(&experiment, &cells, &done, |arm| command(args, arm));
+    output.show(&summary, Summary::text)?;
+    Ok(())
+}
+
+/// Whether a cell's name is `only`, or below it.
+fn begins(name: &str, only: &str) -> bool {
+    name.strip_prefix(only.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What to type to run cells whose name begins like this.
+fn command(args: &ReproduceArgs, only: &str) -> String {
+    use clap::ValueEnum as _;
+    let name = args.name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let mut command = format!("consilium reproduce {name} --data {}", args.data.display());
+    if let Some(folder) = &args.folder {
+        command += &format!(" --folder {}", folder.display());
+    }
+    if let Some(seeds) = args.seeds {
+        command += &format!(" --seeds {seeds}");
+    }
+    if let Some(epochs) = args.epochs {
+        command += &format!(" --epochs {epochs}");
+    }
+    format!("{command} --only {only}")
+}
+
+#[cfg(test)]
+mod tests {
+    use consilium_study::document::Draft;
+
+    use super::*;
+
+    #[test]
+    fn every_study_of_every_experiment_is_one() {
+        for name in [Name::Pneumonia, Name::HeartDisease, Name::Covid] {
+            let experiment = name.experiment(None);
+            for arm in &experiment.arms {
+                Draft::from_toml(&arm.study).unwrap_or_else(|error| panic!("{}: {error}", arm.name));
+            }
+            let named = |name: &str| experiment.arms.iter().any(|arm| arm.name == name);
+            for aim in &experiment.aims {
+                assert!(named(&aim.arm), "{}", aim.arm);
+                if let experiment::Least::Below(_, other) = &aim.least {
+                    assert!(named(other), "{other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cell_is_chosen_by_whole_parts_of_its_name() {
+        for (only, chosen) in [
+            ("resnet18", true),
+            ("resnet18/", true),
+            ("resnet18/pooled", true),
+            ("resnet18/pooled/1", true),
+            ("resnet18/pool", false),
+            ("pooled", false),
+        ] {
+            assert_eq!(begins("resnet18/pooled/1", only), chosen, "{only}");
+        }
+        assert!(!begins("resnet18/pooled/10", "resnet18/pooled/1"));
+    }
+}

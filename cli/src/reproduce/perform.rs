@@ -1,0 +1,213 @@
+//! Performing one cell.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use consilium_learning::{Dataset, LocalSeed, LocalTraining, Progress, initial, train};
+use consilium_rounds::metrics::Figures;
+use consilium_study::document::Draft;
+use consilium_study::hash::Hash;
+use consilium_study::name::SiteName;
+use consilium_study::recipe::Extent;
+use serde::{Deserialize, Serialize};
+
+use super::experiment::{Cell, Way};
+use crate::demo::arms::{figures, join};
+use crate::demo::progress::Story;
+use crate::simulate::bench::Crew;
+use crate::simulate::engine::simulate;
+use crate::simulate::setting::{Dealing, Setting};
+
+/// What came of a cell, as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Result {
+    pub(super) cell: String,
+    /// [`Cell::recipe`].
+    pub(super) recipe: Hash,
+    /// On the cases that nobody trained on; none where there are none, or of one class.
+    pub(super) auroc: Option<f64>,
+    pub(super) accuracy: Option<f64>,
+    /// Cases that nobody trained on.
+    pub(super) test_cases: usize,
+    /// Cases trained on, of all sites.
+    pub(super) train_cases: usize,
+    /// The round (of a trainer without rounds: as many cases as a round has) whose model it is, of so many.
+    pub(super) chosen: u32,
+    pub(super) rounds: u32,
+    /// Each site's own figures, where sites train alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) sites: Vec<Site>,
+    pub(super) seconds: f64,
+    /// The program that made it.
+    pub(super) version: String,
+}
+
+/// What a site reaches alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Site {
+    pub(super) site: SiteName,
+    pub(super) train_cases: usize,
+    pub(super) auroc: Option<f64>,
+    pub(super) accuracy: Option<f64>,
+}
+
+/// The model that a trainer by itself would recommend, and from which stretch of its training.
+struct Chosen {
+    model: Vec<f32>,
+    stretch: u32,
+}
+
+/// Trains a cell and scores what came of it.
+pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Result> {
+    let started = Instant::now();
+    let mut plan = (*Draft::from_toml(&cell.arm.study).context("the study of this cell")?).clone();
+    plan.seed = cell.seed;
+    let dealt = cell.arm.way.dealt();
+    let dealing = Dealing { data, partition: &dealt.partition, sites: None, keeps_test: dealt.keeps_test };
+    let setting = Setting::new(plan, &dealing, story)?;
+    let Setting { draft, hospitals, test } = &setting;
+    let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
+    let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
+    let mut sites = Vec::new();
+    let (figures, chosen) = match &cell.arm.way {
+        Way::Federated(_) => {
+            let crew = Crew::new()?;
+            let simulation = simulate(draft.clone(), hospitals, &crew, None, false, story)?;
+            (setting.score_file(&simulation.released)?, simulation.release.round())
+        }
+        Way::Pooled(_) => {
+            let train = join(able().map(|(_, hospital)| &hospital.train))?;
+            let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
+            let everybody = SiteName::new("everybody").context("this is a name")?;
+            let Chosen { model, stretch } =
+                on_all_cores(|| choose(draft, &everybody, &train, &held_out, able().count(), story))??;
+            (score(&model)?, stretch)
+        }
+        Way::Alone(_) => {
+            for (site, hospital) in able() {
+                let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
+                let figures = score(&on_all_cores(train)??.model)?;
+                sites.push(Site {
+                    site: site.clone(),
+                    train_cases: hospital.train.len(),
+                    auroc: figures.as_ref().and_then(|figures| figures.auroc),
+                    accuracy: figures.as_ref().map(|figures| figures.accuracy),
+                });
+            }
+            (None, draft.rounds.count)
+        }
+    };
+    let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
+    Ok(Result {
+        cell: cell.name(),
+        recipe,
+        auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
+        accuracy: figures
+            .as_ref()
+            .map_or_else(|| of_sites(|site| site.accuracy), |figures| Some(figures.accuracy)),
+        test_cases: test.as_ref().map_or(0, Dataset::len),
+        train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
+        chosen,
+        rounds: draft.rounds.count,
+        sites,
+        seconds: started.elapsed().as_secs_f64(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// With as many threads as the machine has.
+fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(work))
+}
+
+/// Trains once through the whole study's budget, as one trainer does: the optimiser is never begun anew. After each stretch
+/// of as many cases as a round has, the model is scored on the held-out cases, and the best by the study's metric is
+/// chosen, as a federation chooses among its rounds; without held-out cases the last.
+fn choose(
+    draft: &Draft,
+    site: &SiteName,
+    cases: &Dataset,
+    held_out: &Dataset,
+    sites: usize,
+    story: &Story,
+) -> anyhow::Result<Chosen> {
+    let rounds = draft.rounds.count;
+    let (budget, stretch) = match draft.training.extent() {
+        Extent::Epochs(epochs) => {
+            let steps = u64::from(epochs) * cases.len().div_ceil(draft.training.batch()) as u64;
+            (Extent::Epochs(rounds * epochs), steps)
+        }
+        Extent::Steps(steps) => {
+            let steps = steps * u32::try_from(sites)?;
+            (Extent::Steps(rounds * steps), u64::from(steps))
+        }
+    };
+    let task = LocalTraining {
+        graph: &draft.model,
+        recipe: &draft.training,
+        preprocessing: draft.model_identity().preprocessing,
+        budget,
+        seed: LocalSeed { study_seed: draft.seed, site: site.clone(), round: 0 },
+        rounds: 1,
+        proximal_weight: 0.0,
+    };
+    let metric = draft.evaluation.recommend;
+    let mut best: Option<(f64, Chosen)> = None;
+    let mut failure = None;
+    let mut judge = |at: Progress<'_>| {
+        if at.step % stretch != 0 {
+            return ControlFlow::Continue(());
+        }
+        let number = u32::try_from(at.step / stretch).unwrap_or(u32::MAX);
+        story.progress(&format!("{site} trains, {number} of {rounds}, loss {:.4}", at.loss));
+        if held_out.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let figures: Figures = match figures(draft, at.model, held_out) {
+            Ok(figures) => figures,
+            Err(error) => {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
+        if let Some(figure) = figures.get(metric)
+            && best.as_ref().is_none_or(|(before, _)| metric.improves(figure, *before))
+        {
+            best = Some((figure, Chosen { model: at.model.to_vec(), stretch: number }));
+        }
+        ControlFlow::Continue(())
+    };
+    let trained = train(&task, &initial(&draft.model, draft.seed), cases, &mut judge);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let last = Chosen { model: trained?.model, stretch: rounds };
+    Ok(best.map_or(last, |(_, chosen)| chosen))
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_some_values() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

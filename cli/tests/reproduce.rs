@@ -1,0 +1,129 @@
+//! `consilium reproduce` as a person starts it: cells that are done stay done.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
+#![cfg(feature = "simulate")]
+
+mod archive;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use archive::write_archive;
+use serde_json::{Value, json};
+
+/// Runs the program and returns its lines.
+fn reproduce(experiment: &str, data: &Path, folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
+        .args(["reproduce", experiment, "--data", data.to_str().unwrap(), "--json"])
+        .args(["--folder", folder.to_str().unwrap()])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn states(lines: &[Value]) -> Vec<(&str, &str)> {
+    let cells = lines.iter().filter(|line| line["cell"].is_string());
+    cells.map(|line| (line["cell"].as_str().unwrap(), line["state"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn what_was_stopped_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, results) = (folder.path().join("cases.npz"), folder.path().join("results"));
+    write_archive(&data, 28);
+    let run = |arguments: &[&str]| reproduce("pneumoniamnist", &data, &results, arguments);
+    let short = ["--epochs", "1", "--seeds", "1"];
+
+    let lines = run(&[&short[..], &["--only", "small-cnn/pooled"]].concat());
+    assert_eq!(states(&lines), [("small-cnn/pooled/1", "done")]);
+    let summary = lines.last().unwrap();
+    assert_eq!(summary["final"], true);
+    assert_eq!(summary["arms"][0]["auroc"]["count"], 1);
+    let missing = summary["not_run"].as_array().unwrap();
+    assert_eq!(missing.len(), 6, "{missing:?}");
+    assert!(missing[0]["command"].as_str().unwrap().ends_with("--epochs 1 --only small-cnn/federated-iid"));
+
+    let lines = run(&[&short[..], &["--only", "small-cnn"]].concat());
+    let expected = [
+        ("small-cnn/pooled/1", "kept"),
+        ("small-cnn/federated-iid/1", "done"),
+        ("small-cnn/federated-dirichlet/1", "done"),
+        ("small-cnn/alone-dirichlet/1", "done"),
+    ];
+    assert_eq!(states(&lines), expected);
+    let alone = lines.iter().find(|line| line["cell"] == "small-cnn/alone-dirichlet/1").unwrap();
+    assert_eq!(alone["sites"].as_array().unwrap().len(), 4);
+    assert_eq!(states(&run(&[&short[..], &["--show"]].concat())).len(), 4);
+
+    // Another recipe, or other data, are another figure.
+    assert_eq!(states(&run(&["--epochs", "2", "--seeds", "1", "--show"])), []);
+    write_archive(&data, 27);
+    assert_eq!(states(&run(&[&short[..], &["--show"]].concat())), []);
+}
+
+#[test]
+fn what_is_not_there_is_said_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("cases.npz");
+    write_archive(&data, 28);
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
+        .args(["reproduce", "pneumoniamnist", "--data", data.to_str().unwrap(), "--only", "resnet50"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("small-cnn/pooled, "), "{error}");
+    assert!(!folder.path().join("consilium-reproduce").exists());
+}
+
+/// Four hospitals with tables in the shape of UCI's files.
+#[test]
+fn rows_of_four_hospitals_are_learned_from() {
+    let folder = tempfile::tempdir().unwrap();
+    for (hospital, rows) in [("cleveland", 303_u32), ("hungarian", 294), ("switzerland", 123), ("va", 200)] {
+        let row = |row: u32| {
+            let sick = row % 2;
+            let (age, chol) = (
+                40 + row % 23 + 12 * sick,
+                if row % 9 == 0 { "?".to_owned() } else { (180 + row % 80).to_string() },
+            );
+            format!(
+                "{age},1,{},130,{chol},0,{},{},{sick},1.5,2,?,?,{}\n",
+                1 + row % 4,
+                row % 3,
+                150 - 30 * sick,
+                3 * sick
+            )
+        };
+        let text: String = (0..rows).map(row).collect();
+        fs::write(folder.path().join(format!("processed.{hospital}.data")), text).unwrap();
+    }
+    let results = folder.path().join("results");
+    let lines = reproduce("heart-disease", folder.path(), &results, &["--seeds", "1", "--epochs", "2"]);
+    let summary = lines.last().unwrap();
+    assert_eq!(summary["not_run"], json!([]));
+    for arm in summary["arms"].as_array().unwrap() {
+        assert!(arm["accuracy"]["mean"].as_f64().unwrap() > 0.8, "{arm}");
+    }
+    // Whole rows of the published test patients.
+    let pooled = &lines[0];
+    assert_eq!(pooled["cell"], "pooled/1");
+    let (test, train) = (pooled["test_cases"].as_u64().unwrap(), pooled["train_cases"].as_u64().unwrap());
+    assert!(test < 254 && test > 200 && train > 500, "{pooled}");
+
+    fs::write(folder.path().join("processed.va.data"), "1,2,3\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
+        .args(["reproduce", "heart-disease", "--data", folder.path().to_str().unwrap()])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("processed.va.data, line 1: 3 values in place of 14"), "{error}");
+}
