@@ -106,7 +106,14 @@ fn rows_of_a_table_are_dealt_out_and_learned_from() {
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[..2].iter().all(|line| line["plaintext"]["identical"] == true), "{lines:?}");
     assert!(lines[1]["auroc"].as_f64().unwrap() > 0.95, "{lines:?}");
+    assert_eq!(lines[2]["auroc"], Value::Null);
     // Without a column to deal by, a fifth of the patients is kept for the test.
     let lines = simulate(&study, &table, &["--partition", "iid"]);
+    assert!(lines[2]["auroc"].as_f64().unwrap() > 0.95, "{lines:?}");
+    // And where the table says who is for testing, these are.
+    let tested = (0..330).map(|at| format!("{},{}\n", row(at).trim(), if at < 40 { "test" } else { "" }));
+    let tested = format!("age,pain,label,patient,ward,split\n{}", tested.collect::<String>());
+    std::fs::write(&table, tested).unwrap();
+    let lines = simulate(&study, &table, &["--partition", "by:ward"]);
     assert!(lines[2]["auroc"].as_f64().unwrap() > 0.95, "{lines:?}");
 }

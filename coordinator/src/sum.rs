@@ -1,7 +1,8 @@
 //! The job of an attempt's end: add the uploads, take the masks off, store what comes out.
 //!
 //! Doing it twice gives the same files, so after a crash it is simply done again. Memory is one vector, one
-//! block of the model (of two models with momentum) and one chunk a thread, whatever the number of sites.
+//! block of the model (of two models with momentum) and one chunk a thread, whatever the number of sites; two more vectors for
+//! a strategy that keeps moments.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -81,12 +82,19 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
     };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     match sum(study, job, threads, read, model)? {
-        Sum::Train { aggregate, candidate, figures, largest } => {
+        Sum::Train { aggregate, candidate, figures, largest, moments } => {
             let origin = Some(Origin { study: study.hash(), round: job.context.round.get() });
-            let mut writer = parts.blobs.writer()?;
-            ModelFile { identity, origin, model: candidate }.write_to(&mut writer)?;
-            let candidate = writer.finish()?;
-            Ok(Summed::Train { aggregate, candidate, figures, largest })
+            let write = |model| -> io::Result<Hash> {
+                let mut writer = parts.blobs.writer()?;
+                ModelFile { identity: identity.clone(), origin, model }.write_to(&mut writer)?;
+                writer.finish()
+            };
+            let candidate = write(candidate)?;
+            let moments = match moments {
+                Some([first, second]) => Some([write(first)?, write(second)?]),
+                None => None,
+            };
+            Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
         }
         Sum::Evaluate { aggregate, figures } => {
             let figures = figures.unwrap_or_else(|error| {

@@ -27,20 +27,38 @@ def local(case, start, inputs, labels):
     return model
 
 
+def second_moment(rule, second, square):
+    """With beta_2 of 0.99."""
+    if rule == "adagrad":
+        return second + square
+    if rule == "adam":
+        return 0.99 * second + 0.01 * square
+    return second - 0.01 * square * np.sign(second - square)
+
+
 def federate(case):
     """Every site trains from the model, whole batches; the mean update is by cases.
 
     Hsu, Qi and Brown 2019, FedAvgM: the server keeps a velocity; without momentum it is the mean update.
+    Reddi et al. 2021, algorithm 2: an adaptive server keeps two moments, the second from tau squared on.
     """
     sites = [(np.array(site["inputs"]), np.array(site["labels"])) for site in case["sites"]]
     cases = sum(len(labels) for _, labels in sites)
     model = [np.array(case["weights"]), np.array(case["bias"])]
     velocity = [np.zeros_like(part) for part in model]
+    rule, tau = case["adaptive"] or (None, 0.0)
+    first, second = [np.zeros_like(part) for part in model], [np.full_like(part, tau**2) for part in model]
     for _ in range(case["rounds"]):
         mean = [np.zeros_like(part) for part in model]
         for inputs, labels in sites:
             for part, after, before in zip(mean, local(case, model, inputs, labels), model):
                 part += len(labels) / cases * (after - before)
+        if rule:
+            first = [0.9 * last + 0.1 * step for last, step in zip(first, mean)]
+            second = [second_moment(rule, last, step**2) for last, step in zip(second, mean)]
+            steps = [m / (np.sqrt(v) + tau) for m, v in zip(first, second)]
+            model = [part + case["server_learning_rate"] * step for part, step in zip(model, steps)]
+            continue
         velocity = [case["server_momentum"] * last + step for last, step in zip(velocity, mean)]
         model = [part + case["server_learning_rate"] * step for part, step in zip(model, velocity)]
     return np.concatenate([part.ravel() for part in model])

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use consilium_learning::{Dataset, LocalSeed, LocalTraining, Pixels, Preprocessing, score, train};
-use consilium_rounds::strategy::next_block;
+use consilium_rounds::strategy::{Memory, first_moments, next_block};
 use consilium_study::graph::{ModelGraph, ModelSpec, Preset};
-use consilium_study::strategy::Strategy;
+use consilium_study::strategy::{SecondMoment, Strategy};
 use consilium_tests::reference::{folder, python, run};
 use serde_json::{Value, json};
 
@@ -16,14 +16,15 @@ const INPUTS: usize = 4;
 const SIZES: [usize; 3] = [4, 8, 16];
 
 /// Three hospitals that tell the classes apart by another value each, from another threshold on.
-fn hospitals() -> Vec<Dataset> {
-    let hospital = |(site, &cases): (usize, &usize)| {
+fn hospitals(scale: [f32; INPUTS]) -> Vec<Dataset> {
+    let hospital = move |(site, &cases): (usize, &usize)| {
         // Multiples of a 32nd, which floats hold exactly.
         let value = |at: usize| ((at * 37 + site * 101) % 64) as f32 / 32.0 - 1.0;
         let inputs: Vec<f32> = (0..cases * INPUTS).map(value).collect();
         let threshold = [0.5, -0.5, 0.0][site];
         let label = |case: &[f32]| u16::from(case[site] + 0.3 * case[3] > threshold);
         let labels = inputs.chunks(INPUTS).map(label).collect();
+        let inputs = inputs.iter().zip(scale.iter().cycle()).map(|(value, scale)| value * scale).collect();
         Dataset::new([1, 2, 2], Pixels::Floats(inputs), labels).expect("cases")
     };
     SIZES.iter().enumerate().map(hospital).collect()
@@ -34,6 +35,8 @@ struct Federation {
     strategy: Strategy,
     rounds: u32,
     steps: u32,
+    /// What each value of a case is multiplied by.
+    scale: [f32; INPUTS],
 }
 
 const LEARNING_RATE: f64 = 0.5;
@@ -42,7 +45,7 @@ impl Federation {
     fn new(strategy: &str, rounds: u32, steps: u32) -> Self {
         let graph = ModelSpec::Preset { preset: Preset::Logistic, norm: None }.graph([1, 2, 2], 2);
         let strategy = toml::from_str(strategy).expect("a strategy");
-        Self { graph: graph.expect("a graph"), strategy, rounds, steps }
+        Self { graph: graph.expect("a graph"), strategy, rounds, steps, scale: [1.0; INPUTS] }
     }
 
     fn preprocessing() -> Preprocessing {
@@ -52,9 +55,11 @@ impl Federation {
     /// The model after all rounds, from zeros.
     fn run(&self) -> Vec<f32> {
         let (mut model, mut before): (_, Option<Vec<f32>>) = (vec![0.0; self.graph.len()], None);
+        let blocks = self.graph.parameters();
+        let mut moments: Vec<_> = blocks.iter().map(|block| first_moments(self.strategy, block)).collect();
         for round in 0..self.rounds {
             let mut mean = vec![0.0; model.len()];
-            for (site, cases) in hospitals().iter().enumerate() {
+            for (site, cases) in hospitals(self.scale).iter().enumerate() {
                 // A batch is all cases, so their order is of no account.
                 let steps = self.steps;
                 let recipe = format!(
@@ -82,10 +87,13 @@ impl Federation {
                 }
             }
             let mut next: Vec<f32> = mean.into_iter().map(|mean| mean as f32).collect();
-            for block in self.graph.parameters() {
+            for (block, moments) in blocks.iter().zip(&mut moments) {
                 let range = block.range();
-                let before = before.as_ref().map(|before| &before[range.clone()]);
-                next_block(self.strategy, block, &model[range.clone()], before, &mut next[range])
+                let memory = Memory {
+                    before: before.as_ref().map(|before| &before[range.clone()]),
+                    moments: moments.as_mut().map(|moments| moments.each_mut().map(Vec::as_mut_slice)),
+                };
+                next_block(self.strategy, block, &model[range.clone()], memory, &mut next[range])
                     .expect("a model");
             }
             before = Some(std::mem::replace(&mut model, next));
@@ -101,7 +109,7 @@ impl Federation {
             let right = scores.iter().zip(cases.labels()).map(|(case, label)| case[usize::from(*label)]);
             right.map(|right| -f64::from(right).ln()).sum::<f64>()
         };
-        hospitals().iter().map(of_site).sum::<f64>() / SIZES.iter().sum::<usize>() as f64
+        hospitals(self.scale).iter().map(of_site).sum::<f64>() / SIZES.iter().sum::<usize>() as f64
     }
 
     /// What the reference in Python reads.
@@ -111,7 +119,7 @@ impl Federation {
             json!({ "inputs": inputs.chunks(INPUTS).collect::<Vec<_>>(), "labels": cases.labels() })
         };
         json!({
-            "sites": hospitals().iter().map(site).collect::<Vec<_>>(),
+            "sites": hospitals(self.scale).iter().map(site).collect::<Vec<_>>(),
             "weights": vec![[0.0; INPUTS]; 2],
             "bias": [0.0, 0.0],
             "learning_rate": LEARNING_RATE,
@@ -120,6 +128,12 @@ impl Federation {
             "server_learning_rate": self.strategy.server_learning_rate().get(),
             "mu": self.strategy.proximal_weight(),
             "server_momentum": self.strategy.server_momentum(),
+            "adaptive": match self.strategy {
+                Strategy::Adaptive { rule: SecondMoment::Adagrad, tau, .. } => json!(["adagrad", tau.get()]),
+                Strategy::Adaptive { rule: SecondMoment::Adam, tau, .. } => json!(["adam", tau.get()]),
+                Strategy::Adaptive { rule: SecondMoment::Yogi, tau, .. } => json!(["yogi", tau.get()]),
+                _ => Value::Null,
+            },
             "model": self.run(),
         })
     }
@@ -134,6 +148,9 @@ fn every_strategy_agrees_with_the_reference_in_python() {
         "fedprox": Federation::new("kind = \"fedprox\"\nmu = 0.25", 6, 5).to_json(),
         "fedavgm": Federation::new("kind = \"fedavgm\"\nserver_momentum = 0.9\nserver_learning_rate = 0.5", 6, 5)
             .to_json(),
+        "fedadagrad": Federation::new("kind = \"fedadagrad\"\nserver_learning_rate = 0.5\ntau = 0.05", 6, 5).to_json(),
+        "fedadam": Federation::new("kind = \"fedadam\"\nserver_learning_rate = 0.1\ntau = 0.05", 6, 5).to_json(),
+        "fedyogi": Federation::new("kind = \"fedyogi\"\nserver_learning_rate = 0.1\ntau = 0.05", 6, 5).to_json(),
     });
     let check = |cases: &Value| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strategies.json");
@@ -158,6 +175,20 @@ fn fedprox_keeps_hospitals_together_that_train_long() {
     let loss = |strategy| Federation::new(strategy, 30, 200).loss();
     let (average, proximal) = (loss("kind = \"fedavg\""), loss("kind = \"fedprox\"\nmu = 0.1"));
     assert!(average > 0.52 && proximal < 0.45, "{average} {proximal}");
+}
+
+/// Values on scales that differ a thousandfold: the step that suits the largest is far too small for the others, and an
+/// adaptive server makes up for it entry by entry.
+#[test]
+fn adaptive_servers_go_on_where_updates_are_small() {
+    let loss = |strategy: &str| {
+        Federation { scale: [1.0, 0.05, 0.05, 0.05], ..Federation::new(strategy, 40, 1) }.loss()
+    };
+    let average = loss("kind = \"fedavg\"");
+    for kind in ["fedadagrad", "fedadam", "fedyogi"] {
+        let adaptive = loss(&format!("kind = \"{kind}\"\nserver_learning_rate = 1.0\ntau = 0.001"));
+        assert!(adaptive + 0.05 < average, "{kind}: {adaptive} {average}");
+    }
 }
 
 /// Rounds that move a model little in the same direction add up: with few rounds of few steps FedAvg is still on its way

@@ -178,14 +178,18 @@ impl Table {
         }
     }
 
-    /// Copies rows and, where they have any, their images into a folder of their own.
+    /// Copies rows and, where they have any, their images into a folder of their own. What is for testing there is no longer
+    /// marked as such, because a loader passes over what is.
     pub(crate) fn copy(&self, from: &Path, to: &Path, rows: &[usize]) -> anyhow::Result<()> {
         std::fs::create_dir_all(to)?;
         let mut writer = csv::Writer::from_path(to.join("labels.csv"))?;
         writer.write_record(&self.header)?;
         for row in rows {
             let row = &self.rows[*row];
-            writer.write_record(row)?;
+            match self.test_split.filter(|column| &row[*column] == "test") {
+                Some(column) => writer.write_record(&replaced(row, column, ""))?,
+                None => writer.write_record(row)?,
+            }
             let Some(column) = self.path else { continue };
             let (source, target) = (from.join(&row[column]), to.join(&row[column]));
             if let Some(folder) = target.parent() {

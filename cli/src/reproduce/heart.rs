@@ -60,6 +60,12 @@ pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
             "strategy = { kind = \"fedavgm\", server_momentum = 0.5 }",
             rounds,
         ),
+        arm(
+            "fedadam",
+            Way::Federated(dealt()),
+            "strategy = { kind = \"fedadam\", server_learning_rate = 0.1 }",
+            rounds,
+        ),
         arm("fedprox", Way::Federated(dealt()), "strategy = { kind = \"fedprox\", mu = 0.1 }", rounds),
         arm("fedavg-longer", Way::Federated(dealt()), fedavg, 4 * rounds),
         arm("alone", Way::Alone(dealt()), fedavg, rounds),
@@ -98,7 +104,7 @@ labels = ["healthy", "disease"]
 {INPUTS}
 holdout = 0.0
 # Most rows of two hospitals lack a value; FLamby leaves them out.
-smallest_usable_share = 0.3
+smallest_usable_share = 0.25
 
 [model]
 preset = "logistic"

@@ -6,7 +6,7 @@ use npyz::WriterBuilder as _;
 use npyz::npz::NpzWriter;
 
 /// 150 pictures to train on, 60 to hold out, 60 to test; those of the second class are bright on their right.
-pub fn write_archive(path: &Path, side: u64) {
+pub(crate) fn write_archive(path: &Path, side: u64) {
     let mut writer = NpzWriter::create(path).unwrap();
     for (part, cases) in [("train", 150u64), ("val", 60), ("test", 60)] {
         let pixels = side * side;

@@ -115,6 +115,8 @@ pub enum Summed {
         figures: TrainFigures,
         /// Largest magnitude of the mean update in each block.
         largest: Vec<f64>,
+        /// Hashes of the stored moments, of a strategy that keeps them.
+        moments: Option<[Hash; 2]>,
     },
     /// Of an evaluation.
     Evaluate {

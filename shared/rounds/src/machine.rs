@@ -142,6 +142,9 @@ pub struct StudyMachine {
     /// How often the ranges of a packed study were doubled for entries that saturated; none is never.
     #[n(21)]
     spread: Option<u8>,
+    /// First and second moment beside the adopted model, of a strategy that keeps them.
+    #[n(22)]
+    moments: Option<[Hash; 2]>,
 }
 
 impl StudyMachine {
@@ -177,6 +180,7 @@ impl StudyMachine {
             lines: Vec::new(),
             guilt: Vec::new(),
             spread: None,
+            moments: None,
             study,
         };
         let mut effects = Effects::default();

@@ -268,6 +268,9 @@ pub struct OpenedSum {
     /// After training: the model that the strategy made of it.
     #[n(5)]
     pub candidate: Option<Hash>,
+    /// And the moments beside it, of a strategy that keeps them; plain hashes of their files.
+    #[n(6)]
+    pub moments: Option<[Hash; 2]>,
 }
 
 /// What became of a candidate.

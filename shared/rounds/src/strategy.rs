@@ -5,7 +5,7 @@
 //! program reaches the same bytes.
 
 use consilium_study::graph::ParameterSpec;
-use consilium_study::strategy::Strategy;
+use consilium_study::strategy::{FIRST_KEPT, SECOND_KEPT, SecondMoment, Strategy};
 
 /// A mean makes no model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,35 +23,63 @@ pub enum StrategyError {
     NotFinite(usize),
 }
 
-/// One block of the model after `start`, in place of the mean update that `next` holds; both of the block's length, and so
-/// is `before`: of the model that was adopted before `start`, where there is one and the strategy has a momentum.
+/// What a strategy remembers of earlier rounds about one block; every part has the block's length.
+#[derive(Debug, Default)]
+pub struct Memory<'a> {
+    /// Of the model that was adopted before the round's starting model, where there is one and the strategy has a momentum.
+    pub before: Option<&'a [f32]>,
+    /// Where the strategy keeps moments: as they were; they become those after this round.
+    pub moments: Option<[&'a mut [f32]; 2]>,
+}
+
+/// One block of the moments that an adaptive strategy begins with.
+pub fn first_moments(strategy: Strategy, block: &ParameterSpec) -> Option<[Vec<f32>; 2]> {
+    let Strategy::Adaptive { tau, .. } = strategy else { return None };
+    let second = if block.is_trainable() { (tau.get() * tau.get()) as f32 } else { 0.0 };
+    Some([vec![0.0; block.len()], vec![second; block.len()]])
+}
+
+/// One block of the model after `start`, in place of the mean update that `next` holds.
 ///
 /// *FedAvg* (McMahan et al. 2017) with server learning rate η (Reddi et al. 2021):
 /// `next[j] = f32(f64(start[j]) + η · f64(mean[j]))`, each operation rounded to nearest even. Running statistics
 /// of normalisations are measured, not trained; for them η is 1, so that a variance stays between those of the sites.
 /// *FedProx* (Li et al. 2020) is the same here; its pull is part of what sites train. *FedAvgM* (Hsu, Qi and Brown 2019)
-/// then adds `β · (f64(start[j]) - f64(before[j]))` to trained entries, before it rounds to `f32`.
+/// then adds `β · (f64(start[j]) - f64(before[j]))` to trained entries, before it rounds to `f32`. *FedAdagrad*, *FedAdam* and
+/// *FedYogi* (Reddi et al. 2021, algorithm 2) bring the moments of trained entries forward, round them to `f32`, and add
+/// `η · m / (√v + τ)` of the rounded ones in place of `η · mean`.
 pub fn next_block(
     strategy: Strategy,
     block: &ParameterSpec,
     start: &[f32],
-    before: Option<&[f32]>,
+    memory: Memory<'_>,
     next: &mut [f32],
 ) -> Result<(), StrategyError> {
-    let lengths = [Some(start), before, Some(&*next)];
-    if let Some(wrong) = lengths.into_iter().flatten().find(|part| part.len() != block.len()) {
-        return Err(StrategyError::WrongLength { got: wrong.len(), want: block.len() });
+    let Memory { before, moments } = memory;
+    let of_moments = moments.iter().flatten().map(|moments| &**moments);
+    let lengths = [Some(start), before, Some(&*next)].into_iter().flatten().chain(of_moments);
+    if let Some(wrong) = lengths.map(<[f32]>::len).find(|length| *length != block.len()) {
+        return Err(StrategyError::WrongLength { got: wrong, want: block.len() });
     }
     let rate = if block.is_trainable() { strategy.server_learning_rate().get() } else { 1.0 };
     let momentum = if block.is_trainable() { strategy.server_momentum() } else { 0.0 };
-    match before.filter(|_| momentum > 0.0) {
-        Some(before) => {
+    match (strategy, moments, before.filter(|_| momentum > 0.0)) {
+        (Strategy::Adaptive { rule, tau, .. }, Some([first, second]), _) if block.is_trainable() => {
+            for (((next, start), first), second) in next.iter_mut().zip(start).zip(first).zip(second) {
+                let mean = f64::from(*next);
+                *first = (FIRST_KEPT * f64::from(*first) + (1.0 - FIRST_KEPT) * mean) as f32;
+                *second = second_moment(rule, f64::from(*second), mean * mean) as f32;
+                let step = f64::from(*first) / (f64::from(*second).sqrt() + tau.get());
+                *next = (f64::from(*start) + rate * step) as f32;
+            }
+        }
+        (_, _, Some(before)) => {
             for ((next, start), before) in next.iter_mut().zip(start).zip(before) {
                 let (start, before) = (f64::from(*start), f64::from(*before));
                 *next = (start + rate * f64::from(*next) + momentum * (start - before)) as f32;
             }
         }
-        None => {
+        (_, _, None) => {
             for (next, start) in next.iter_mut().zip(start) {
                 *next = (f64::from(*start) + rate * f64::from(*next)) as f32;
             }
@@ -63,10 +91,22 @@ pub fn next_block(
     }
 }
 
+/// The second moment after an update with this `square`.
+fn second_moment(rule: SecondMoment, second: f64, square: f64) -> f64 {
+    match rule {
+        SecondMoment::Adagrad => second + square,
+        SecondMoment::Adam => SECOND_KEPT * second + (1.0 - SECOND_KEPT) * square,
+        SecondMoment::Yogi if second > square => second - (1.0 - SECOND_KEPT) * square,
+        SecondMoment::Yogi if second < square => second + (1.0 - SECOND_KEPT) * square,
+        SecondMoment::Yogi => second,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use consilium_study::graph::{ModelGraph, ModelSpec, Preset, Role};
-    use consilium_study::quantity::{ServerLearningRate, ServerMomentum};
+    use consilium_study::quantity::{Adaptivity, ServerLearningRate, ServerMomentum};
+    use proptest::prelude::{prop_assert, proptest};
 
     use super::*;
 
@@ -78,7 +118,7 @@ mod tests {
         mut mean: Vec<f32>,
     ) -> Result<Vec<f32>, StrategyError> {
         for block in graph.parameters() {
-            next_block(strategy, block, &start[block.range()], None, &mut mean[block.range()])?;
+            next_block(strategy, block, &start[block.range()], Memory::default(), &mut mean[block.range()])?;
         }
         Ok(mean)
     }
@@ -135,7 +175,8 @@ mod tests {
             let whole = |value| vec![value; block.len()];
             let next = |before: Option<&[f32]>| {
                 let mut next = whole(2.0);
-                next_block(strategy, block, &whole(3.0), before, &mut next).unwrap();
+                let memory = Memory { before, moments: None };
+                next_block(strategy, block, &whole(3.0), memory, &mut next).unwrap();
                 next
             };
             let (first, later) = if block.is_trainable() { (4.0, 5.5) } else { (5.0, 5.0) };
@@ -154,8 +195,66 @@ mod tests {
         let (short, want) = (block.len() - 1, block.len());
         let wrong = Err(StrategyError::WrongLength { got: short, want });
         let zeros = || vec![0.0; want];
-        assert_eq!(next_block(fedavg(1.0), block, &zeros(), None, &mut zeros()[1..]), wrong);
-        assert_eq!(next_block(fedavg(1.0), block, &zeros()[1..], None, &mut zeros()), wrong);
-        assert_eq!(next_block(fedavg(1.0), block, &zeros(), Some(&zeros()[1..]), &mut zeros()), wrong);
+        let none = Memory::default;
+        assert_eq!(next_block(fedavg(1.0), block, &zeros(), none(), &mut zeros()[1..]), wrong);
+        assert_eq!(next_block(fedavg(1.0), block, &zeros()[1..], none(), &mut zeros()), wrong);
+        let before = zeros();
+        let memory = Memory { before: Some(&before[1..]), moments: None };
+        assert_eq!(next_block(fedavg(1.0), block, &zeros(), memory, &mut zeros()), wrong);
+        let (mut first, mut second) = (zeros(), zeros());
+        let memory = Memory { before: None, moments: Some([&mut first, &mut second[1..]]) };
+        assert_eq!(next_block(fedavg(1.0), block, &zeros(), memory, &mut zeros()), wrong);
+    }
+
+    const RULES: [SecondMoment; 3] = [SecondMoment::Adagrad, SecondMoment::Adam, SecondMoment::Yogi];
+
+    fn adaptive(rule: SecondMoment, tau: f64) -> Strategy {
+        let server_learning_rate = ServerLearningRate::new(0.5).unwrap();
+        Strategy::Adaptive { rule, server_learning_rate, tau: Adaptivity::new(tau).unwrap() }
+    }
+
+    /// By hand: `m` 0.2 of a mean 2, `v` by each rule from τ² = 0.25, and half of `m / (√v + 0.5)`.
+    #[test]
+    fn moments_follow_the_paper_and_leave_statistics_alone() {
+        let graph = graph(Preset::CnnBn);
+        for (rule, second) in RULES.into_iter().zip([4.25_f64, 0.287_5, 0.29]) {
+            for block in graph.parameters() {
+                let mut next = vec![2.0; block.len()];
+                let mut moments = first_moments(adaptive(rule, 0.5), block).unwrap();
+                let [m, v] = &mut moments;
+                let memory = Memory { before: None, moments: Some([m, v]) };
+                next_block(adaptive(rule, 0.5), block, &vec![1.0; block.len()], memory, &mut next).unwrap();
+                let close = |got: f32, want: f64| (f64::from(got) - want).abs() < 1e-6;
+                if block.is_trainable() {
+                    assert!(close(m[0], 0.2) && close(v[0], second), "{rule:?}: {} {}", m[0], v[0]);
+                    assert!(close(next[0], 1.0 + 0.5 * 0.2 / (second.sqrt() + 0.5)), "{rule:?}: {}", next[0]);
+                } else {
+                    assert!(close(m[0], 0.0) && close(v[0], 0.0) && close(next[0], 3.0), "{}", block.name());
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the updates, no step is longer than what a site takes for possible.
+        #[test]
+        fn no_adaptive_step_is_longer_than_its_bound(
+            updates in proptest::collection::vec((-3.0_f32..3.0, -6_i32..3), 1..40),
+            rule in 0..3_usize,
+            tau in 1e-6_f64..1.0,
+        ) {
+            let graph = graph(Preset::Logistic);
+            let (block, strategy) = (&graph.parameters()[0], adaptive(RULES[rule], tau));
+            let [mut first, mut second] = first_moments(strategy, block).unwrap();
+            let longest = updates.iter().map(|(part, power)| f64::from(part.abs()) * 10_f64.powi(*power)).fold(0.0, f64::max);
+            let longest = longest * (block.len() as f64).sqrt();
+            for (part, power) in updates {
+                let mut next = vec![part * 10_f32.powi(power); block.len()];
+                let memory = Memory { before: None, moments: Some([&mut first, &mut second]) };
+                next_block(strategy, block, &vec![0.0; block.len()], memory, &mut next).unwrap();
+                let step = next.iter().map(|entry| f64::from(*entry).powi(2)).sum::<f64>().sqrt();
+                prop_assert!(step <= strategy.longest_step(longest, block.len()) + 1e-12);
+            }
+        }
     }
 }

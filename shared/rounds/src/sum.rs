@@ -2,7 +2,8 @@
 //!
 //! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
 //! same uploads, same seeds, same starting model, same bytes. Memory is one vector (one for each group, where groups are
-//! summed apart), one block of the model (of two with momentum) and one chunk a thread, whatever the number of sites.
+//! summed apart; two more for moments), one block of the model (of two with momentum) and one chunk a thread, whatever the
+//! number of sites.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +20,11 @@ use minicbor::{Decode, Encode};
 
 use crate::combine::combine;
 use crate::metrics::{EvaluationCounts, Figures, MalformedCounts, TrainCounts, TrainFigures};
-use crate::strategy::{StrategyError, next_block};
+use crate::strategy::{Memory, StrategyError, first_moments, next_block};
 use crate::vector::evaluation_shape;
 
 /// Everything a sum needs besides the uploads and, after training, the models that the next one follows from
-/// (`context.model`, and `before`).
+/// (`context.model`, `before` and `moments`).
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct SumJob {
@@ -39,6 +40,9 @@ pub struct SumJob {
     /// The model that was adopted before `context.model`, for a strategy with momentum.
     #[n(3)]
     pub before: Option<Hash>,
+    /// First and second moment beside `context.model`, for a strategy that keeps them and has any yet; files of models.
+    #[n(4)]
+    pub moments: Option<[Hash; 2]>,
 }
 
 /// What a sum gives.
@@ -54,6 +58,8 @@ pub enum Sum {
         figures: TrainFigures,
         /// Largest magnitude of the mean update in each block; of a packed block its largest root mean square.
         largest: Vec<f64>,
+        /// First and second moment beside the candidate, of a strategy that keeps them; each of shape `[params]`.
+        moments: Option<[Vec<f32>; 2]>,
     },
     /// Of an evaluation.
     Evaluate {
@@ -146,18 +152,28 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
             let mut read = |hash: &Hash, index| {
                 model(hash, index).map_err(|error| SumError::Model { model: *hash, error })
             };
+            let strategy = study.rounds.strategy;
+            let mut moments =
+                strategy.keeps_moments().then(|| [(); 2].map(|()| Vec::with_capacity(study.model.len())));
             for (index, block) in study.model.parameters().iter().enumerate() {
                 let start = read(&job.context.model, index)?;
                 let before = job.before.as_ref().map(|before| read(before, index)).transpose()?;
-                next_block(
-                    study.rounds.strategy,
-                    block,
-                    &start,
-                    before.as_deref(),
-                    &mut next[block.range()],
-                )?;
+                let mut of_block = match &job.moments {
+                    Some([first, second]) => Some([read(first, index)?, read(second, index)?]),
+                    None => first_moments(strategy, block),
+                };
+                let memory = Memory {
+                    before: before.as_deref(),
+                    moments: of_block.as_mut().map(|moments| moments.each_mut().map(Vec::as_mut_slice)),
+                };
+                next_block(strategy, block, &start, memory, &mut next[block.range()])?;
+                if let (Some(moments), Some(of_block)) = (&mut moments, of_block) {
+                    for (moment, of_block) in moments.iter_mut().zip(of_block) {
+                        moment.extend(of_block);
+                    }
+                }
             }
-            Ok(Sum::Train { aggregate, candidate: decoded.update, figures, largest })
+            Ok(Sum::Train { aggregate, candidate: decoded.update, figures, largest, moments })
         }
         Purpose::Evaluate => {
             let counts = EvaluationCounts::from_words(evaluation_shape(study), &decoded.counts);

@@ -50,6 +50,9 @@ pub enum InvalidQuantity {
     /// Not between zero and 0.99.
     #[error("a server momentum is above 0 and at most 0.99; this is {0}")]
     ServerMomentum(f64),
+    /// Not finite, not above zero, or above 1.
+    #[error("the adaptivity of a server (tau) is above 0 and at most 1; this is {0}")]
+    Adaptivity(f64),
 }
 
 fn shortened(text: &str) -> String {
@@ -259,11 +262,25 @@ above_zero!(
     0.99
 );
 
+above_zero!(
+    /// What is added to the root of the second moment: τ of FedAdagrad, FedAdam and FedYogi. The larger, the less entries
+    /// differ in how far they go.
+    Adaptivity,
+    1.0
+);
+
 impl ClipNorm {
     /// For defaults written in code.
     pub(crate) const fn constant(norm: f64) -> Self {
         assert!(norm > 0.0 && norm <= Self::MAX);
         Self(norm)
+    }
+}
+
+impl Default for Adaptivity {
+    /// Reddi et al. 2021.
+    fn default() -> Self {
+        Self(1e-3)
     }
 }
 
@@ -367,6 +384,7 @@ written_as_number!(ClipNorm);
 written_as_number!(ServerLearningRate);
 written_as_number!(ProximalWeight);
 written_as_number!(ServerMomentum);
+written_as_number!(Adaptivity);
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::fmt;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{ProximalWeight, ServerLearningRate, ServerMomentum};
+use crate::quantity::{Adaptivity, ProximalWeight, ServerLearningRate, ServerMomentum};
 
 /// What keeps sites together while they train, and how an aggregate becomes the next model. Rules that must see single
 /// updates cannot run under masks, so there is no name for one.
@@ -42,6 +42,54 @@ pub enum Strategy {
         #[n(1)]
         server_momentum: ServerMomentum,
     },
+    /// The server's step is that of an adaptive optimiser with the mean update in place of a gradient (Reddi et al. 2021,
+    /// algorithm 2): `m' = β₁ · m + (1 - β₁) · mean`, `v'` by the rule, and `η · m' / (√v' + τ)` is added to the model.
+    /// Entries that updates change little go as far as those that they change much. `m` and `v` are kept beside the model.
+    #[n(3)]
+    Adaptive {
+        /// How the second moment follows.
+        #[n(0)]
+        rule: SecondMoment,
+        /// What a step is multiplied by: η.
+        #[n(1)]
+        server_learning_rate: ServerLearningRate,
+        /// What is added to the root of the second moment: τ.
+        #[n(2)]
+        tau: Adaptivity,
+    },
+}
+
+/// How the second moment `v` of an adaptive server follows from the mean update `d`; `v` begins at τ².
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum SecondMoment {
+    /// `v' = v + d²`: FedAdagrad.
+    #[n(0)]
+    Adagrad,
+    /// `v' = β₂ · v + (1 - β₂) · d²`: FedAdam.
+    #[n(1)]
+    Adam,
+    /// `v' = v - (1 - β₂) · d² · sign(v - d²)`: FedYogi.
+    #[n(2)]
+    Yogi,
+}
+
+/// Share of the first moment that an adaptive server keeps: β₁ (Reddi et al. 2021).
+pub const FIRST_KEPT: f64 = 0.9;
+/// Share of the second moment that FedAdam and FedYogi keep: β₂ (Reddi et al. 2021).
+pub const SECOND_KEPT: f64 = 0.99;
+
+impl SecondMoment {
+    /// The largest that `|m| / √v` can be in any entry, whatever the updates: by Cauchy and Schwarz over the rounds behind
+    /// both, or for Yogi, which forgets by steps, from `v ≥ (1 - β₂) · β₂ⁱ · d²` of the update `i` rounds ago.
+    fn largest_ratio(self) -> f64 {
+        let (kept, new) = (FIRST_KEPT, 1.0 - FIRST_KEPT);
+        match self {
+            Self::Adagrad => new / (1.0 - kept * kept).sqrt(),
+            Self::Adam => new / (1.0 - SECOND_KEPT).sqrt() / (1.0 - kept * kept / SECOND_KEPT).sqrt(),
+            Self::Yogi => new / (1.0 - SECOND_KEPT).sqrt() / (1.0 - kept / SECOND_KEPT.sqrt()),
+        }
+    }
 }
 
 impl Strategy {
@@ -50,14 +98,15 @@ impl Strategy {
         match self {
             Self::FedAvg { server_learning_rate }
             | Self::FedProx { server_learning_rate, .. }
-            | Self::FedAvgM { server_learning_rate, .. } => server_learning_rate,
+            | Self::FedAvgM { server_learning_rate, .. }
+            | Self::Adaptive { server_learning_rate, .. } => server_learning_rate,
         }
     }
 
     /// Weight of the pull towards the model that a round starts from; 0 for none.
     pub const fn proximal_weight(self) -> f64 {
         match self {
-            Self::FedAvg { .. } | Self::FedAvgM { .. } => 0.0,
+            Self::FedAvg { .. } | Self::FedAvgM { .. } | Self::Adaptive { .. } => 0.0,
             Self::FedProx { mu, .. } => mu.get(),
         }
     }
@@ -65,14 +114,30 @@ impl Strategy {
     /// Share of the way between the last two adopted models that the next one goes on; 0 for none.
     pub const fn server_momentum(self) -> f64 {
         match self {
-            Self::FedAvg { .. } | Self::FedProx { .. } => 0.0,
+            Self::FedAvg { .. } | Self::FedProx { .. } | Self::Adaptive { .. } => 0.0,
             Self::FedAvgM { server_momentum, .. } => server_momentum.get(),
         }
     }
 
-    /// How far a round can move a model at most, in lengths of the longest mean update.
-    pub fn longest_step(self) -> f64 {
-        self.server_learning_rate().get() / (1.0 - self.server_momentum())
+    /// Whether the server keeps moments beside the model.
+    pub const fn keeps_moments(self) -> bool {
+        matches!(self, Self::Adaptive { .. })
+    }
+
+    /// How far a round can move a model of so many trained `entries` at most, in L2 norm, when no mean update is longer than
+    /// `longest_mean`.
+    pub fn longest_step(self, longest_mean: f64, entries: usize) -> f64 {
+        let rate = self.server_learning_rate().get();
+        match self {
+            Self::FedAvg { .. } | Self::FedProx { .. } | Self::FedAvgM { .. } => {
+                rate * longest_mean / (1.0 - self.server_momentum())
+            }
+            // The thousandth is for moments that are kept as f32.
+            Self::Adaptive { rule, tau, .. } => {
+                let by_entries = rule.largest_ratio() * (entries as f64).sqrt();
+                1.001 * rate * by_entries.min(longest_mean / tau.get())
+            }
+        }
     }
 }
 
@@ -88,6 +153,9 @@ impl fmt::Display for Strategy {
             Self::FedAvg { .. } => write!(f, "fedavg")?,
             Self::FedProx { mu, .. } => write!(f, "fedprox, mu {mu}")?,
             Self::FedAvgM { server_momentum, .. } => write!(f, "fedavgm, server momentum {server_momentum}")?,
+            Self::Adaptive { rule: SecondMoment::Adagrad, tau, .. } => write!(f, "fedadagrad, tau {tau}")?,
+            Self::Adaptive { rule: SecondMoment::Adam, tau, .. } => write!(f, "fedadam, tau {tau}")?,
+            Self::Adaptive { rule: SecondMoment::Yogi, tau, .. } => write!(f, "fedyogi, tau {tau}")?,
         }
         write!(f, ", server learning rate {}", self.server_learning_rate())
     }
@@ -98,20 +166,38 @@ impl fmt::Display for Strategy {
 #[serde(deny_unknown_fields)]
 struct Section {
     kind: Kind,
-    #[serde(default)]
-    server_learning_rate: ServerLearningRate,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_learning_rate: Option<ServerLearningRate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mu: Option<ProximalWeight>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_momentum: Option<ServerMomentum>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tau: Option<Adaptivity>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     FedAvg,
     FedProx,
     FedAvgM,
+    FedAdagrad,
+    FedAdam,
+    FedYogi,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::FedAvg => "fedavg",
+            Self::FedProx => "fedprox",
+            Self::FedAvgM => "fedavgm",
+            Self::FedAdagrad => "fedadagrad",
+            Self::FedAdam => "fedadam",
+            Self::FedYogi => "fedyogi",
+        }
+    }
 }
 
 /// Why keys of a strategy do not go together.
@@ -119,46 +205,67 @@ enum Kind {
 enum Mismatch {
     #[error("strategy \"{kind}\" needs `{key}`, for example `{key} = {example}`")]
     Missing { kind: &'static str, key: &'static str, example: f64 },
-    #[error("`{key}` belongs to strategy \"{kind}\"")]
-    Foreign { kind: &'static str, key: &'static str },
+    #[error("`{key}` belongs to strategy {owners}, not to \"{kind}\"")]
+    Foreign { kind: &'static str, key: &'static str, owners: &'static str },
 }
 
 impl TryFrom<Section> for Strategy {
     type Error = Mismatch;
 
     fn try_from(section: Section) -> Result<Self, Mismatch> {
-        let Section { kind, server_learning_rate, mu, server_momentum } = section;
-        match (kind, mu, server_momentum) {
-            (Kind::FedAvg, None, None) => Ok(Self::FedAvg { server_learning_rate }),
-            (Kind::FedProx, Some(mu), None) => Ok(Self::FedProx { server_learning_rate, mu }),
-            (Kind::FedAvgM, None, Some(server_momentum)) => {
+        let Section { kind, server_learning_rate: rate, mu, server_momentum, tau } = section;
+        let adaptive = matches!(kind, Kind::FedAdagrad | Kind::FedAdam | Kind::FedYogi);
+        for (key, stands, belongs, owners) in [
+            ("mu", mu.is_some(), kind == Kind::FedProx, "\"fedprox\""),
+            ("server_momentum", server_momentum.is_some(), kind == Kind::FedAvgM, "\"fedavgm\""),
+            ("tau", tau.is_some(), adaptive, "\"fedadagrad\", \"fedadam\" or \"fedyogi\""),
+        ] {
+            if stands && !belongs {
+                return Err(Mismatch::Foreign { kind: kind.name(), key, owners });
+            }
+        }
+        let missing = |key, example| Mismatch::Missing { kind: kind.name(), key, example };
+        let adaptive = |rule| {
+            // Going all the way has no meaning for a step whose length does not follow from the updates'.
+            let server_learning_rate = rate.ok_or_else(|| missing("server_learning_rate", 0.03))?;
+            Ok(Self::Adaptive { rule, server_learning_rate, tau: tau.unwrap_or_default() })
+        };
+        let server_learning_rate = rate.unwrap_or_default();
+        match kind {
+            Kind::FedAvg => Ok(Self::FedAvg { server_learning_rate }),
+            Kind::FedProx => {
+                Ok(Self::FedProx { server_learning_rate, mu: mu.ok_or_else(|| missing("mu", 0.01))? })
+            }
+            Kind::FedAvgM => {
+                let server_momentum = server_momentum.ok_or_else(|| missing("server_momentum", 0.9))?;
                 Ok(Self::FedAvgM { server_learning_rate, server_momentum })
             }
-            (Kind::FedAvg | Kind::FedAvgM, Some(_), _) => {
-                Err(Mismatch::Foreign { kind: "fedprox", key: "mu" })
-            }
-            (Kind::FedAvg | Kind::FedProx, _, Some(_)) => {
-                Err(Mismatch::Foreign { kind: "fedavgm", key: "server_momentum" })
-            }
-            (Kind::FedProx, None, None) => {
-                Err(Mismatch::Missing { kind: "fedprox", key: "mu", example: 0.01 })
-            }
-            (Kind::FedAvgM, None, None) => {
-                Err(Mismatch::Missing { kind: "fedavgm", key: "server_momentum", example: 0.9 })
-            }
+            Kind::FedAdagrad => adaptive(SecondMoment::Adagrad),
+            Kind::FedAdam => adaptive(SecondMoment::Adam),
+            Kind::FedYogi => adaptive(SecondMoment::Yogi),
         }
     }
 }
 
 impl From<Strategy> for Section {
     fn from(strategy: Strategy) -> Self {
-        let server_learning_rate = strategy.server_learning_rate();
-        let (kind, mu, server_momentum) = match strategy {
-            Strategy::FedAvg { .. } => (Kind::FedAvg, None, None),
-            Strategy::FedProx { mu, .. } => (Kind::FedProx, Some(mu), None),
-            Strategy::FedAvgM { server_momentum, .. } => (Kind::FedAvgM, None, Some(server_momentum)),
-        };
-        Self { kind, server_learning_rate, mu, server_momentum }
+        let server_learning_rate = Some(strategy.server_learning_rate());
+        let section = |kind| Self { kind, server_learning_rate, mu: None, server_momentum: None, tau: None };
+        match strategy {
+            Strategy::FedAvg { .. } => section(Kind::FedAvg),
+            Strategy::FedProx { mu, .. } => Self { mu: Some(mu), ..section(Kind::FedProx) },
+            Strategy::FedAvgM { server_momentum, .. } => {
+                Self { server_momentum: Some(server_momentum), ..section(Kind::FedAvgM) }
+            }
+            Strategy::Adaptive { rule, tau, .. } => {
+                let kind = match rule {
+                    SecondMoment::Adagrad => Kind::FedAdagrad,
+                    SecondMoment::Adam => Kind::FedAdam,
+                    SecondMoment::Yogi => Kind::FedYogi,
+                };
+                Self { tau: Some(tau), ..section(kind) }
+            }
+        }
     }
 }
 
@@ -193,6 +300,24 @@ mod tests {
                 "fedavg, server learning rate 1.5",
             ),
             ("{ kind = \"fedprox\", mu = 0.01 }", 1.0, 0.01, "fedprox, mu 0.01, server learning rate 1"),
+            (
+                "{ kind = \"fedadam\", server_learning_rate = 0.03 }",
+                0.03,
+                0.0,
+                "fedadam, tau 0.001, server learning rate 0.03",
+            ),
+            (
+                "{ kind = \"fedyogi\", server_learning_rate = 0.03, tau = 0.1 }",
+                0.03,
+                0.0,
+                "fedyogi, tau 0.1, server learning rate 0.03",
+            ),
+            (
+                "{ kind = \"fedadagrad\", server_learning_rate = 0.1 }",
+                0.1,
+                0.0,
+                "fedadagrad, tau 0.001, server learning rate 0.1",
+            ),
         ] {
             let strategy = read(text).unwrap();
             assert_eq!(
@@ -215,7 +340,8 @@ mod tests {
             ("{ kind = \"fedavgm\", server_learning_rate = 0.5, server_momentum = 0.75 }", 2.0),
         ] {
             let strategy = read(text).unwrap();
-            assert!((strategy.longest_step() - longest).abs() < 1e-12, "{text}");
+            let bound = strategy.longest_step(1.0, 7);
+            assert!((bound - longest).abs() < 1e-12, "{text}");
             // Updates of length 1, all the same way.
             let mut step = 0.0;
             for _ in 0..200 {
@@ -230,14 +356,27 @@ mod tests {
     fn keys_that_do_not_go_together_are_refused_by_name() {
         for (text, named) in [
             ("{ kind = \"fedprox\" }", "mu = 0.01"),
-            ("{ kind = \"fedavg\", mu = 0.01 }", "belongs to strategy \"fedprox\""),
+            ("{ kind = \"fedavg\", mu = 0.01 }", "belongs to strategy \"fedprox\", not"),
             ("{ kind = \"fedprox\", mu = 0.0 }", "0"),
             ("{ kind = \"fedprox\", mu = 101.0 }", "101"),
             ("{ kind = \"fedprox\", mu = 0.1, beta = 0.9 }", "beta"),
             ("{ kind = \"fedavgm\" }", "server_momentum = 0.9"),
             ("{ kind = \"fedavgm\", server_momentum = 1.0 }", "1"),
-            ("{ kind = \"fedavgm\", server_momentum = 0.9, mu = 0.1 }", "belongs to strategy \"fedprox\""),
-            ("{ kind = \"fedprox\", mu = 0.1, server_momentum = 0.9 }", "belongs to strategy \"fedavgm\""),
+            (
+                "{ kind = \"fedavgm\", server_momentum = 0.9, mu = 0.1 }",
+                "belongs to strategy \"fedprox\", not",
+            ),
+            (
+                "{ kind = \"fedprox\", mu = 0.1, server_momentum = 0.9 }",
+                "belongs to strategy \"fedavgm\", not",
+            ),
+            ("{ kind = \"fedavg\", tau = 0.1 }", "or \"fedyogi\", not to \"fedavg\""),
+            ("{ kind = \"fedadam\" }", "server_learning_rate = 0.03"),
+            (
+                "{ kind = \"fedadam\", server_learning_rate = 0.1, server_momentum = 0.9 }",
+                "not to \"fedadam\"",
+            ),
+            ("{ kind = \"fedyogi\", server_learning_rate = 0.1, tau = 1.5 }", "1.5"),
             ("{ kind = \"krum\" }", "krum"),
         ] {
             let error = read(text).unwrap_err();

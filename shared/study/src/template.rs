@@ -39,7 +39,7 @@ width = 28
 mean = 0.57                          # pixel values lie between 0 and 1; each becomes (x - mean) / std
 std = 0.17
 # In place of these five, where cases are rows of a table (13 laboratory values, say): what is taken from each row, as
-#     inputs = [{{ column = "age", mean = 53.0, std = 9.6 }}, {{ column = "pain", is = "4" }}]: (age - 53) / 9.6, and 1 or 0
+#     inputs = [{ column = "age", mean = 53.0, std = 9.6 }, { column = "pain", is = "4" }]: (age - 53) / 9.6, and 1 or 0
 # holdout = 0.2                      # share of patients held out, where the source has no split of its own
 # minimum_cases = 10                 # a site with fewer labelled, usable cases does not upload
 # smallest_usable_share = 0.9        # a site with a smaller share of usable items sits the round out
@@ -67,7 +67,8 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # attempts_per_epoch = 100           # new keys after so many attempts, at most 100
 # strategy = { kind = "fedavg", server_learning_rate = 1.0 }  # how far the next model follows the mean update
 #     or { kind = "fedprox", mu = 0.01 }: sites whose cases differ stay closer to the model they start from,
-#     or { kind = "fedavgm", server_momentum = 0.9 }: the next model goes on where the last rounds went
+#     or { kind = "fedavgm", server_momentum = 0.9 }: the next model goes on where the last rounds went,
+#     or { kind = "fedadam", server_learning_rate = 0.03 } (fedyogi, fedadagrad): small changes go as far as large ones
 
 [aggregation]
 # clip_norm = 10.0                   # bound on the L2 norm of one site's update

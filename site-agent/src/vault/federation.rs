@@ -340,13 +340,17 @@ impl Federation {
                         Ok::<_, &str>(&upload[index * CHUNK_BYTES..past])
                     };
                     let outcome = match sum(self.machine.study(), &job, 1, read, model).unwrap() {
-                        Sum::Train { aggregate, candidate, figures, largest } => {
-                            let file =
-                                ModelFile { identity: self.identity.clone(), origin: None, model: candidate };
-                            let bytes = file.to_bytes();
-                            let candidate = Hash::of_bytes(&bytes);
-                            self.models.insert(candidate, bytes);
-                            Ok(Summed::Train { aggregate, candidate, figures, largest })
+                        Sum::Train { aggregate, candidate, figures, largest, moments } => {
+                            let mut keep = |model| {
+                                let identity = self.identity.clone();
+                                let bytes = ModelFile { identity, origin: None, model }.to_bytes();
+                                let hash = Hash::of_bytes(&bytes);
+                                self.models.insert(hash, bytes);
+                                hash
+                            };
+                            let candidate = keep(candidate);
+                            let moments = moments.map(|moments| moments.map(keep));
+                            Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
                         }
                         Sum::Evaluate { aggregate, figures } => figures
                             .map(|figures| Summed::Evaluate { aggregate, figures })

@@ -21,6 +21,7 @@ use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode_counts, encode_on};
 use consilium_study::document::Study;
+use consilium_study::graph::ParameterSpec;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
@@ -56,7 +57,9 @@ fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
 /// How far so many rounds can move a model: a mean of updates is no longer than the longest that a site may send, and
 /// the strategy bounds the server's step by that.
 fn furthest(study: &Study, rounds: u32) -> f64 {
-    f64::from(rounds) * study.rounds.strategy.longest_step() * study.aggregation.longest_mean()
+    let blocks = study.model.parameters().iter();
+    let entries = blocks.filter(|block| block.is_trainable()).map(ParameterSpec::len).sum();
+    f64::from(rounds) * study.rounds.strategy.longest_step(study.aggregation.longest_mean(), entries)
 }
 
 /// Something for the worker to do.

@@ -153,6 +153,9 @@ impl Walk {
         if sum.candidate.is_some() != (sum.purpose == Purpose::Train) {
             return Err(Fault::WrongEnd("training makes a model, and nothing else does"));
         }
+        if sum.moments.is_some() && sum.candidate.is_none() {
+            return Err(Fault::WrongEnd("moments stand beside a model"));
+        }
         attempt.end = Some(End::Opened);
         "the sum was opened".clone_into(&mut attempt.report.outcome);
         attempt.report.aggregate = Some(sum.aggregate);

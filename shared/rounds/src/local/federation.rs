@@ -245,6 +245,7 @@ impl<M: Models> Federation<M> {
         let study = self.machine.study();
         let models: BTreeMap<_, _> = std::iter::once(job.context.model)
             .chain(job.before)
+            .chain(job.moments.into_iter().flatten())
             .map(|hash| (hash, self.models.read(&hash)))
             .collect();
         let model = |hash: &Hash, block: usize| {
@@ -258,8 +259,10 @@ impl<M: Models> Federation<M> {
             uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(SumRefused)
         };
         match sum(study, job, 1, read, model).map_err(|_| SumRefused)? {
-            Sum::Train { aggregate, candidate, figures, largest } => {
-                Ok(Summed::Train { aggregate, candidate: self.models.write(candidate), figures, largest })
+            Sum::Train { aggregate, candidate, figures, largest, moments } => {
+                let candidate = self.models.write(candidate);
+                let moments = moments.map(|moments| moments.map(|moment| self.models.write(moment)));
+                Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
             }
             Sum::Evaluate { aggregate, figures } => {
                 let figures: Option<Figures> = figures.ok().flatten();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use consilium_secagg::context::Purpose;
 use consilium_secagg::coordinator::{NotClosed, NotRecovered};
 use consilium_secagg::message::Upload;
 use consilium_secagg::numbering::Attempt;
@@ -217,7 +218,7 @@ impl StudyMachine {
 
     fn step_timeout(&self, live: &Live) -> std::time::Duration {
         match live.context.purpose {
-            consilium_secagg::context::Purpose::Train => self.study.rounds.collect_timeout.get(),
+            Purpose::Train => self.study.rounds.collect_timeout.get(),
             _ => self.study.rounds.evaluate_timeout.get(),
         }
     }
@@ -279,8 +280,9 @@ impl StudyMachine {
         match unmask.recover() {
             Ok(seeds) => {
                 let before = self.before(live.context.purpose);
+                let moments = self.moments.filter(|_| live.context.purpose == Purpose::Train);
                 let context = live.context.clone();
-                let job = SumJob { context, survivors: unmask.vectors(), seeds, before };
+                let job = SumJob { context, survivors: unmask.vectors(), seeds, before, moments };
                 let summing = Summing {
                     ctx: live.ctx,
                     begun: live.begun,

@@ -39,10 +39,10 @@ impl StudyMachine {
         }
         let (summing, step) = ((**summing).clone(), run.step.clone());
         match (outcome, step) {
-            (Ok(Summed::Train { aggregate, candidate, figures, largest }), Step::Train(round)) => {
-                opened(&summing, aggregate, Some(candidate), effects);
+            (Ok(Summed::Train { aggregate, candidate, figures, largest, moments }), Step::Train(round)) => {
+                opened(&summing, aggregate, Some((candidate, moments)), effects);
                 let survivors = summing.job.survivors.keys().cloned().collect();
-                let trained = Trained { candidate, figures, largest, survivors };
+                let trained = Trained { candidate, figures, largest, survivors, moments };
                 self.trained(round, &summing, trained, now, effects);
             }
             (Ok(Summed::Evaluate { aggregate, figures }), Step::Evaluate { round, trained }) => {
@@ -201,6 +201,7 @@ impl StudyMachine {
         };
         if !matches!(verdict, Verdict::Refused(_)) {
             self.model = trained.candidate;
+            self.moments = trained.moments;
             if self.is_crowded(trained) {
                 self.spread =
                     Some(self.spread.map_or(1, |spread| spread.saturating_add(1)).min(WIDEST_SPREAD));
@@ -397,7 +398,12 @@ impl StudyMachine {
     }
 }
 
-fn opened(summing: &Summing, aggregate: Hash, candidate: Option<Hash>, effects: &mut Effects) {
+fn opened(
+    summing: &Summing,
+    aggregate: Hash,
+    candidate: Option<(Hash, Option<[Hash; 2]>)>,
+    effects: &mut Effects,
+) {
     let context = &summing.job.context;
     effects.record(Record::Opened(OpenedSum {
         attempt: context.attempt,
@@ -405,7 +411,8 @@ fn opened(summing: &Summing, aggregate: Hash, candidate: Option<Hash>, effects: 
         round: context.round,
         purpose: context.purpose,
         aggregate,
-        candidate,
+        candidate: candidate.map(|(candidate, _)| candidate),
+        moments: candidate.and_then(|(_, moments)| moments),
     }));
     let survivors = summing.job.survivors.keys().cloned().collect();
     effects.push(Effect::DiscardUploads { attempt: context.attempt, survivors });

@@ -141,6 +141,9 @@ pub(crate) struct Trained {
     /// Whose updates are in it.
     #[n(3)]
     pub(crate) survivors: BTreeSet<SiteName>,
+    /// The moments beside it, of a strategy that keeps them.
+    #[n(4)]
+    pub(crate) moments: Option<[Hash; 2]>,
 }
 
 /// How far a step has come.

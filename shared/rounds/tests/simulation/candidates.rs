@@ -32,33 +32,54 @@ fn a_refused_candidate_leaves_the_model_and_is_never_the_last_word() {
     assert!(sim.machine.status().lines.iter().any(|line| matches!(line.state, LineState::Refused(_))));
 }
 
+/// Start and candidate of four rounds, and whether it was refused: the second is. The same updates whatever model they
+/// start from.
+fn four_rounds(strategy: &str) -> Vec<(Vec<f32>, Vec<f32>, bool)> {
+    let mut sim = sim(4, 4, strategy, "gate = { max_loss_increase = 0.01 }");
+    sim.sites.iter_mut().for_each(|site| site.work.length = |_| 0.25);
+    sim.connect_all();
+    sim.act(Act::Start);
+    for (round, worse) in [false, true, false, false].into_iter().enumerate() {
+        sim.sites.iter_mut().for_each(|site| site.work.worse = worse);
+        until(&mut sim, |sim| sim.machine.adoptions().len() == round + 1);
+    }
+    let adoptions = sim.machine.adoptions().iter();
+    let models: Vec<_> = adoptions
+        .map(|last| {
+            let model = |hash| sim.models[hash].clone();
+            (model(&last.start), model(&last.candidate), matches!(last.verdict, Verdict::Refused(_)))
+        })
+        .collect();
+    assert_eq!(models.iter().map(|(.., refused)| *refused).collect::<Vec<_>>(), [false, true, false, false]);
+    models
+}
+
+/// Moments are those beside the last adopted model: a refused candidate takes its own away.
+#[test]
+fn an_adaptive_server_forgets_what_was_refused() {
+    let adaptive = four_rounds("strategy = { kind = \"fedadam\", server_learning_rate = 0.01, tau = 0.1 }");
+    let averaged = four_rounds("");
+    let (mut first, mut second) = (vec![0.0; adaptive[0].0.len()], vec![0.01; adaptive[0].0.len()]);
+    for ((start, candidate, refused), (plain_start, plain_candidate, _)) in adaptive.iter().zip(&averaged) {
+        let (mut next_first, mut next_second) = (first.clone(), second.clone());
+        for at in 0..start.len() {
+            let mean = f64::from(plain_candidate[at]) - f64::from(plain_start[at]);
+            next_first[at] = 0.9 * first[at] + 0.1 * mean;
+            next_second[at] = 0.99 * second[at] + 0.01 * mean * mean;
+            let expected = f64::from(start[at]) + 0.01 * next_first[at] / (next_second[at].sqrt() + 0.1);
+            let got = f64::from(candidate[at]);
+            assert!((got - expected).abs() < 1e-5, "{at}: {got} {expected}");
+        }
+        if !refused {
+            (first, second) = (next_first, next_second);
+        }
+    }
+}
+
 #[test]
 fn momentum_goes_on_from_the_last_two_adopted_models() {
-    // The same updates whatever model they start from; the second candidate is refused.
-    let run = |extra: &str| {
-        let mut sim = sim(4, 4, extra, "gate = { max_loss_increase = 0.01 }");
-        sim.sites.iter_mut().for_each(|site| site.work.length = |_| 0.25);
-        sim.connect_all();
-        sim.act(Act::Start);
-        for (round, worse) in [false, true, false, false].into_iter().enumerate() {
-            sim.sites.iter_mut().for_each(|site| site.work.worse = worse);
-            until(&mut sim, |sim| sim.machine.adoptions().len() == round + 1);
-        }
-        let adoptions = sim.machine.adoptions().iter();
-        let models: Vec<_> = adoptions
-            .map(|last| {
-                let model = |hash| sim.models[hash].clone();
-                (model(&last.start), model(&last.candidate), matches!(last.verdict, Verdict::Refused(_)))
-            })
-            .collect();
-        assert_eq!(
-            models.iter().map(|(.., refused)| *refused).collect::<Vec<_>>(),
-            [false, true, false, false]
-        );
-        models
-    };
-    let averaged = run("");
-    let with_momentum = run("strategy = { kind = \"fedavgm\", server_momentum = 0.5 }");
+    let averaged = four_rounds("");
+    let with_momentum = four_rounds("strategy = { kind = \"fedavgm\", server_momentum = 0.5 }");
     let mut before = with_momentum[0].0.clone();
     for ((start, candidate, refused), (plain_start, plain_candidate, _)) in
         with_momentum.iter().zip(&averaged)

@@ -352,11 +352,16 @@ impl Sim {
                     uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(())
                 };
                 let outcome = match sum(study, job, 2, read, model) {
-                    Ok(Sum::Train { aggregate, candidate, figures, largest }) => {
+                    Ok(Sum::Train { aggregate, candidate, figures, largest, moments }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));
-                        let hash = hash_of_model(&candidate);
-                        self.models.insert(hash, candidate);
-                        Ok(Summed::Train { aggregate, candidate: hash, figures, largest })
+                        let mut keep = |model: Vec<f32>| {
+                            let hash = hash_of_model(&model);
+                            self.models.insert(hash, model);
+                            hash
+                        };
+                        let candidate = keep(candidate);
+                        let moments = moments.map(|moments| moments.map(keep));
+                        Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
                     }
                     Ok(Sum::Evaluate { aggregate, figures }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));

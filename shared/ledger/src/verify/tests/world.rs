@@ -223,6 +223,7 @@ impl World {
             purpose: fields.purpose,
             aggregate: hash("sum"),
             candidate,
+            moments: None,
         }))
     }
 
