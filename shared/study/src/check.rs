@@ -11,6 +11,7 @@ use crate::document::{
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::quantity::HumanDuration;
+use crate::recipe::Optimiser;
 use crate::weight::WeightRule;
 
 /// Fewest sites: with two, the sum and one's own update give the other's.
@@ -291,6 +292,36 @@ fn rounds(plan: &Plan, rounds: &Rounds, f: &mut Findings) {
         1,
         MAX_ATTEMPTS_PER_EPOCH.into(),
     );
+    pull(plan, f);
+}
+
+/// Along a curvature of `mu` gradient descent stays in bounds up to a rate of `2 / mu`, with heavy-ball momentum
+/// `2 (1 + momentum) / mu` (Polyak 1964). A schedule only lowers the rate. Steps of Adam have a length of their own.
+fn pull(plan: &Plan, f: &mut Findings) {
+    let Optimiser::Sgd { momentum } = plan.training.optimiser() else { return };
+    let (mu, rate) = (plan.rounds.strategy.proximal_weight(), plan.training.learning_rate());
+    let most = 2.0 * (1.0 + momentum);
+    if mu * rate > most {
+        // Half of what is allowed is well clear of its edge.
+        let (gentle_mu, gentle_rate) = (two_digits(most / rate / 2.0), two_digits(most / mu / 2.0));
+        f.require(
+            false,
+            "rounds.strategy.mu",
+            || {
+                format!(
+                    "mu = {mu} times training.learning_rate = {rate} is above {most}: with sgd each step would take a \
+                     hospital further past the model that the round starts from"
+                )
+            },
+            format!("write mu = {gentle_mu} or less, or learning_rate = {gentle_rate} or less"),
+        );
+    }
+}
+
+/// The two leading digits of a number above zero.
+fn two_digits(number: f64) -> f64 {
+    let scale = 10_f64.powf(1.0 - number.log10().floor());
+    (number * scale).round() / scale
 }
 
 fn aggregation(plan: &Plan, f: &mut Findings) {

@@ -247,6 +247,30 @@ fn groups_are_refused_where_nobody_could_say_which_is_wrong_or_a_site_would_not_
     }
 }
 
+/// With a pull of `mu` alone, a step of heavy-ball descent keeps its distance from the start in bounds up to a rate of
+/// `2 (1 + momentum) / mu` (Polyak 1964). What the problem says to write is within it.
+#[test]
+fn a_pull_that_overshoots_is_refused_with_both_keys() {
+    let with = |optimiser: &str, mu: f64| {
+        let text = edited("optimiser = \"sgd\"\nlearning_rate = 0.01\nmomentum = 0.9\n", optimiser);
+        Draft::from_toml(&text.replacen("\"fedavg\"", &format!("\"fedprox\", mu = {mu}"), 1))
+    };
+    let plain = "optimiser = \"sgd\"\nlearning_rate = 0.25\n";
+    assert!(with(plain, 8.0).is_ok());
+    let error = with(plain, 9.0).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "rounds.strategy.mu: mu = 9 times training.learning_rate = 0.25 is above 2: with sgd each step would take a \
+         hospital further past the model that the round starts from; write mu = 4 or less, or learning_rate = 0.11 or less"
+    );
+    assert!(with(plain, 4.0).is_ok() && with(&plain.replace("0.25", "0.11"), 9.0).is_ok());
+    let heavy = format!("{plain}momentum = 0.5\n");
+    assert!(with(&heavy, 12.0).is_ok());
+    assert!(with(&heavy, 12.1).unwrap_err().to_string().contains("is above 3:"));
+    // Steps of Adam are as long as the learning rate, whatever the pull.
+    assert!(with("optimiser = \"adam\"\nlearning_rate = 0.25\n", 100.0).is_ok());
+}
+
 #[test]
 fn a_mean_of_clipped_updates_has_a_longest_length() {
     let mut aggregation = draft(FULL).aggregation.clone();
