@@ -231,11 +231,12 @@ fn drop_values<const D: usize>(input: Tensor<D>, rate: f64, pass: &mut impl Pass
 mod tests {
     use super::*;
     use crate::initial::initial;
-    use crate::loss::cross_entropy;
+    use crate::loss::{Targets, loss};
     use crate::operation::testing::numbers;
     use burn::tensor::Device;
     use consilium_study::graph::ModelSpec;
     use consilium_study::name::SiteName;
+    use consilium_study::recipe::Training;
 
     /// Every kind of layer, smooth throughout: max pooling and ReLU have kinks where differences lie.
     const EVERY_LAYER: &str = r#"
@@ -263,19 +264,23 @@ mod tests {
         let graph = spec.graph([2, 6, 6], 3).unwrap();
         let model = initial(&graph, 3);
         let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
-        let labels = [0, 2, 1, 1];
-        let loss = |leaves: &Leaves, device: &Device| {
+        let targets = Targets { labels: vec![0, 2, 1, 1], mixed: None };
+        let recipe: Training = toml::from_str(
+            "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 4\nepochs = 1\nclass_weights = [1.0, 2.0, 0.5]",
+        )
+        .unwrap();
+        let loss_of = |leaves: &Leaves, device: &Device| {
             let images = Tensor::from_data(numbers(&[4, 2, 6, 6], 5), device);
             let mut pass = TrainingPass::new(&seed, 7);
-            cross_entropy(logits(&graph, leaves, images, &mut pass), &labels, Some(&[1.0, 2.0, 0.5]))
+            loss(logits(&graph, leaves, images, &mut pass), &targets, &recipe)
         };
         let leaves = Leaves::tracked(&graph, &model);
         let mut gradient = vec![9.0; graph.len()];
-        let tracked = loss(&leaves, &Device::flex().autodiff());
+        let tracked = loss_of(&leaves, &Device::flex().autodiff());
         leaves.gradient(&graph, tracked.backward(), &mut gradient);
 
         let at = |model: &[f32]| {
-            let value: f32 = loss(&Leaves::constant(&graph, model), &Device::flex()).into_scalar();
+            let value: f32 = loss_of(&Leaves::constant(&graph, model), &Device::flex()).into_scalar();
             f64::from(value)
         };
         for block in graph.parameters() {

@@ -16,18 +16,22 @@ pub mod threads;
 pub mod train;
 
 mod augment;
+mod batch;
 mod interpret;
 mod loss;
 mod operation;
 mod optimise;
 mod tensors;
+#[cfg(test)]
+mod testing;
 
+pub use batch::read_epoch;
 pub use dataset::{Dataset, InvalidDataset, Pixels};
 pub use initial::initial;
 pub use random::LocalSeed;
 pub use score::{Scores, score};
 pub use threads::{fix_threads, threads};
-pub use train::{LocalTraining, Progress, TrainError, Trained, read_epoch, train};
+pub use train::{LocalTraining, Progress, TrainError, Trained, train};
 
 pub use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Origin};
 pub use consilium_study::preprocessing::Preprocessing;

@@ -2,17 +2,16 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use consilium_study::graph::ModelGraph;
 use consilium_study::preprocessing::Preprocessing;
 use consilium_study::recipe::{Extent, RecipeError, Training};
 
-use crate::augment;
+use crate::batch::Batches;
 use crate::dataset::{Dataset, InvalidDataset};
 use crate::interpret::{TrainingPass, logits};
-use crate::loss::cross_entropy;
+use crate::loss::loss;
 use crate::optimise::Stepper;
-use crate::random::{Draws, LocalSeed, Purpose};
+use crate::random::LocalSeed;
 use crate::tensors::Leaves;
 
 /// What a site trains in one round.
@@ -57,7 +56,7 @@ pub struct Trained {
     pub steps: u64,
     /// Cases passed through, repeats counted.
     pub examples: u64,
-    /// Mean over these of the training loss at the moment of passing.
+    /// Mean over these of the recipe's loss at the moment of passing.
     pub mean_loss: f64,
 }
 
@@ -125,11 +124,11 @@ pub fn train(
     let (mut examples, mut loss_sum) = (0, 0.0);
     for step in 0..steps {
         let batch = batches.next_batch();
-        let cases = batch.labels.len();
+        let cases = batch.targets.labels.len();
         let leaves = Leaves::tracked(graph, &model);
         let mut pass = TrainingPass::new(&task.seed, step);
         let scores = logits(graph, &leaves, batch.images, &mut pass);
-        let loss = cross_entropy(scores, &batch.labels, recipe.class_weights());
+        let loss = loss(scores, &batch.targets, recipe);
         let loss_value: f32 = loss.clone().into_scalar();
         if !loss_value.is_finite() {
             return Err(TrainError::Diverged { step: step + 1 });
@@ -164,116 +163,14 @@ fn pull(graph: &ModelGraph, start: &[f32], model: &[f32], gradient: &mut [f32], 
     }
 }
 
-/// Reads, varies and batches the cases of one epoch as [`train`] does, and does no more. Returns how many there were: this
-/// is for whoever measures what share of training it takes.
-pub fn read_epoch(task: &LocalTraining, data: &Dataset) -> usize {
-    let mut batches = Batches::new(task, data);
-    let steps = data.len().div_ceil(task.recipe.batch());
-    (0..steps).map(|_| batches.next_batch().labels.len()).sum()
-}
-
-struct Batch {
-    images: Tensor<4>,
-    labels: Vec<u16>,
-}
-
-/// Cases in the order of the seed, epoch after epoch. The last batch of an epoch may be shorter.
-struct Batches<'a> {
-    task: &'a LocalTraining<'a>,
-    data: &'a Dataset,
-    order: Vec<u32>,
-    epoch: u32,
-    next: usize,
-}
-
-impl<'a> Batches<'a> {
-    fn new(task: &'a LocalTraining<'a>, data: &'a Dataset) -> Self {
-        let mut batches = Self { task, data, order: Vec::new(), epoch: 0, next: 0 };
-        batches.shuffle();
-        batches
-    }
-
-    fn shuffle(&mut self) {
-        let cases = u32::try_from(self.data.len()).expect("a dataset numbers its cases by u32");
-        self.order = (0..cases).collect();
-        Draws::local(&self.task.seed, Purpose::Order, self.epoch, 0).shuffle(&mut self.order);
-        self.next = 0;
-    }
-
-    fn next_batch(&mut self) -> Batch {
-        if self.next == self.order.len() {
-            // At most MAX_STEPS steps or MAX_EPOCHS epochs: far below u32::MAX.
-            self.epoch += 1;
-            self.shuffle();
-        }
-        let past = (self.next + self.task.recipe.batch()).min(self.order.len());
-        let cases = &self.order[self.next..past];
-        self.next = past;
-
-        let size = self.data.case_len();
-        let [channels, height, width] = self.data.shape().map(|side| side as usize);
-        let mut images = vec![0.0; cases.len() * size];
-        for (&case, image) in cases.iter().zip(images.chunks_exact_mut(size)) {
-            self.data.read(case as usize, self.task.preprocessing, image);
-            let mut draws = Draws::local(&self.task.seed, Purpose::Augmentation, self.epoch, u64::from(case));
-            augment::vary(image, [height, width], self.task.recipe.augment(), &mut draws);
-        }
-        let shape = [cases.len(), channels, height, width];
-        Batch {
-            images: Tensor::from_data(TensorData::new(images, shape), &Device::flex().autodiff()),
-            labels: cases.iter().map(|&case| self.data.labels()[case as usize]).collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dataset::Pixels;
     use crate::initial::initial;
     use crate::score::score;
-    use consilium_study::graph::{ModelSpec, Norm, Preset};
-    use consilium_study::name::SiteName;
-
-    /// Pictures of 8x8: class 1 is brighter in its middle, under noise.
-    fn cases(count: u32, seed: usize) -> Dataset {
-        let mut draws = Draws::initial(99, seed);
-        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-        for case in 0..count {
-            let label = (case % 2) as u16;
-            for place in 0..64_usize {
-                let middle = (2..6).contains(&(place / 8)) && (2..6).contains(&(place % 8));
-                let signal = if middle && label == 1 { 0.4 } else { 0.0 };
-                pixels.push(signal + 0.5 * draws.unit());
-            }
-            labels.push(label);
-        }
-        Dataset::new([1, 8, 8], Pixels::Floats(pixels), labels).unwrap()
-    }
-
-    fn graph(preset: Preset, norm: Option<Norm>) -> ModelGraph {
-        ModelSpec::Preset { preset, norm }.graph([1, 8, 8], 2).unwrap()
-    }
-
-    fn recipe(text: &str) -> Training {
-        toml::from_str(text).unwrap()
-    }
-
-    const SHORT: &str = "optimiser = \"adam\"\nlearning_rate = 0.003\nbatch = 8\nepochs = 2\naugment = { flip = true, crop = 1 }";
-
-    fn task<'a>(graph: &'a ModelGraph, recipe: &'a Training, site: &str, round: u32) -> LocalTraining<'a> {
-        let preprocessing = Preprocessing::new(0.3, 0.2).unwrap();
-        let seed = LocalSeed { study_seed: 5, site: SiteName::new(site).unwrap(), round };
-        LocalTraining {
-            graph,
-            recipe,
-            preprocessing,
-            budget: recipe.extent(),
-            seed,
-            rounds: 4,
-            proximal_weight: 0.0,
-        }
-    }
+    use crate::testing::{SHORT, cases, graph, recipe, task};
+    use consilium_study::graph::{Norm, Preset};
 
     fn go_on(_: Progress<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -319,12 +216,6 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_read_without_training() {
-        let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
-        assert_eq!(read_epoch(&task(&graph, &recipe, "a", 0), &cases(20, 0)), 20);
-    }
-
-    #[test]
     fn the_caller_may_stop_and_learns_how_far_it_went() {
         let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
         let mut seen = Vec::new();
@@ -350,6 +241,52 @@ mod tests {
         let six = train(&task, &initial(&graph, 1), &cases(20, 0), &mut go_on).unwrap();
         task.budget = recipe.extent();
         assert_eq!(six, train(&task, &initial(&graph, 1), &cases(20, 0), &mut go_on).unwrap());
+    }
+
+    /// Every variation, both samplings and both losses, on pictures that can be told apart.
+    #[test]
+    fn a_recipe_with_everything_learns_and_repeats_itself() {
+        let graph = graph(Preset::SmallCnn, Some(Norm::Group));
+        let (start, data, unseen) = (initial(&graph, 1), cases(160, 0), cases(100, 1));
+        for loss in ["loss = { kind = \"focal\", gamma = 2.0 }", "label_smoothing = 0.1"] {
+            let recipe = recipe(&format!(
+                "optimiser = \"adamw\"\nlearning_rate = 0.003\nbatch = 16\nepochs = 6\nsampling = \"balanced\"\n{loss}\n\
+                 augment = {{ flip = true, crop = 1, rotate = 20.0, zoom = 0.1, brightness = 0.1, contrast = 0.2, \
+                 noise = 0.02, erase = 2, mixup = 0.2 }}"
+            ));
+            let task = task(&graph, &recipe, "a", 0);
+            let trained = train(&task, &start, &data, &mut go_on).unwrap();
+            assert_eq!(trained, train(&task, &start, &data, &mut go_on).unwrap());
+            let scores = score(&graph, task.preprocessing, &trained.model, &unseen).unwrap();
+            let sure = scores.of_class(1).zip(unseen.labels());
+            let right = sure.filter(|(p, label)| (*p > 0.5) == (**label == 1)).count();
+            assert!(right > 85, "{loss}: {right} of 100");
+        }
+    }
+
+    /// A batch of one has no variance where a layer sees one pixel of it: its values become the shift of the layer, and
+    /// training goes on. So does that of a site with one case, or with one class.
+    #[test]
+    fn one_image_trains_to_finite_numbers() {
+        for (preset, norm) in [
+            (Preset::CnnBn, None),
+            (Preset::SmallCnn, Some(Norm::Batch)),
+            (Preset::Resnet18, Some(Norm::Batch)),
+        ] {
+            let graph = graph(preset, norm);
+            for extra in ["", "sampling = \"balanced\"\naugment = { mixup = 0.2, contrast = 0.5 }"] {
+                let recipe = recipe(&format!(
+                    "optimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 1\nsteps = 12\n{extra}"
+                ));
+                let task = task(&graph, &recipe, "a", 0);
+                let one = cases(1, 0);
+                let trained = train(&task, &initial(&graph, 1), &one, &mut go_on).unwrap();
+                assert_eq!((trained.steps, trained.examples), (12, 12));
+                let scores = score(&graph, task.preprocessing, &trained.model, &one).unwrap();
+                let finite = scores.iter().all(|case| case.iter().all(|value| value.is_finite()));
+                assert!(finite && trained.mean_loss.is_finite(), "{}", preset.name());
+            }
+        }
     }
 
     #[test]

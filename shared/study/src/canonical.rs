@@ -31,6 +31,12 @@ pub trait Canonical: Encode<()> + for<'b> Decode<'b, ()> {
 
 impl<T: Encode<()> + for<'b> Decode<'b, ()>> Canonical for T {}
 
+/// Whether `value` is its type's default. A field that came later is left out of the bytes then, so that what was signed
+/// before it keeps its hash; and one that is written out all the same is no canonical encoding.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Why bytes are not the canonical encoding of a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotCanonical {

@@ -4,6 +4,7 @@
 //! signatures, the study document with its model graph, and the policy a site holds against it.
 //! It opens no file and no socket and reads no clock.
 
+pub mod augment;
 pub mod canonical;
 pub mod check;
 pub mod data;
@@ -18,6 +19,7 @@ pub mod graph;
 pub mod grouping;
 pub mod hash;
 pub mod layer;
+pub mod loss;
 pub mod metric;
 pub mod model_file;
 pub mod name;

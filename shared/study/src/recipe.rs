@@ -7,7 +7,10 @@
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
+use crate::augment::Augment;
+use crate::canonical::is_default;
 use crate::graph::ModelGraph;
+use crate::loss::Loss;
 
 /// Largest batch.
 pub const MAX_BATCH: u32 = 4096;
@@ -19,6 +22,12 @@ pub const MAX_STEPS: u32 = 1_000_000;
 pub const MAX_MILESTONES: u32 = 16;
 /// Most values that one batch may leave behind in the layers: 4 GiB in f32.
 pub const MAX_BATCH_ACTIVATIONS: u64 = 1 << 30;
+/// Largest factor of a class in the loss, and one over the smallest.
+const MAX_CLASS_WEIGHT: f64 = 1e6;
+/// What a factor of a schedule may be.
+const SHRINKING: &str = "a number above 0 and at most 1";
+/// Largest γ of the focal loss.
+const MAX_GAMMA: f64 = 10.0;
 
 /// A checked recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +80,21 @@ impl Training {
         }
     }
 
+    /// Which cases make an epoch.
+    pub const fn sampling(&self) -> Sampling {
+        self.0.sampling
+    }
+
+    /// What training makes small.
+    pub const fn loss(&self) -> Loss {
+        self.0.loss
+    }
+
+    /// Share of every label that is spread evenly over all classes (Szegedy et al. 2016); 0 for none.
+    pub const fn label_smoothing(&self) -> f64 {
+        self.0.label_smoothing
+    }
+
     /// Factor of each class in the loss; absent, all count alike.
     pub fn class_weights(&self) -> Option<&[f64]> {
         self.0.class_weights.as_deref()
@@ -103,9 +127,7 @@ impl Training {
             return Err(RecipeError::ClassWeights { weights: weights.len(), classes: graph.classes() });
         }
         let [_, height, width] = graph.input();
-        if self.0.augment.crop >= height.min(width) {
-            return Err(RecipeError::Crop { crop: self.0.augment.crop, height, width });
-        }
+        self.0.augment.check_sides(height, width)?;
         let activations = graph.activations_per_case().saturating_mul(u64::from(self.0.batch));
         if activations > MAX_BATCH_ACTIVATIONS {
             return Err(RecipeError::BatchTooLarge { batch: self.0.batch, activations });
@@ -170,19 +192,19 @@ pub enum Extent {
     Steps(u32),
 }
 
-/// How training images are varied. All draws come from the study's seed.
+/// Which cases make an epoch. It is as long as there are cases, whatever the rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cbor(map)]
-pub struct Augment {
-    /// Mirror left and right in half of the draws.
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum Sampling {
+    /// Every case once.
+    #[default]
     #[n(0)]
-    #[serde(default)]
-    pub flip: bool,
-    /// Shift by up to so many pixels each way; the rim repeats. 0 for none.
+    Shuffled,
+    /// Each class that the site has is equally likely at every place. Cases of a class come in turn, in shuffled order, so
+    /// those of a rare class come several times, and of a frequent one some do not.
     #[n(1)]
-    #[serde(default)]
-    pub crop: u32,
+    Balanced,
 }
 
 /// [`Training`] as it stands in a file and in canonical bytes.
@@ -217,6 +239,18 @@ struct Written {
     #[n(9)]
     #[serde(default)]
     augment: Augment,
+    #[n(10)]
+    #[serde(default)]
+    #[cbor(skip_if = "is_default")]
+    sampling: Sampling,
+    #[n(11)]
+    #[serde(default)]
+    #[cbor(skip_if = "is_default")]
+    loss: Loss,
+    #[n(12)]
+    #[serde(default)]
+    #[cbor(skip_if = "is_default")]
+    label_smoothing: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -235,8 +269,12 @@ impl TryFrom<Written> for Training {
     type Error = RecipeError;
 
     fn try_from(written: Written) -> Result<Self, RecipeError> {
-        let finite = |key, value: f64, fits: bool| {
-            if value.is_finite() && fits { Ok(()) } else { Err(RecipeError::OutOfRange { key, value }) }
+        let finite = |key, value: f64, fits: bool, allowed| {
+            if value.is_finite() && fits {
+                Ok(())
+            } else {
+                Err(RecipeError::OutOfRange { key, value, allowed })
+            }
         };
         let counted = |key, value: u32, most: u32| {
             if (1..=most).contains(&value) {
@@ -245,30 +283,35 @@ impl TryFrom<Written> for Training {
                 Err(RecipeError::CountOutOfRange { key, value, most })
             }
         };
-        finite("learning_rate", written.learning_rate, written.learning_rate > 0.0)?;
-        finite("weight_decay", written.weight_decay, written.weight_decay >= 0.0)?;
+        finite("learning_rate", written.learning_rate, written.learning_rate > 0.0, "a number above 0")?;
+        finite("weight_decay", written.weight_decay, written.weight_decay >= 0.0, "0 or a number above it")?;
         if let Some(momentum) = written.momentum {
             if written.optimiser != OptimiserKind::Sgd {
                 return Err(RecipeError::MomentumWithoutSgd);
             }
-            finite("momentum", momentum, (0.0..1.0).contains(&momentum))?;
+            finite("momentum", momentum, (0.0..1.0).contains(&momentum), "a number from 0 to below 1")?;
         }
         let shrinks = |factor: f64| factor > 0.0 && factor <= 1.0;
         match &written.schedule {
             Schedule::Constant | Schedule::Cosine => {}
             Schedule::Step { every, factor } => {
                 counted("schedule.step.every", *every, MAX_STEPS)?;
-                finite("schedule.step.factor", *factor, shrinks(*factor))?;
+                finite("schedule.step.factor", *factor, shrinks(*factor), SHRINKING)?;
             }
             Schedule::Milestones { at, factor } => {
                 let mut before = 0.0;
                 for &share in at {
-                    finite("schedule.milestones.at", share, share > before && share < 1.0)?;
+                    finite(
+                        "schedule.milestones.at",
+                        share,
+                        share > before && share < 1.0,
+                        "shares above 0 and below 1, ascending",
+                    )?;
                     before = share;
                 }
                 let count = u32::try_from(at.len()).unwrap_or(u32::MAX);
                 counted("schedule.milestones.at", count, MAX_MILESTONES)?;
-                finite("schedule.milestones.factor", *factor, shrinks(*factor))?;
+                finite("schedule.milestones.factor", *factor, shrinks(*factor), SHRINKING)?;
             }
         }
         counted("batch", written.batch, MAX_BATCH)?;
@@ -278,8 +321,19 @@ impl TryFrom<Written> for Training {
             (Some(_), Some(_)) | (None, None) => return Err(RecipeError::EpochsOrSteps),
         }
         for &weight in written.class_weights.iter().flatten() {
-            finite("class_weights", weight, weight > 0.0)?;
+            let fits = (MAX_CLASS_WEIGHT.recip()..=MAX_CLASS_WEIGHT).contains(&weight);
+            finite("class_weights", weight, fits, "numbers from 0.000001 to 1000000")?;
         }
+        if let Loss::Focal { gamma } = written.loss {
+            let fits = gamma > 0.0 && gamma <= MAX_GAMMA;
+            finite("loss.gamma", gamma, fits, "a number above 0 and at most 10, for example 2.0")?;
+            if written.label_smoothing != 0.0 {
+                return Err(RecipeError::SmoothingOfFocal);
+            }
+        }
+        let smoothing = written.label_smoothing;
+        finite("label_smoothing", smoothing, (0.0..1.0).contains(&smoothing), "a number from 0 to below 1")?;
+        written.augment.check()?;
         Ok(Self(written))
     }
 }
@@ -311,12 +365,14 @@ impl<'b, C> Decode<'b, C> for Training {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RecipeError {
     /// A real number outside its range.
-    #[error("`{key}` = {value} is out of range")]
+    #[error("`{key}` = {value} is out of range: write {allowed}")]
     OutOfRange {
         /// The key in `[training]`.
         key: &'static str,
         /// What it was set to.
         value: f64,
+        /// What it may be set to, in words.
+        allowed: &'static str,
     },
     /// A count outside its range.
     #[error("`{key}` = {value} is not between 1 and {most}")]
@@ -331,6 +387,9 @@ pub enum RecipeError {
     /// Only `sgd` has momentum; Adam's moments are fixed.
     #[error("`momentum` belongs to optimiser \"sgd\"")]
     MomentumWithoutSgd,
+    /// Of a smoothed label most of the focal loss would be about the classes that it is not.
+    #[error("`label_smoothing` belongs to loss = \"cross-entropy\": leave one of the two out")]
+    SmoothingOfFocal,
     /// Both or neither.
     #[error("[training] has either `epochs` or `steps`")]
     EpochsOrSteps,
@@ -342,11 +401,13 @@ pub enum RecipeError {
         /// Number of classes.
         classes: usize,
     },
-    /// A shift as wide as the image.
-    #[error("`augment.crop` = {crop} does not fit images of {height}x{width}")]
-    Crop {
-        /// Pixels each way.
-        crop: u32,
+    /// A shift or a square as wide as the image.
+    #[error("`{key}` = {pixels} does not fit images of {height}x{width}")]
+    Pixels {
+        /// The key in `[training]`.
+        key: &'static str,
+        /// What it was set to.
+        pixels: u32,
         /// Height of an image.
         height: u32,
         /// Width of an image.
@@ -367,7 +428,7 @@ pub enum RecipeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::canonical::Canonical;
+    use crate::canonical::{Canonical, NotCanonical};
     use crate::graph::{ModelSpec, Preset};
 
     const BASE: &str = "learning_rate = 0.1\nbatch = 32\n";
@@ -383,11 +444,23 @@ mod tests {
         let recipe = read(text).unwrap();
         assert_eq!(recipe.optimiser(), Optimiser::Sgd { momentum: 0.9 });
         assert_eq!(recipe.extent(), Extent::Epochs(2));
-        assert_eq!(recipe.augment(), Augment { flip: true, crop: 2 });
+        assert_eq!(recipe.augment(), Augment { flip: true, crop: 2, ..Augment::default() });
         assert_eq!(Training::from_canonical(&recipe.to_canonical()), Ok(recipe.clone()));
         assert_eq!(toml::from_str::<Training>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
         let short = read("optimiser = \"adamw\"\nsteps = 7").unwrap();
         assert_eq!((short.optimiser(), short.extent()), (Optimiser::AdamW, Extent::Steps(7)));
+    }
+
+    /// The bytes of a recipe that uses nothing new: studies signed before keep their hash.
+    #[test]
+    fn recipes_signed_before_keep_their_bytes() {
+        let text = "optimiser = \"sgd\"\nepochs = 2\naugment = { flip = true, crop = 2 }";
+        let signed = [
+            0xa7, 0x00, 0x00, 0x01, 0xfb, 0x3f, 0xb9, 0x99, 0x99, 0x99, 0x99, 0x99, 0x9a, 0x03, 0xfb, 0x00,
+            0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x04, 0x82, 0x00, 0x80, 0x05, 0x18, 0x20, 0x06, 0x02,
+            0x09, 0xa2, 0x00, 0xf5, 0x01, 0x02,
+        ];
+        assert_eq!(read(text).unwrap().to_canonical(), signed);
     }
 
     #[test]
@@ -421,6 +494,28 @@ mod tests {
             ),
             ("optimiser = \"sgd\"\nepochs = 1\nwarmup = 3", "warmup"),
             ("optimiser = \"lbfgs\"\nepochs = 1", "lbfgs"),
+            ("optimiser = \"sgd\"\nepochs = 1\nclass_weights = [1.0, 2e6]", "class_weights"),
+            ("optimiser = \"sgd\"\nepochs = 1\nclass_weights = [1.0, inf]", "class_weights"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { rotate = 180.1 }", "augment.rotate"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { rotate = nan }", "augment.rotate"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { zoom = 0.6 }", "augment.zoom"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { brightness = -0.1 }", "augment.brightness"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { contrast = inf }", "augment.contrast"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { noise = 1.1 }", "augment.noise"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { mixup = 0.01 }", "augment.mixup"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { mixup = nan }", "augment.mixup"),
+            ("optimiser = \"sgd\"\nepochs = 1\naugment = { shear = 1.0 }", "shear"),
+            ("optimiser = \"sgd\"\nepochs = 1\nsampling = \"weighted\"", "weighted"),
+            ("optimiser = \"sgd\"\nepochs = 1\nlabel_smoothing = 1.0", "label_smoothing"),
+            ("optimiser = \"sgd\"\nepochs = 1\nlabel_smoothing = nan", "label_smoothing"),
+            ("optimiser = \"sgd\"\nepochs = 1\nloss = \"focal\"", "gamma = 2.0"),
+            ("optimiser = \"sgd\"\nepochs = 1\nloss = { kind = \"focal\", gama = 2.0 }", "gamma = 2.0"),
+            ("optimiser = \"sgd\"\nepochs = 1\nloss = { kind = \"focal\", gamma = 0.0 }", "loss.gamma"),
+            ("optimiser = \"sgd\"\nepochs = 1\nloss = { kind = \"focal\", gamma = nan }", "loss.gamma"),
+            (
+                "optimiser = \"sgd\"\nepochs = 1\nlabel_smoothing = 0.1\nloss = { kind = \"focal\", gamma = 2.0 }",
+                "label_smoothing",
+            ),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(key), "{text}: {error}");
@@ -429,9 +524,33 @@ mod tests {
 
     #[test]
     fn canonical_bytes_are_checked_too() {
-        let mut written = read("optimiser = \"sgd\"\nepochs = 1").unwrap().0;
-        written.learning_rate = f64::INFINITY;
-        assert!(Training::from_canonical(&written.to_canonical()).is_err());
+        type Change = fn(&mut Written);
+        let changes: [(&str, Change); 6] = [
+            ("learning_rate", |written| written.learning_rate = f64::INFINITY),
+            ("augment.noise", |written| written.augment.noise = f64::NAN),
+            ("augment.mixup", |written| written.augment.mixup = 1e-300),
+            ("loss.gamma", |written| written.loss = Loss::Focal { gamma: f64::INFINITY }),
+            ("label_smoothing", |written| written.label_smoothing = -0.1),
+            ("class_weights", |written| written.class_weights = Some(vec![1e300, 1e-300])),
+        ];
+        for (key, change) in changes {
+            let mut written = read("optimiser = \"sgd\"\nepochs = 1").unwrap().0;
+            change(&mut written);
+            let error = Training::from_canonical(&written.to_canonical()).unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+    }
+
+    /// What came later has no second spelling: a default that is written out is refused.
+    #[test]
+    fn a_default_that_is_written_out_is_not_canonical() {
+        let mut bytes = read("optimiser = \"sgd\"\nepochs = 1").unwrap().to_canonical();
+        assert_eq!(bytes[0], 0xa7, "a map of seven");
+        bytes[0] += 1;
+        bytes.extend([0x0a, 0x00]);
+        assert_eq!(Training::from_canonical(&bytes), Err(NotCanonical::NotShortest));
+        *bytes.last_mut().unwrap() = 1;
+        assert_eq!(Training::from_canonical(&bytes).unwrap().sampling(), Sampling::Balanced);
     }
 
     #[test]
@@ -465,8 +584,12 @@ mod tests {
         assert_eq!(check("optimiser = \"adam\"\nepochs = 1"), Ok(()));
         let weights = check("optimiser = \"adam\"\nepochs = 1\nclass_weights = [1.0]");
         assert_eq!(weights, Err(RecipeError::ClassWeights { weights: 1, classes: 2 }));
-        let crop = check("optimiser = \"adam\"\nepochs = 1\naugment = { crop = 8 }");
-        assert_eq!(crop, Err(RecipeError::Crop { crop: 8, height: 8, width: 8 }));
+        for key in ["crop", "erase"] {
+            let wide =
+                check(&format!("optimiser = \"adam\"\nepochs = 1\naugment = {{ {key} = 8 }}")).unwrap_err();
+            assert!(matches!(wide, RecipeError::Pixels { pixels: 8, height: 8, width: 8, .. }), "{wide}");
+            assert!(wide.to_string().contains(&format!("`augment.{key}`")), "{wide}");
+        }
         let large =
             ModelSpec::Preset { preset: Preset::Resnet18, norm: None }.graph([1, 224, 224], 2).unwrap();
         let recipe = read("optimiser = \"adam\"\nepochs = 1").unwrap();

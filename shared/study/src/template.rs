@@ -55,7 +55,12 @@ epochs = 1                           # or steps = N: as much work for a large si
 # weight_decay = 0.0
 # schedule = "constant"              # or "cosine", or { step = { every = 5, factor = 0.5 } }, over the whole study,
 #     or { milestones = { at = [0.5, 0.75], factor = 0.1 } }: after half and three quarters of all rounds
-# augment = { flip = false, crop = 0 }  # mirror; shift by up to so many pixels
+# sampling = "shuffled"              # every case once an epoch; or "balanced": each class of a hospital equally often
+# loss = "cross-entropy"             # or { kind = "focal", gamma = 2.0 }: what is told apart already counts little
+# label_smoothing = 0.0              # share of a label that is spread over all classes; 0.1 is usual
+# augment = { flip = false, crop = 0, rotate = 0.0, zoom = 0.0, brightness = 0.0, contrast = 0.0, noise = 0.0, erase = 0, mixup = 0.0 }
+#     mirror; shift by up to so many pixels; turn by up to so many degrees; enlarge by up to 1 +- zoom; brightness, contrast
+#     and noise (a standard deviation) with pixel values in 0 to 1; blank a square of so many pixels; mix cases (0.2 is usual)
 
 [rounds]
 count = 10                           # rounds of training

@@ -26,6 +26,14 @@ fn text() -> String {
     study_toml(&"lungs".parse().unwrap(), &sites)
 }
 
+/// A recipe with all that a recipe may have.
+fn varied_text() -> String {
+    let recipe = "sampling = \"balanced\"\nloss = { kind = \"focal\", gamma = 2.0 }\nclass_weights = [1.0, 2.5]\n\
+        augment = { flip = true, crop = 2, rotate = 10.0, zoom = 0.1, brightness = 0.1, contrast = 0.2, noise = 0.02, \
+        erase = 8, mixup = 0.2 }\n\n[rounds]\n";
+    text().replacen("[rounds]\n", recipe, 1)
+}
+
 /// Every kind of layer.
 const LAYERS: &str = r#"layers = [
     { kind = "conv2d", filters = 4, kernel = 3, padding = 1 },
@@ -39,8 +47,8 @@ const LAYERS: &str = r#"layers = [
     { kind = "linear", outputs = 2 },
 ]"#;
 
-fn study() -> Study {
-    Draft::from_toml(&text()).unwrap().with_initial_model(Hash::of_bytes(b"weights"))
+fn study(text: &str) -> Study {
+    Draft::from_toml(text).unwrap().with_initial_model(Hash::of_bytes(b"weights"))
 }
 
 fn graph() -> ModelGraph {
@@ -91,7 +99,7 @@ fn read_model(bytes: &[u8]) -> bool {
 
 #[test]
 fn hostile_bytes_are_read_faithfully_or_refused() {
-    let study = study();
+    let (study, varied) = (study(&text()), study(&varied_text()));
     let key = SigningKey::generate();
     let site = Principal::Site("ada".parse().unwrap());
     let terms = SiteTerms {
@@ -124,12 +132,12 @@ fn hostile_bytes_are_read_faithfully_or_refused() {
     };
     let spec = ModelSpec::Preset { preset: Preset::Resnet18, norm: None };
     run([
-        Target::canonical("study", [study.clone()]),
+        Target::canonical("study", [study.clone(), varied]),
         Target::canonical("study-signed", [Signed::seal(&study, "operator/olga".parse().unwrap(), &key)]),
         Target::canonical("study-graph", [graph(), spec.graph([3, 28, 28], 4).unwrap()]),
         Target::canonical("study-acceptance", [acceptance.clone()]),
         Target::canonical("study-acceptance-signed", [Signed::seal(&acceptance, site, &key)]),
-        Target::new("study-toml", read_study, [text().into_bytes()]),
+        Target::new("study-toml", read_study, [text().into_bytes(), varied_text().into_bytes()]),
         Target::new(
             "study-policy",
             read_policy,

@@ -40,7 +40,10 @@ batch = 32
 epochs = 1
 schedule = "constant"
 class_weights = [1.0, 2.0]
-augment = { flip = true, crop = 2 }
+sampling = "shuffled"
+loss = "cross-entropy"
+label_smoothing = 0.0
+augment = { flip = true, crop = 2, rotate = 0.0, zoom = 0.0, brightness = 0.0, contrast = 0.0, noise = 0.0, erase = 0, mixup = 0.0 }
 [rounds]
 count = 10
 quorum = 3
@@ -137,6 +140,22 @@ fn two_files_with_the_same_meaning_have_the_same_hash() {
     }
 }
 
+/// The hash of this file in the build before recipes had more than `flip` and `crop`.
+#[test]
+fn a_study_that_uses_nothing_new_keeps_its_hash() {
+    let mut old = FULL.to_owned();
+    for key in ["sampling", "loss", "label_smoothing"] {
+        let line = old.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap().to_owned();
+        old = old.replacen(&format!("{line}\n"), "", 1);
+    }
+    let (kept, new) = (old.find(", rotate = ").unwrap(), old.find(" }\n[rounds]").unwrap());
+    old.replace_range(kept..new, "");
+    for text in [FULL, &old] {
+        let hash = study(text).hash().to_string();
+        assert_eq!(hash, "98c64cb0f01ca0e61c538a7ece771170311c32f9a98fddad25914b83f0835fae");
+    }
+}
+
 #[test]
 fn files_with_another_meaning_have_another_hash() {
     let other = [
@@ -152,6 +171,16 @@ fn files_with_another_meaning_have_another_hash() {
         ("minimum_cases = 10", "minimum_cases = 11"),
         ("norm = \"group\"\n", ""),
         ("learning_rate = 0.01", "learning_rate = 0.02"),
+        ("sampling = \"shuffled\"", "sampling = \"balanced\""),
+        ("loss = \"cross-entropy\"", "loss = { kind = \"focal\", gamma = 2.0 }"),
+        ("label_smoothing = 0.0", "label_smoothing = 0.1"),
+        ("rotate = 0.0", "rotate = 0.1"),
+        ("zoom = 0.0", "zoom = 0.1"),
+        ("brightness = 0.0", "brightness = 0.1"),
+        ("contrast = 0.0", "contrast = 0.1"),
+        ("noise = 0.0", "noise = 0.1"),
+        ("erase = 0,", "erase = 1,"),
+        ("mixup = 0.0", "mixup = 0.1"),
         ("count = 10", "count = 11"),
         ("quorum = 3", "quorum = 4"),
         ("[\"c\", \"a\"]", "[]"),
@@ -195,6 +224,7 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("holdout = 0.2", "holdout = 0.6", "data.holdout"),
         ("minimum_cases = 10", "minimum_cases = 0", "data.minimum_cases"),
         ("[1.0, 2.0]", "[1.0]", "training"),
+        ("erase = 0,", "erase = 28,", "training"),
         ("count = 10", "count = 0", "rounds.count"),
         ("count = 10", "count = 10001", "rounds.count"),
         ("quorum = 3", "quorum = 2", "rounds.quorum"),

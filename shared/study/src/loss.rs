@@ -1,0 +1,66 @@
+//! What training makes small, as a study says it.
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// What training makes small, of a case of class `y` that the model gives the probability `p_y`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(from = "Spelling", into = "Spelling")]
+pub enum Loss {
+    /// `-ln p_y`.
+    #[default]
+    #[n(0)]
+    CrossEntropy,
+    /// `-(1 - p_y)^γ · ln p_y` (Lin et al. 2017): what is told apart already counts little.
+    #[n(1)]
+    Focal {
+        /// The paper's γ.
+        #[n(0)]
+        gamma: f64,
+    },
+}
+
+/// `loss` as written: a word, or a table with what belongs to it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged, expecting = "write loss = \"cross-entropy\" or loss = { kind = \"focal\", gamma = 2.0 }")]
+enum Spelling {
+    Word(Word),
+    Table(Table),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Word {
+    CrossEntropy,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    kind: Kind,
+    gamma: f64,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Focal,
+}
+
+impl From<Spelling> for Loss {
+    fn from(spelling: Spelling) -> Self {
+        match spelling {
+            Spelling::Word(Word::CrossEntropy) => Self::CrossEntropy,
+            Spelling::Table(Table { kind: Kind::Focal, gamma }) => Self::Focal { gamma },
+        }
+    }
+}
+
+impl From<Loss> for Spelling {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::CrossEntropy => Self::Word(Word::CrossEntropy),
+            Loss::Focal { gamma } => Self::Table(Table { kind: Kind::Focal, gamma }),
+        }
+    }
+}
