@@ -159,7 +159,7 @@ fn choose(
     let mut best: Option<(f64, Chosen)> = None;
     let mut failure = None;
     let mut judge = |at: Progress<'_>| {
-        if at.step % stretch != 0 {
+        if !at.step.is_multiple_of(stretch) {
             return ControlFlow::Continue(());
         }
         let number = u32::try_from(at.step / stretch).unwrap_or(u32::MAX);

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::augment::Augment;
 use crate::document::{
     CHUNK, Data, Evaluation, FORMAT, Input, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders,
     least_honest,
@@ -246,6 +247,14 @@ fn inputs(data: &Data, inputs: &[Input], f: &mut Findings) {
 }
 
 fn model(plan: &Plan, f: &mut Findings) {
+    let augment = plan.training.augment();
+    let of_numbers = Augment { noise: augment.noise, mixup: augment.mixup, ..Augment::default() };
+    f.require(
+        plan.data.inputs.is_none() || augment == of_numbers,
+        "training.augment",
+        || "rows of a table have no sides to mirror, shift or turn, and no brightness".into(),
+        "keep `noise` and `mixup` at most",
+    );
     let images = [plan.data.channels, plan.data.height, plan.data.width];
     f.require(
         plan.model.input() == images,
