@@ -92,7 +92,7 @@ fn rows_of_four_hospitals_are_learned_from() {
             let sick = row % 2;
             let (age, chol) = (
                 40 + row % 23 + 12 * sick,
-                if row % 9 == 0 { "?".to_owned() } else { (180 + row % 80).to_string() },
+                if row.is_multiple_of(9) { "?".to_owned() } else { (180 + row % 80).to_string() },
             );
             format!(
                 "{age},1,{},130,{chol},0,{},{},{sick},1.5,2,?,?,{}\n",
