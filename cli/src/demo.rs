@@ -51,7 +51,7 @@ pub struct DemoArgs {
     /// How --data is dealt out: iid, dirichlet:A or by:COLUMN
     #[arg(long, default_value = "dirichlet:0.5", requires = "data")]
     pub partition: Partition,
-    /// Model: logistic, small-cnn, cnn-bn or resnet18
+    /// Model: logistic, mlp, small-cnn, cnn-bn, resnet18, resnet34, resnet50 or densenet121
     #[arg(long, default_value = "small-cnn")]
     pub model: String,
     /// Another `training` section for the study, as TOML, for example 'optimiser = "sgd" …'
@@ -340,7 +340,8 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
         weight = collection.recipe.weight.name(),
         // A site that works reports every step, so silence of a few steps means that it is gone. In a real study
         // a hospital may be away for hours.
-        patience = if args.model.starts_with("resnet") { "60s" } else { "5s" },
+        patience =
+            if ["resnet", "densenet"].iter().any(|deep| args.model.starts_with(deep)) { "60s" } else { "5s" },
     );
     Draft::from_toml(&text).context("the demo's study")
 }

@@ -43,7 +43,8 @@ const LEARNING_RATE: f64 = 0.5;
 
 impl Federation {
     fn new(strategy: &str, rounds: u32, steps: u32) -> Self {
-        let graph = ModelSpec::Preset { preset: Preset::Logistic, norm: None }.graph([1, 2, 2], 2);
+        let graph =
+            ModelSpec::Preset { preset: Preset::Logistic, norm: None, stem: None }.graph([1, 2, 2], 2);
         let strategy = toml::from_str(strategy).expect("a strategy");
         Self { graph: graph.expect("a graph"), strategy, rounds, steps, scale: [1.0; INPUTS] }
     }

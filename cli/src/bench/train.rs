@@ -274,7 +274,7 @@ fn measured(child: &mut Command) -> anyhow::Result<Measured> {
 pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
     settle(Freed::Stays);
     fix_threads(case.threads)?;
-    let spec = ModelSpec::Preset { preset: case.model.preset(), norm: None };
+    let spec = ModelSpec::Preset { preset: case.model.preset(), norm: None, stem: None };
     let graph = spec.graph([CHANNELS, case.side, case.side], CLASSES)?;
     let pixels = CHANNELS * case.side * case.side;
     let pixels = (0..CASES * pixels).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

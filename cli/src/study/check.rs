@@ -37,6 +37,8 @@ pub struct Check {
     pub parameters: u64,
     /// Bytes of the model.
     pub model_bytes: u64,
+    /// Multiply-adds that scoring one case takes.
+    pub multiply_adds_per_case: u64,
     /// Bytes to a site in a round.
     pub down_per_round: u64,
     /// Bytes from a site in a round.
@@ -174,6 +176,7 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
         weight: draft.aggregation.weight,
         parameters: forecast.parameters,
         model_bytes: forecast.model.bytes(),
+        multiply_adds_per_case: forecast.multiply_adds,
         down_per_round: forecast.down_per_round.bytes(),
         up_per_round: forecast.up_per_round.bytes(),
         site_memory: forecast.site_memory.bytes(),
@@ -307,6 +310,9 @@ mod tests {
         assert!((0.1..3.0).contains(&checked.probe.loss), "{:?}", checked.probe);
         let text = checked.people();
         assert!(text.contains("h = 2 honest sites") && text.contains("no formal guarantee"), "{text}");
+        assert!(text.contains("4.24 million multiply-adds"), "{text}");
+        let json = serde_json::to_value(&checked).unwrap();
+        assert_eq!(json["multiply_adds_per_case"], 4_240_640);
         // The same again is harmless; a changed file is not overwritten.
         new(&"lungs".parse().unwrap(), &names(4), &file).unwrap();
         assert!(new(&"lungs".parse().unwrap(), &names(5), &file).is_err());

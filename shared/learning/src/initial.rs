@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn blocks_have_the_variance_of_he_and_depend_on_the_seed() {
-        let spec = ModelSpec::Preset { preset: Preset::CnnBn, norm: None };
+        let spec = ModelSpec::Preset { preset: Preset::CnnBn, norm: None, stem: None };
         let graph = spec.graph([1, 28, 28], 2).unwrap();
         let model = initial(&graph, 1);
         assert_eq!(model, initial(&graph, 1));

@@ -7,12 +7,16 @@ use burn::tensor::{Tensor, TensorData, activation};
 use consilium_study::graph::{Activation, Function, Layer, ModelGraph, Role};
 
 use crate::operation::convolution::conv2d;
+use crate::operation::layer_norm::layer_norm;
 use crate::operation::normalisation::{Moments, Sets, Then, normalise, normalise_by};
 use crate::operation::pooling::{average_pool, max_pool};
 use crate::operation::rectifier::{rectify, rectify_sum};
+use crate::operation::transposed::transposed_conv2d;
 use crate::random::{Draws, LocalSeed, Purpose};
 use crate::tensors::{Cursor, Leaves, values};
 
+/// Slope of a leaky rectifier below zero, PyTorch's.
+const LEAK: f64 = 0.01;
 /// Share of the last batch in the running statistics.
 const MOMENTUM: f32 = 0.1;
 
@@ -144,6 +148,15 @@ impl Signal {
             _ => unreachable!("{CHECKED}"),
         }
     }
+
+    /// Joins signals of one kind along their channels.
+    fn concat(parts: Vec<Self>) -> Self {
+        if matches!(parts.first(), Some(Self::Image(_))) {
+            Self::Image(Tensor::cat(parts.into_iter().map(Self::into_image).collect(), 1))
+        } else {
+            Self::Row(Tensor::cat(parts.into_iter().map(Self::into_row).collect(), 1))
+        }
+    }
 }
 
 /// Runs `layers` in order. A rectifier behind a normalisation or a residual block runs in the same pass over memory.
@@ -159,7 +172,7 @@ fn run(layers: &[Layer], input: Signal, blocks: &mut Cursor, pass: &mut impl Pas
     signal
 }
 
-/// Recursion ends after one level: a checked graph nests no residual in a residual.
+/// Recursion ends after one level: a checked graph has no layer with branches in a branch.
 fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
     match layer {
         Layer::Conv2d(conv) => {
@@ -184,17 +197,9 @@ fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &m
         },
         Layer::MaxPool(pool) => Signal::Image(max_pool(input.into_image(), pool)),
         Layer::AveragePool(pool) => Signal::Image(average_pool(input.into_image(), pool)),
-        Layer::GlobalAveragePool => {
-            let image = input.into_image();
-            let [cases, channels, height, width] = image.dims();
-            let means = image.reshape([cases, channels, height * width]).mean_dim(2);
-            Signal::Row(means.reshape([cases, channels]))
-        }
+        Layer::GlobalAveragePool => Signal::Row(means(input.into_image())),
         Layer::Flatten => Signal::Row(input.into_image().flatten(1, 3)),
-        Layer::Linear(linear) => {
-            let sums = input.into_row().matmul(blocks.matrix().transpose());
-            Signal::Row(if linear.bias { sums + blocks.row().unsqueeze() } else { sums })
-        }
+        Layer::Linear(linear) => Signal::Row(connect(input.into_row(), linear.bias, blocks)),
         Layer::Dropout(dropout) => match input {
             Signal::Image(image) => Signal::Image(drop_values(image, dropout.rate, pass)),
             Signal::Row(row) => Signal::Row(drop_values(row, dropout.rate, pass)),
@@ -204,7 +209,46 @@ fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &m
             let shortcut = run(&residual.shortcut, input, blocks, pass);
             main.add(shortcut, then)
         }
+        Layer::LayerNorm => {
+            let (scale, shift) = (blocks.row(), blocks.row());
+            match input {
+                Signal::Image(image) => Signal::Image(layer_norm(image, scale, shift)),
+                Signal::Row(row) => {
+                    let [cases, features] = row.dims();
+                    let normal = layer_norm(row.reshape([cases, features, 1, 1]), scale, shift);
+                    Signal::Row(normal.reshape([cases, features]))
+                }
+            }
+        }
+        Layer::Concat(concat) => {
+            let branch = |branch: &Vec<Layer>| run(branch, input.clone(), blocks, pass);
+            Signal::concat(concat.branches.iter().map(branch).collect())
+        }
+        Layer::SqueezeExcitation(_) => {
+            let image = input.into_image();
+            let [cases, channels, ..] = image.dims();
+            let hidden = activation::relu(connect(means(image.clone()), true, blocks));
+            let gates = activation::sigmoid(connect(hidden, true, blocks));
+            Signal::Image(image * gates.reshape([cases, channels, 1, 1]))
+        }
+        Layer::TransposedConv2d(conv) => {
+            let weight = blocks.kernel();
+            let bias = conv.bias.then(|| blocks.row());
+            Signal::Image(transposed_conv2d(input.into_image(), weight, bias, conv))
+        }
     }
+}
+
+/// Mean of each channel of `image` `[cases, channels, height, width]`, shape `[cases, channels]`.
+fn means(image: Tensor<4>) -> Tensor<2> {
+    let [cases, channels, height, width] = image.dims();
+    image.reshape([cases, channels, height * width]).mean_dim(2).reshape([cases, channels])
+}
+
+/// `row` `[cases, inputs]` times the next matrix, and the next row added where there is a `bias`.
+fn connect(row: Tensor<2>, bias: bool, blocks: &mut Cursor) -> Tensor<2> {
+    let sums = row.matmul(blocks.matrix().transpose());
+    if bias { sums + blocks.row().unsqueeze() } else { sums }
 }
 
 fn activate<const D: usize>(function: Function, input: Tensor<D>) -> Tensor<D> {
@@ -213,6 +257,8 @@ fn activate<const D: usize>(function: Function, input: Tensor<D>) -> Tensor<D> {
         Function::Gelu => activation::gelu(input),
         Function::Silu => activation::silu(input),
         Function::Tanh => activation::tanh(input),
+        Function::Sigmoid => activation::sigmoid(input),
+        Function::LeakyRelu => activation::leaky_relu(input, LEAK),
     }
 }
 
@@ -238,7 +284,8 @@ mod tests {
     use consilium_study::name::SiteName;
     use consilium_study::recipe::Training;
 
-    /// Every kind of layer, smooth throughout: max pooling and ReLU have kinks where differences lie.
+    /// Every kind of layer with a gradient of its own, smooth but for the ReLU of squeeze and excitation: max pooling and
+    /// ReLU have kinks where differences lie.
     const EVERY_LAYER: &str = r#"
         layers = [
             { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false },
@@ -252,11 +299,44 @@ mod tests {
             { kind = "average-pool", size = 2, stride = 1 },
             { kind = "dropout", rate = 0.25 },
             { kind = "residual", main = [ { kind = "activation", function = "gelu" } ] },
+            { kind = "concat", branches = [ [], [
+                { kind = "layer-norm" },
+                { kind = "conv2d", filters = 6, kernel = 2, padding = 1, dilation = 2, groups = 6 },
+                { kind = "activation", function = "sigmoid" },
+              ], [ { kind = "conv2d", filters = 2, kernel = 2, padding = 1, dilation = 2 } ] ] },
+            { kind = "squeeze-excitation", reduction = 2 },
+            { kind = "transposed-conv2d", filters = 3, kernel = 3, stride = 2, padding = 1 },
+            { kind = "average-pool", size = 2, padding = 1 },
             { kind = "flatten" },
             { kind = "linear", outputs = 5 },
+            { kind = "layer-norm" },
             { kind = "activation", function = "tanh" },
             { kind = "linear", outputs = 3, bias = false },
         ]"#;
+
+    /// What PyTorch gives in [`layers_agree_with_pytorch`].
+    const SCORES: [f32; 6] = [0.044_454, 0.876_137, -0.020_292, 0.104_679, 0.895_995, -0.041_103];
+    /// Norms there of the gradient of each block.
+    const NORMS: [f32; 18] = [
+        0.267_753_8,
+        0.081_587_95,
+        0.136_500_2,
+        0.072_181_02,
+        0.053_907_89,
+        0.022_559_02,
+        0.021_405_9,
+        0.009_697_571,
+        0.030_290_15,
+        0.040_480_8,
+        0.474_530_2,
+        0.371_305_9,
+        0.730_037_3,
+        0.271_733_8,
+        0.385_092_6,
+        0.540_645_1,
+        0.604_307_4,
+        0.664_333_1,
+    ];
 
     #[test]
     fn gradients_are_slopes() {
@@ -302,6 +382,57 @@ mod tests {
                     block.name()
                 );
             }
+        }
+    }
+
+    /// Scores and gradients of PyTorch 2.15 in f64 for the same numbers.
+    #[test]
+    fn layers_agree_with_pytorch() {
+        let spec: ModelSpec = toml::from_str(
+            r#"layers = [
+                { kind = "conv2d", filters = 8, kernel = 3, padding = 2, dilation = 2, groups = 4 },
+                { kind = "layer-norm" },
+                { kind = "activation", function = "leaky-relu" },
+                { kind = "max-pool", size = 3, stride = 2, padding = 1 },
+                { kind = "concat", branches = [ [], [
+                    { kind = "conv2d", filters = 4, kernel = 1 },
+                    { kind = "activation", function = "sigmoid" },
+                  ] ] },
+                { kind = "squeeze-excitation", reduction = 4 },
+                { kind = "transposed-conv2d", filters = 6, kernel = 3, stride = 2, padding = 1 },
+                { kind = "average-pool", size = 3, stride = 2, padding = 1 },
+                { kind = "flatten" },
+                { kind = "linear", outputs = 10 },
+                { kind = "layer-norm" },
+                { kind = "activation", function = "relu" },
+                { kind = "linear", outputs = 3 },
+            ]"#,
+        )
+        .unwrap();
+        let graph = spec.graph([4, 9, 7], 3).unwrap();
+        let pattern = |count: usize, factor: usize, modulus: usize, start: usize| -> Vec<f32> {
+            let value = |at| ((at * factor + start) % modulus) as f64 / modulus as f64 - 0.5;
+            (0..count).map(|at| value(at) as f32).collect()
+        };
+        let model = pattern(graph.len(), 7919, 2003, 13);
+        let images: Vec<f32> = pattern(2 * 4 * 9 * 7, 104_729, 4001, 7).iter().map(|x| 4.0 * x).collect();
+        let images = TensorData::new(images, [2, 4, 9, 7]);
+        let leaves = Leaves::tracked(&graph, &model);
+        let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
+        let input = Tensor::from_data(images, &Device::flex().autodiff());
+        let scores = logits(&graph, &leaves, input, &mut TrainingPass::new(&seed, 0));
+        for (score, want) in values(&scores.clone().into_data()).iter().zip(SCORES) {
+            assert!((score - want).abs() < 2e-5, "{score} {want}");
+        }
+        let mut gradient = vec![0.0; graph.len()];
+        let targets = Targets { labels: vec![0, 2], mixed: None };
+        let recipe = "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 2\nepochs = 1";
+        let loss = loss(scores, &targets, &toml::from_str(recipe).unwrap());
+        leaves.gradient(&graph, loss.backward(), &mut gradient);
+        assert_eq!(graph.parameters().len(), NORMS.len());
+        for (block, want) in graph.parameters().iter().zip(NORMS) {
+            let norm = gradient[block.range()].iter().map(|slope| slope * slope).sum::<f32>().sqrt();
+            assert!((norm / want - 1.0).abs() < 1e-4, "{}: {norm} {want}", block.name());
         }
     }
 

@@ -118,7 +118,7 @@ mod tests {
     use consilium_study::graph::{ModelSpec, Preset};
 
     fn steps_of(text: &str, count: usize) -> Vec<f32> {
-        let spec = ModelSpec::Preset { preset: Preset::Logistic, norm: None };
+        let spec = ModelSpec::Preset { preset: Preset::Logistic, norm: None, stem: None };
         let graph = spec.graph([1, 1, 1], 2).unwrap();
         let recipe: Training = toml::from_str(&format!("batch = 1\nepochs = 1\n{text}")).unwrap();
         // Weights 1 and 2, biases 3 and 4.

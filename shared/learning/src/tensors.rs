@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_flat_vector_comes_back_bit_for_bit() {
-        let spec = ModelSpec::Preset { preset: Preset::CnnBn, norm: None };
+        let spec = ModelSpec::Preset { preset: Preset::CnnBn, norm: None, stem: None };
         let graph = spec.graph([1, 8, 8], 3).unwrap();
         // All kinds of bits, signed zeros, subnormals and infinities among them.
         let model: Vec<f32> =

@@ -26,7 +26,7 @@ pub(crate) fn cases(count: u32, seed: usize) -> Dataset {
 }
 
 pub(crate) fn graph(preset: Preset, norm: Option<Norm>) -> ModelGraph {
-    ModelSpec::Preset { preset, norm }.graph([1, 8, 8], 2).unwrap()
+    ModelSpec::Preset { preset, norm, stem: None }.graph([1, 8, 8], 2).unwrap()
 }
 
 pub(crate) fn recipe(text: &str) -> Training {

@@ -27,11 +27,16 @@ fn file(model: &str) -> ModelFile {
     ModelFile { model: initial(&identity.graph, 1), identity, origin }
 }
 
-const MODELS: [&str; 6] = [
+const MODELS: [&str; 8] = [
     "preset = \"logistic\"",
     "preset = \"small-cnn\"",
     "preset = \"small-cnn\"\nnorm = \"group\"",
     "preset = \"cnn-bn\"",
+    "preset = \"mlp\"",
+    r#"layers = [
+        { kind = "concat", branches = [[], [{ kind = "transposed-conv2d", filters = 3, kernel = 3, padding = 1 }]] },
+        { kind = "squeeze-excitation", reduction = 2 }, { kind = "layer-norm" }, { kind = "global-average-pool" },
+        { kind = "linear", outputs = 2 }]"#,
     // The same shapes, another function between them.
     r#"layers = [{ kind = "flatten" }, { kind = "activation", function = "relu" }, { kind = "linear", outputs = 2 }]"#,
     r#"layers = [{ kind = "flatten" }, { kind = "activation", function = "tanh" }, { kind = "linear", outputs = 2 }]"#,

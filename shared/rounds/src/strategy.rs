@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn graph(preset: Preset) -> ModelGraph {
-        ModelSpec::Preset { preset, norm: None }.graph([1, 4, 4], 2).unwrap()
+        ModelSpec::Preset { preset, norm: None, stem: None }.graph([1, 4, 4], 2).unwrap()
     }
 
     #[test]

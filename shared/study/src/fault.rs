@@ -78,18 +78,37 @@ pub enum GraphFault {
     /// The window is larger than what it slides over.
     #[error("a window of {window} does not fit into {shape}")]
     WindowTooLarge {
-        /// Side of the window.
-        window: u32,
+        /// Places that the window spans along a side.
+        window: u64,
         /// What it slides over.
         shape: Shape,
     },
     /// Padding at least as wide as the kernel.
-    #[error("padding of {padding} is not below the kernel of {kernel}")]
+    #[error("padding of {padding} is not below the {kernel} places that the kernel spans")]
     PaddingTooLarge {
         /// Zeros on each side.
         padding: u32,
-        /// Side of the kernel.
-        kernel: u32,
+        /// Places that the kernel spans along a side.
+        kernel: u64,
+    },
+    /// Padding wider than half the window of a pool.
+    #[error("padding of {padding} is more than half the window of {window}")]
+    PoolPaddingTooLarge {
+        /// Places on each side.
+        padding: u32,
+        /// Side of the window.
+        window: u32,
+    },
+    /// A transposed convolution that leaves nothing, or too long a side.
+    #[error("the output would have a side of zero or one that is too long")]
+    OutputSide,
+    /// A reduction does not divide channels.
+    #[error("a reduction by {reduction} does not divide {channels} channels")]
+    UnevenReduction {
+        /// The factor.
+        reduction: u32,
+        /// Number of channels.
+        channels: u32,
     },
     /// Groups do not divide channels.
     #[error("{groups} groups do not divide {channels} channels")]
@@ -110,9 +129,22 @@ pub enum GraphFault {
         /// Output of the shortcut.
         shortcut: Shape,
     },
-    /// A residual inside a residual.
-    #[error("a residual layer holds no other residual layer")]
-    NestedResidual,
+    /// Branches that cannot be joined: they differ in more than their channels.
+    #[error("branch {branch} gives {other}, the first branch {first}")]
+    BranchesDoNotJoin {
+        /// Number of the branch, the first is 0.
+        branch: usize,
+        /// Output of the first branch.
+        first: Shape,
+        /// Output of that branch.
+        other: Shape,
+    },
+    /// A concat layer without anything to join.
+    #[error("{0} branches, at least two are needed")]
+    TooFewBranches(usize),
+    /// A layer with branches inside a branch.
+    #[error("a branch holds no layer with branches")]
+    NestedBranches,
     /// Too many numbers in the model up to this layer.
     #[error("the model grows to {0} numbers, at most {MAX_PARAMETERS} are allowed")]
     TooManyParameters(u64),

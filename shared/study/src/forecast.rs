@@ -33,6 +33,9 @@ pub struct Forecast {
     pub parameters: u64,
     /// Of those, numbers that training changes by gradients.
     pub trainable: u64,
+    /// Multiplications, each with an addition, that scoring one case takes in convolutions and linear layers. A step of
+    /// training takes about three times as many for each case.
+    pub multiply_adds: u64,
     /// Length of the model in a file, without its header.
     pub model: HumanSize,
     /// Bytes to a site in a round: the model, and its peers' receipts and envelopes.
@@ -80,6 +83,7 @@ impl Forecast {
             sites,
             parameters,
             trainable: trainable.sum(),
+            multiply_adds: plan.model.multiply_adds_per_case(),
             model: HumanSize::from_bytes(model),
             down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
             up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
@@ -112,10 +116,26 @@ fn update(plan: &Plan) -> u64 {
     plan.model.parameters().iter().map(of).sum::<u64>() + COUNTERS * WORD
 }
 
+/// A count in thousands, millions or more, where it is so large.
+struct Rounded(u64);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const WORDS: [(f64, &str); 4] =
+            [(1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")];
+        let count = self.0 as f64;
+        match WORDS.iter().find(|(size, _)| count >= *size) {
+            Some((size, word)) => write!(f, "{:.2} {word}", count / size),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sites, parameters, trainable, model, attempts, epochs, .. } = self;
         writeln!(f, "model        {parameters} parameters ({trainable} trained), {model}")?;
+        writeln!(f, "each case    {} multiply-adds to score", Rounded(self.multiply_adds))?;
         writeln!(f, "each round   about {} down and {} up per site", self.down_per_round, self.up_per_round)?;
         writeln!(f, "each site    about {} of memory to train", self.site_memory)?;
         writeln!(
@@ -151,6 +171,10 @@ mod tests {
             small.up_per_round > small.model && small.up_per_round.bytes() < small.model.bytes() + 16_384
         );
         assert_eq!((small.chunks, small.attempts, small.epochs), (2, 20, 1));
+        // 28·28 places of 9 · 32, 14·14 of 9 · 32 · 64, and the two linear layers.
+        let multiply_adds = 784 * 9 * 32 + 196 * 9 * 32 * 64 + 3136 * 128 + 128 * 2;
+        assert_eq!(small.multiply_adds, multiply_adds);
+        assert!(small.to_string().contains("each case    4.24 million multiply-adds"), "{small}");
         let batch = forecast(4, "cnn-bn");
         assert!(batch.trainable < batch.parameters, "running statistics are not trained");
     }

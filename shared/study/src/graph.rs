@@ -17,7 +17,7 @@ use minicbor::{Decode, Decoder, Encode, decode};
 pub use crate::fault::{GraphError, GraphFault};
 use crate::hash::Hash;
 pub use crate::layer::*;
-pub use crate::preset::{ModelSpec, Norm, Preset};
+pub use crate::preset::{ModelSpec, Norm, Preset, Stem};
 pub use crate::shape::{LayerName, Shape};
 
 /// A model: the shape of one image `[channels, height, width]` and the layers it passes through.
@@ -36,6 +36,8 @@ pub struct ModelGraph {
     classes: u32,
     #[cbor(skip)]
     activations: u64,
+    #[cbor(skip)]
+    multiply_adds: u64,
 }
 
 impl ModelGraph {
@@ -48,6 +50,7 @@ impl ModelGraph {
             parameters: summary.parameters,
             classes: summary.classes,
             activations: summary.activations,
+            multiply_adds: summary.multiply_adds,
         })
     }
 
@@ -89,6 +92,12 @@ impl ModelGraph {
     /// Values that one image leaves behind in the layers while training, for memory estimates.
     pub const fn activations_per_case(&self) -> u64 {
         self.activations
+    }
+
+    /// Multiplications with a following addition that scoring one image takes: of convolutions and of linear layers, as
+    /// is usual; all else is not counted.
+    pub const fn multiply_adds_per_case(&self) -> u64 {
+        self.multiply_adds
     }
 
     /// Hash of the graph's canonical bytes: what a model file must name to be loaded into it.
@@ -219,13 +228,19 @@ mod tests {
                     { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false, groups = 2 },
                     { kind = "batch-norm" },
                   ], shortcut = [ { kind = "group-norm", groups = 2 } ] },
+                { kind = "concat", branches = [ [], [
+                    { kind = "transposed-conv2d", filters = 2, kernel = 3, padding = 1 },
+                    { kind = "layer-norm" },
+                ] ] },
+                { kind = "squeeze-excitation", reduction = 3 },
                 { kind = "global-average-pool" },
+                { kind = "layer-norm" },
                 { kind = "linear", outputs = 2 },
             ]"#,
         )
         .unwrap();
         let got: Vec<_> = graph.parameters().iter().map(|b| (b.name(), b.shape(), b.range().start)).collect();
-        let want: [(&str, &[usize], usize); 11] = [
+        let want: [(&str, &[usize], usize); 21] = [
             ("layers.0.weight", &[4, 1, 3, 3], 0),
             ("layers.0.bias", &[4], 36),
             ("layers.1.main.0.weight", &[4, 2, 3, 3], 40),
@@ -235,11 +250,24 @@ mod tests {
             ("layers.1.main.1.running_variance", &[4], 124),
             ("layers.1.shortcut.0.scale", &[4], 128),
             ("layers.1.shortcut.0.shift", &[4], 132),
-            ("layers.3.weight", &[2, 4], 136),
-            ("layers.3.bias", &[2], 144),
+            ("layers.2.branches.1.0.weight", &[4, 2, 3, 3], 136),
+            ("layers.2.branches.1.0.bias", &[2], 208),
+            ("layers.2.branches.1.1.scale", &[2], 210),
+            ("layers.2.branches.1.1.shift", &[2], 212),
+            ("layers.3.squeeze.weight", &[2, 6], 214),
+            ("layers.3.squeeze.bias", &[2], 226),
+            ("layers.3.excite.weight", &[6, 2], 228),
+            ("layers.3.excite.bias", &[6], 240),
+            ("layers.5.scale", &[6], 246),
+            ("layers.5.shift", &[6], 252),
+            ("layers.6.weight", &[2, 6], 258),
+            ("layers.6.bias", &[2], 270),
         ];
         assert_eq!(got, want);
-        assert_eq!((graph.len(), graph.classes(), graph.input_len()), (146, 2, 64));
+        assert_eq!((graph.len(), graph.classes(), graph.input_len()), (272, 2, 64));
+        // The first convolution 64 places of 4 · 9, the grouped one 64 of 4 · 18, the transposed one 64 of 4 · 18; 12 up
+        // and down; 12 to the classes.
+        assert_eq!(graph.multiply_adds_per_case(), 64 * (36 + 72 + 72) + 24 + 12);
         let frozen = graph.parameters().iter().filter(|block| !block.is_trainable());
         assert_eq!(
             frozen.map(|block| block.role().name()).collect::<Vec<_>>(),
@@ -249,10 +277,31 @@ mod tests {
 
     #[test]
     fn a_graph_comes_back_from_its_canonical_bytes() {
-        let graph = ModelSpec::Preset { preset: Preset::Resnet18, norm: None }.graph([3, 28, 28], 4).unwrap();
+        let graph = ModelSpec::Preset { preset: Preset::Resnet18, norm: None, stem: None }
+            .graph([3, 28, 28], 4)
+            .unwrap();
         assert_eq!(ModelGraph::from_canonical(&graph.to_canonical()), Ok(graph.clone()));
-        let other = ModelSpec::Preset { preset: Preset::Resnet18, norm: None }.graph([3, 28, 28], 5).unwrap();
+        let other = ModelSpec::Preset { preset: Preset::Resnet18, norm: None, stem: None }
+            .graph([3, 28, 28], 5)
+            .unwrap();
         assert_ne!(graph.hash(), other.hash());
+    }
+
+    /// Written down before graphs could say dilation, padding of pools, or the layers with numbers above 10.
+    #[test]
+    fn graphs_of_earlier_builds_keep_their_hash() {
+        for (preset, norm, hash) in [
+            (
+                Preset::SmallCnn,
+                Some(Norm::Group),
+                "a9c8c6a614fc90fc4c93c3cd3871efab018b8df2c402288960c9bf74c75c1c8a",
+            ),
+            (Preset::CnnBn, None, "020ad06780b9bbaa64b860dedacc4e4be0f3218c20399bf0e37b012afcea6a95"),
+            (Preset::Resnet18, None, "b970beffa3b1f5ea5cd625c5115854bd394d5227d25fcf7880d7620eb592e75f"),
+        ] {
+            let graph = ModelSpec::Preset { preset, norm, stem: None }.graph([3, 28, 28], 4).unwrap();
+            assert_eq!(graph.hash().to_string(), hash, "{}", preset.name());
+        }
     }
 
     #[test]
@@ -277,6 +326,8 @@ mod tests {
             "",
             "preset = \"small-cnn\"\nlayers = []",
             "norm = \"group\"\nlayers = []",
+            "stem = \"small\"\nlayers = []",
+            "preset = \"resnet18\"\nstem = \"large\"",
             "preset = \"small-cnn\"\ndepth = 3",
             "preset = \"vgg\"",
             r#"layers = [{ kind = "linear", outputs = 2, colour = "red" }]"#,
@@ -292,6 +343,7 @@ mod tests {
         for text in [
             "preset = \"small-cnn\"\nnorm = \"group\"\n",
             "preset = \"resnet18\"\n",
+            "preset = \"densenet121\"\nnorm = \"group\"\nstem = \"imagenet\"\n",
             "[[layers]]\nkind = \"flatten\"\n\n[[layers]]\nkind = \"linear\"\noutputs = 2\nbias = false\n",
         ] {
             let spec: ModelSpec = toml::from_str(text).unwrap();

@@ -1,7 +1,7 @@
 //! The layers of a model, as data.
 //!
-//! A residual layer holds plain layers only: its decoder looks at each before it descends and refuses
-//! another residual, so a hostile study cannot make the decoder recurse.
+//! A layer with branches (residual, concat) holds plain layers only: the decoder looks at each before it descends and
+//! refuses another one with branches, so a hostile study cannot make it recurse.
 
 use minicbor::{Decode, Decoder, Encode, decode};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,19 @@ pub enum Layer {
     /// The sum of two branches over the same input (He et al. 2016).
     #[n(10)]
     Residual(#[n(0)] Residual),
+    /// Normalisation over the features of a row (Ba et al. 2016), or over the channels of an image at each place, as in
+    /// ConvNeXt (Liu et al. 2022). A [`GroupNorm`] of one group is over channels, height and width. Keeps no statistics.
+    #[n(11)]
+    LayerNorm,
+    /// The outputs of several branches over the same input, one behind the other (Huang et al. 2017).
+    #[n(12)]
+    Concat(#[n(0)] Concat),
+    /// Each channel times a number between 0 and 1 that follows from the means of all (Hu et al. 2018).
+    #[n(13)]
+    SqueezeExcitation(#[n(0)] SqueezeExcitation),
+    /// The transpose of a convolution: each value becomes a window of the output (Zeiler et al. 2010).
+    #[n(14)]
+    TransposedConv2d(#[n(0)] TransposedConv2d),
 }
 
 impl Layer {
@@ -60,7 +73,16 @@ impl Layer {
             Self::Linear(_) => "linear",
             Self::Dropout(_) => "dropout",
             Self::Residual(_) => "residual",
+            Self::LayerNorm => "layer-norm",
+            Self::Concat(_) => "concat",
+            Self::SqueezeExcitation(_) => "squeeze-excitation",
+            Self::TransposedConv2d(_) => "transposed-conv2d",
         }
+    }
+
+    /// Whether it holds other layers.
+    pub const fn has_branches(&self) -> bool {
+        matches!(self, Self::Residual(_) | Self::Concat(_))
     }
 }
 
@@ -91,6 +113,18 @@ pub struct Conv2d {
     #[n(5)]
     #[serde(default = "yes")]
     pub bias: bool,
+    /// Distance of neighbouring places in the kernel (Yu and Koltun 2016). Absent in canonical bytes where it is 1.
+    #[n(6)]
+    #[cbor(with = "absent_where_one", has_nil)]
+    #[serde(default = "one")]
+    pub dilation: u32,
+}
+
+impl Conv2d {
+    /// Places from the first to the last that the kernel covers, along a side.
+    pub fn extent(&self) -> u64 {
+        u64::from(self.dilation) * u64::from(self.kernel).saturating_sub(1) + 1
+    }
 }
 
 /// Group normalisation: scale and shift `[channels]`.
@@ -130,6 +164,12 @@ pub enum Function {
     /// Hyperbolic tangent.
     #[n(3)]
     Tanh,
+    /// `1 / (1 + exp(-x))`.
+    #[n(4)]
+    Sigmoid,
+    /// `x` above zero, `0.01 x` below (Maas et al. 2013).
+    #[n(5)]
+    LeakyRelu,
 }
 
 /// A window that slides over height and width.
@@ -144,6 +184,11 @@ pub struct Pool {
     #[n(1)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<u32>,
+    /// Places added on each side, at most half a window: they are never the largest value, and zeros that count in a mean.
+    #[n(2)]
+    #[cbor(skip_if = "is_zero")]
+    #[serde(default)]
+    pub padding: u32,
 }
 
 impl Pool {
@@ -193,22 +238,114 @@ pub struct Residual {
     pub shortcut: Vec<Layer>,
 }
 
-/// The number of [`Layer::Residual`] in canonical bytes.
-const RESIDUAL: u32 = 10;
+/// Branches whose outputs, alike but for their channels, follow each other along the channels; rows follow each other.
+/// An empty branch hands its input on.
+#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct Concat {
+    /// At least two.
+    #[n(0)]
+    #[cbor(decode_with = "plain_branches")]
+    pub branches: Vec<Vec<Layer>>,
+}
 
-/// Decodes layers none of which is a residual, looking at each before descending into it.
+/// Squeeze and excitation: means of the channels, a linear layer to `channels / reduction` numbers, ReLU, a linear layer
+/// back to `channels`, sigmoid. Both linear layers have biases.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct SqueezeExcitation {
+    /// Divides the number of channels.
+    #[n(0)]
+    pub reduction: u32,
+}
+
+/// Transposed convolution: weight `[channels, filters, kernel, kernel]`. A side of `n` becomes
+/// `(n - 1) * stride + kernel - 2 * padding`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct TransposedConv2d {
+    /// Channels of the output.
+    #[n(0)]
+    pub filters: u32,
+    /// Height and width of the kernel.
+    #[n(1)]
+    pub kernel: u32,
+    /// Distance of neighbouring windows in the output.
+    #[n(2)]
+    #[serde(default = "one")]
+    pub stride: u32,
+    /// Places cut off on each side of the output.
+    #[n(3)]
+    #[serde(default)]
+    pub padding: u32,
+    /// Whether a number per filter is added.
+    #[n(4)]
+    #[serde(default = "yes")]
+    pub bias: bool,
+}
+
+/// The numbers of [`Layer::Residual`] and [`Layer::Concat`] in canonical bytes.
+const WITH_BRANCHES: [u32; 2] = [10, 12];
+
+/// Decodes layers none of which has branches, looking at each before descending into it.
 fn plain_layers<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Layer>, decode::Error> {
     let count = d.array()?.ok_or_else(|| decode::Error::message("layers have a definite length"))?;
     let mut layers = Vec::new();
     for _ in 0..count {
         let mut probe = d.probe();
         probe.array()?;
-        if probe.u32()? == RESIDUAL {
-            return Err(decode::Error::message("a residual layer holds no other residual layer"));
+        if WITH_BRANCHES.contains(&probe.u32()?) {
+            return Err(decode::Error::message("a branch holds no layer with branches"));
         }
         layers.push(Layer::decode(d, ctx)?);
     }
     Ok(layers)
+}
+
+/// Decodes branches of such layers.
+fn plain_branches<C>(d: &mut Decoder<'_>, ctx: &mut C) -> Result<Vec<Vec<Layer>>, decode::Error> {
+    let count = d.array()?.ok_or_else(|| decode::Error::message("branches have a definite length"))?;
+    (0..count).map(|_| plain_layers(d, ctx)).collect()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "minicbor hands fields by reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+/// The codec of a number that is usually 1, and then not written.
+mod absent_where_one {
+    #![expect(
+        clippy::trivially_copy_pass_by_ref,
+        clippy::unnecessary_wraps,
+        reason = "minicbor gives these signatures"
+    )]
+
+    use minicbor::encode::{Error, Write};
+    use minicbor::{Decoder, Encoder, decode::Error as Malformed};
+
+    pub(super) fn encode<C, W: Write>(
+        value: &u32,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), Error<W::Error>> {
+        e.u32(*value)?.ok()
+    }
+
+    pub(super) fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<u32, Malformed> {
+        d.u32()
+    }
+
+    pub(super) fn nil() -> Option<u32> {
+        Some(1)
+    }
+
+    pub(super) fn is_nil(value: &u32) -> bool {
+        *value == 1
+    }
 }
 
 const fn one() -> u32 {
@@ -226,28 +363,102 @@ mod tests {
     use crate::graph::ModelGraph;
     use minicbor::Encoder;
 
-    #[test]
-    fn the_probe_sees_a_residual_where_the_codec_writes_one() {
-        let inner = Residual { main: vec![], shortcut: vec![] };
-        let outer =
-            Layer::Residual(Residual { main: vec![Layer::Residual(inner.clone())], shortcut: vec![] });
-        let error = Layer::from_canonical(&outer.to_canonical()).unwrap_err().to_string();
-        assert!(error.contains("no other residual"), "{error}");
-        let plain = Layer::Residual(Residual { main: vec![Layer::Flatten, Layer::BatchNorm], ..inner });
-        assert_eq!(Layer::from_canonical(&plain.to_canonical()), Ok(plain));
+    fn residual(main: Vec<Layer>) -> Layer {
+        Layer::Residual(Residual { main, shortcut: vec![] })
+    }
+
+    fn concat(branch: Vec<Layer>) -> Layer {
+        Layer::Concat(Concat { branches: vec![vec![], branch] })
     }
 
     #[test]
-    fn a_million_nested_residuals_do_not_make_the_decoder_recurse() {
-        let mut bytes = Vec::new();
-        let mut encoder = Encoder::new(&mut bytes);
-        encoder.map(2).unwrap().u8(0).unwrap().encode([1, 8, 8]).unwrap().u8(1).unwrap();
-        for _ in 0..1_000_000 {
-            // One layer: variant 10 with one field, a map whose `main` is a list of one layer.
-            encoder.array(1).unwrap().array(2).unwrap().u32(RESIDUAL).unwrap();
-            encoder.array(1).unwrap().map(2).unwrap().u8(0).unwrap();
+    fn the_probe_sees_branches_where_the_codec_writes_them() {
+        for inner in [residual(vec![]), concat(vec![])] {
+            assert!(inner.has_branches());
+            for outer in [residual(vec![inner.clone()]), concat(vec![Layer::Flatten, inner.clone()])] {
+                let error = Layer::from_canonical(&outer.to_canonical()).unwrap_err().to_string();
+                assert!(error.contains("a branch holds no layer with branches"), "{error}");
+            }
         }
-        let error = ModelGraph::from_canonical(&bytes).unwrap_err().to_string();
-        assert!(error.contains("residual"), "{error}");
+        for plain in [residual, concat].map(|of| of(vec![Layer::Flatten, Layer::LayerNorm])) {
+            assert_eq!(Layer::from_canonical(&plain.to_canonical()), Ok(plain));
+        }
+    }
+
+    #[test]
+    fn a_million_nested_branches_do_not_make_the_decoder_recurse() {
+        for number in WITH_BRANCHES {
+            let mut bytes = Vec::new();
+            let mut encoder = Encoder::new(&mut bytes);
+            encoder.map(2).unwrap().u8(0).unwrap().encode([1, 8, 8]).unwrap().u8(1).unwrap();
+            for _ in 0..1_000_000 {
+                // One layer: its number with one field, a map whose first entry is a list of layers or of branches.
+                encoder.array(1).unwrap().array(2).unwrap().u32(number).unwrap();
+                encoder.array(1).unwrap().map(2).unwrap().u8(0).unwrap();
+                if number == 12 {
+                    encoder.array(1).unwrap();
+                }
+            }
+            let error = ModelGraph::from_canonical(&bytes).unwrap_err().to_string();
+            assert!(error.contains("no layer with branches"), "{error}");
+        }
+    }
+
+    /// Studies of earlier builds keep their hash: what they could not say is not in their bytes.
+    #[test]
+    fn what_is_usual_is_absent_and_may_not_be_spelt_out() {
+        let conv =
+            Conv2d { filters: 4, kernel: 3, stride: 1, padding: 1, groups: 1, bias: true, dilation: 1 };
+        // {0: 4, 1: 3, 2: 1, 3: 1, 4: 1, 5: true}
+        let bytes = [0xa6, 0, 4, 1, 3, 2, 1, 3, 1, 4, 1, 5, 0xf5];
+        assert_eq!(conv.to_canonical(), bytes);
+        let dilated = Conv2d { dilation: 2, ..conv.clone() };
+        let with = |dilation| [&[0xa7], &bytes[1..], &[6, dilation]].concat();
+        assert_eq!(dilated.to_canonical(), with(2));
+        assert_eq!(Conv2d::from_canonical(&bytes), Ok(conv));
+        assert_eq!(Conv2d::from_canonical(&with(2)), Ok(dilated));
+        assert!(Conv2d::from_canonical(&with(1)).is_err());
+        assert!(Conv2d::from_canonical(&with(0xf6)).is_err(), "null is no number");
+
+        // {0: 2}
+        let bytes = [0xa1, 0, 2];
+        assert_eq!(Pool { size: 2, stride: None, padding: 0 }.to_canonical(), bytes);
+        let padded = Pool { size: 3, stride: Some(2), padding: 1 };
+        assert_eq!(Pool::from_canonical(&padded.to_canonical()), Ok(padded));
+        assert!(Pool::from_canonical(&[0xa2, 0, 2, 2, 0]).is_err());
+    }
+
+    #[test]
+    fn each_kind_has_its_bytes() {
+        let squeeze = Layer::SqueezeExcitation(SqueezeExcitation { reduction: 4 });
+        let transposed = Layer::TransposedConv2d(TransposedConv2d {
+            filters: 2,
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+            bias: false,
+        });
+        let activation = |function| Layer::Activation(Activation { function });
+        let cases: [(Layer, &[u8]); 6] = [
+            (Layer::LayerNorm, &[0x82, 11, 0x80]),
+            (concat(vec![Layer::Flatten]), &[0x82, 12, 0x81, 0xa1, 0, 0x82, 0x80, 0x81, 0x82, 7, 0x80]),
+            (squeeze, &[0x82, 13, 0x81, 0xa1, 0, 4]),
+            (transposed, &[0x82, 14, 0x81, 0xa5, 0, 2, 1, 3, 2, 2, 3, 1, 4, 0xf4]),
+            (activation(Function::Sigmoid), &[0x82, 3, 0x81, 0xa1, 0, 4]),
+            (activation(Function::LeakyRelu), &[0x82, 3, 0x81, 0xa1, 0, 5]),
+        ];
+        for (layer, bytes) in cases {
+            assert_eq!(layer.to_canonical(), bytes, "{}", layer.kind());
+            assert_eq!(Layer::from_canonical(bytes), Ok(layer));
+            for end in 0..bytes.len() {
+                assert!(Layer::from_canonical(&bytes[..end]).is_err());
+            }
+        }
+        // Another length, a number without a layer, a function without a name.
+        for bytes in
+            [&[0x82, 12, 0x81, 0xa1, 0, 0x9f, 0xff][..], &[0x82, 15, 0x80], &[0x82, 3, 0x81, 0xa1, 0, 6]]
+        {
+            assert!(Layer::from_canonical(bytes).is_err(), "{bytes:?}");
+        }
     }
 }

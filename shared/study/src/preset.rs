@@ -4,7 +4,9 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::GraphError;
-use crate::graph::{Activation, Conv2d, Function, GroupNorm, Layer, Linear, ModelGraph, Pool, Residual};
+use crate::graph::{
+    Activation, Concat, Conv2d, Function, GroupNorm, Layer, Linear, ModelGraph, Pool, Residual,
+};
 
 /// The `[model]` of a study: a preset by name, or explicit layers.
 #[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
@@ -19,6 +21,9 @@ pub enum ModelSpec {
         /// The normalisation, where the preset leaves it open.
         #[n(1)]
         norm: Option<Norm>,
+        /// How the preset begins, where it has a choice.
+        #[n(2)]
+        stem: Option<Stem>,
     },
     /// Explicit layers, the last of which scores the study's labels.
     #[n(1)]
@@ -29,7 +34,7 @@ impl ModelSpec {
     /// The graph for images of shape `input` (channels, height, width) and that many classes.
     pub fn graph(&self, input: [u32; 3], classes: u32) -> Result<ModelGraph, GraphError> {
         let layers = match self {
-            Self::Preset { preset, norm } => preset.layers(*norm, classes)?,
+            Self::Preset { preset, norm, stem } => preset.layers(*norm, *stem, classes)?,
             Self::Layers(layers) => layers.clone(),
         };
         let graph = ModelGraph::new(input, layers)?;
@@ -56,10 +61,27 @@ pub enum Preset {
     /// Three convolutions of 32, 64 and 128 filters with batch normalisation, then 128 hidden units.
     #[n(2)]
     CnnBn,
-    /// ResNet-18 (He et al. 2016) for small images: 3x3 stem, no max pool. Batch normalisation unless said.
+    /// ResNet-18 (He et al. 2016): eight blocks of two convolutions. Batch normalisation unless said.
     #[n(3)]
     #[serde(rename = "resnet18")]
     Resnet18,
+    /// Two hidden layers of 128 units with ReLU, on the pixels.
+    #[n(4)]
+    Mlp,
+    /// ResNet-34 (He et al. 2016): sixteen blocks of two convolutions. Batch normalisation unless said.
+    #[n(5)]
+    #[serde(rename = "resnet34")]
+    Resnet34,
+    /// ResNet-50 (He et al. 2016): sixteen bottlenecks, with the stride at their 3x3 convolution as in torchvision. Batch
+    /// normalisation unless said.
+    #[n(6)]
+    #[serde(rename = "resnet50")]
+    Resnet50,
+    /// DenseNet-121 (Huang et al. 2017): growth 32, bottlenecks of 128, halved between blocks. Batch normalisation unless
+    /// said.
+    #[n(7)]
+    #[serde(rename = "densenet121")]
+    Densenet121,
 }
 
 /// Which normalisation a preset uses.
@@ -75,6 +97,19 @@ pub enum Norm {
     Batch,
 }
 
+/// How a residual or dense network begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum Stem {
+    /// A 3x3 convolution, for images of 28 to 64 pixels a side; the default.
+    #[n(0)]
+    Small,
+    /// A 7x7 convolution of stride 2 and a 3x3 max pool of stride 2, for images of about 224 pixels a side.
+    #[n(1)]
+    Imagenet,
+}
+
 impl Preset {
     /// The name as written in a study.
     pub const fn name(self) -> &'static str {
@@ -83,26 +118,41 @@ impl Preset {
             Self::SmallCnn => "small-cnn",
             Self::CnnBn => "cnn-bn",
             Self::Resnet18 => "resnet18",
+            Self::Mlp => "mlp",
+            Self::Resnet34 => "resnet34",
+            Self::Resnet50 => "resnet50",
+            Self::Densenet121 => "densenet121",
         }
     }
 
-    fn layers(self, norm: Option<Norm>, classes: u32) -> Result<Vec<Layer>, GraphError> {
-        let refuse = |preset: Self| match norm {
-            Some(_) => Err(GraphError::OptionNotTaken { preset: preset.name(), option: "norm" }),
-            None => Ok(()),
-        };
+    /// The options that a study may set beside it.
+    const fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Logistic => {
-                refuse(self)?;
-                Ok(vec![Layer::Flatten, linear(classes)])
-            }
-            Self::SmallCnn => Ok(small_cnn(norm, classes)),
-            Self::CnnBn => {
-                refuse(self)?;
-                Ok(cnn_bn(classes))
-            }
-            Self::Resnet18 => Ok(resnet18(norm.unwrap_or(Norm::Batch), classes)),
+            Self::Logistic | Self::CnnBn | Self::Mlp => &[],
+            Self::SmallCnn => &["norm"],
+            Self::Resnet18 | Self::Resnet34 | Self::Resnet50 | Self::Densenet121 => &["norm", "stem"],
         }
+    }
+
+    fn layers(self, norm: Option<Norm>, stem: Option<Stem>, classes: u32) -> Result<Vec<Layer>, GraphError> {
+        for (option, is_set) in [("norm", norm.is_some()), ("stem", stem.is_some())] {
+            if is_set && !self.options().contains(&option) {
+                return Err(GraphError::OptionNotTaken { preset: self.name(), option });
+            }
+        }
+        let (usual, stem) = (norm.unwrap_or(Norm::Batch), stem.unwrap_or(Stem::Small));
+        Ok(match self {
+            Self::Logistic => vec![Layer::Flatten, linear(classes)],
+            Self::SmallCnn => small_cnn(norm, classes),
+            Self::CnnBn => cnn_bn(classes),
+            Self::Mlp => {
+                vec![Layer::Flatten, linear(128), relu(), linear(128), relu(), linear(classes)]
+            }
+            Self::Resnet18 => resnet([2, 2, 2, 2], basic_block, usual, stem, classes),
+            Self::Resnet34 => resnet([3, 4, 6, 3], basic_block, usual, stem, classes),
+            Self::Resnet50 => resnet([3, 4, 6, 3], bottleneck, usual, stem, classes),
+            Self::Densenet121 => densenet121(usual, stem, classes),
+        })
     }
 }
 
@@ -128,29 +178,97 @@ fn cnn_bn(classes: u32) -> Vec<Layer> {
     layers
 }
 
-fn resnet18(norm: Norm, classes: u32) -> Vec<Layer> {
-    let mut layers = vec![conv(64, 3, 1, false), normalise(norm), relu()];
-    let mut channels = 64;
-    for (filters, stride) in [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)] {
-        let main = vec![
-            conv(filters, 3, stride, false),
-            normalise(norm),
-            relu(),
-            conv(filters, 3, 1, false),
-            normalise(norm),
-        ];
-        let changes = stride != 1 || channels != filters;
-        let shortcut = if changes { vec![conv(filters, 1, stride, false), normalise(norm)] } else { vec![] };
-        layers.extend([Layer::Residual(Residual { main, shortcut }), relu()]);
-        channels = filters;
+/// The first layers of a residual or dense network: 64 channels.
+fn stem_layers(stem: Stem, norm: Norm) -> Vec<Layer> {
+    match stem {
+        Stem::Small => vec![conv(64, 3, 1, false), normalise(norm), relu()],
+        Stem::Imagenet => {
+            let pool = Pool { size: 3, stride: Some(2), padding: 1 };
+            vec![conv(64, 7, 2, false), normalise(norm), relu(), Layer::MaxPool(pool)]
+        }
+    }
+}
+
+/// Four stages of so many blocks; each stage but the first halves the sides and doubles the width.
+fn resnet(
+    blocks: [u32; 4],
+    block: fn(u32, u32, Norm) -> (Vec<Layer>, u32),
+    norm: Norm,
+    stem: Stem,
+    classes: u32,
+) -> Vec<Layer> {
+    let (mut layers, mut channels) = (stem_layers(stem, norm), 64);
+    for (stage, count) in (0..).zip(blocks) {
+        for number in 0..count {
+            let stride = if stage > 0 && number == 0 { 2 } else { 1 };
+            let (main, filters) = block(64 << stage, stride, norm);
+            let changes = stride != 1 || channels != filters;
+            let shortcut =
+                if changes { vec![conv(filters, 1, stride, false), normalise(norm)] } else { vec![] };
+            layers.extend([Layer::Residual(Residual { main, shortcut }), relu()]);
+            channels = filters;
+        }
     }
     layers.extend([Layer::GlobalAveragePool, linear(classes)]);
     layers
 }
 
+/// Two 3x3 convolutions. Returns the number of channels, too.
+fn basic_block(width: u32, stride: u32, norm: Norm) -> (Vec<Layer>, u32) {
+    let layers = vec![
+        conv(width, 3, stride, false),
+        normalise(norm),
+        relu(),
+        conv(width, 3, 1, false),
+        normalise(norm),
+    ];
+    (layers, width)
+}
+
+/// A 3x3 convolution between two of 1x1, the last of which has four times the filters. Returns the number of channels, too.
+fn bottleneck(width: u32, stride: u32, norm: Norm) -> (Vec<Layer>, u32) {
+    let layers = vec![
+        conv(width, 1, 1, false),
+        normalise(norm),
+        relu(),
+        conv(width, 3, stride, false),
+        normalise(norm),
+        relu(),
+        conv(4 * width, 1, 1, false),
+        normalise(norm),
+    ];
+    (layers, 4 * width)
+}
+
+fn densenet121(norm: Norm, stem: Stem, classes: u32) -> Vec<Layer> {
+    const GROWTH: u32 = 32;
+    let (mut layers, mut channels) = (stem_layers(stem, norm), 64);
+    for (block, count) in [6, 12, 24, 16].into_iter().enumerate() {
+        if block > 0 {
+            channels /= 2;
+            let pool = Pool { size: 2, stride: None, padding: 0 };
+            layers.extend([normalise(norm), relu(), conv(channels, 1, 1, false), Layer::AveragePool(pool)]);
+        }
+        for _ in 0..count {
+            let grown = vec![
+                normalise(norm),
+                relu(),
+                conv(4 * GROWTH, 1, 1, false),
+                normalise(norm),
+                relu(),
+                conv(GROWTH, 3, 1, false),
+            ];
+            layers.push(Layer::Concat(Concat { branches: vec![vec![], grown] }));
+            channels += GROWTH;
+        }
+    }
+    layers.extend([normalise(norm), relu(), Layer::GlobalAveragePool, linear(classes)]);
+    layers
+}
+
 /// A convolution that keeps the sides at stride 1.
 fn conv(filters: u32, kernel: u32, stride: u32, bias: bool) -> Layer {
-    Layer::Conv2d(Conv2d { filters, kernel, stride, padding: kernel / 2, groups: 1, bias })
+    Layer::Conv2d(Conv2d { filters, kernel, stride, padding: kernel / 2, groups: 1, bias, dilation: 1 })
 }
 
 fn normalise(norm: Norm) -> Layer {
@@ -165,7 +283,7 @@ fn relu() -> Layer {
 }
 
 fn halve() -> Layer {
-    Layer::MaxPool(Pool { size: 2, stride: None })
+    Layer::MaxPool(Pool { size: 2, stride: None, padding: 0 })
 }
 
 fn linear(outputs: u32) -> Layer {
@@ -181,6 +299,8 @@ struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
     norm: Option<Norm>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stem: Option<Stem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<Layer>>,
 }
 
@@ -191,18 +311,19 @@ pub enum InvalidModel {
     #[error("[model] has either a `preset` or `layers`")]
     PresetOrLayers,
     /// An option of presets beside layers.
-    #[error("`norm` belongs to a preset; explicit layers name their own normalisation")]
-    NormBesideLayers,
+    #[error("`norm` and `stem` belong to a preset; explicit layers say both themselves")]
+    OptionBesideLayers,
 }
 
 impl TryFrom<Written> for ModelSpec {
     type Error = InvalidModel;
 
     fn try_from(written: Written) -> Result<Self, InvalidModel> {
-        match (written.preset, written.layers) {
-            (Some(preset), None) => Ok(Self::Preset { preset, norm: written.norm }),
-            (None, Some(layers)) if written.norm.is_none() => Ok(Self::Layers(layers)),
-            (None, Some(_)) => Err(InvalidModel::NormBesideLayers),
+        let Written { preset, norm, stem, layers } = written;
+        match (preset, layers) {
+            (Some(preset), None) => Ok(Self::Preset { preset, norm, stem }),
+            (None, Some(layers)) if norm.is_none() && stem.is_none() => Ok(Self::Layers(layers)),
+            (None, Some(_)) => Err(InvalidModel::OptionBesideLayers),
             (Some(_), Some(_)) | (None, None) => Err(InvalidModel::PresetOrLayers),
         }
     }
@@ -211,8 +332,10 @@ impl TryFrom<Written> for ModelSpec {
 impl From<ModelSpec> for Written {
     fn from(spec: ModelSpec) -> Self {
         match spec {
-            ModelSpec::Preset { preset, norm } => Self { preset: Some(preset), norm, layers: None },
-            ModelSpec::Layers(layers) => Self { preset: None, norm: None, layers: Some(layers) },
+            ModelSpec::Preset { preset, norm, stem } => {
+                Self { preset: Some(preset), norm, stem, layers: None }
+            }
+            ModelSpec::Layers(layers) => Self { preset: None, norm: None, stem: None, layers: Some(layers) },
         }
     }
 }
@@ -221,27 +344,77 @@ impl From<ModelSpec> for Written {
 mod tests {
     use super::*;
 
-    fn numbers(preset: Preset, norm: Option<Norm>, input: [u32; 3], classes: u32) -> (usize, usize) {
-        let graph = ModelSpec::Preset { preset, norm }.graph(input, classes).unwrap();
+    type Options = (Option<Norm>, Option<Stem>);
+
+    const NONE: Options = (None, None);
+    const GROUPS: Options = (Some(Norm::Group), None);
+    const IMAGENET: Options = (None, Some(Stem::Imagenet));
+
+    fn numbers(preset: Preset, (norm, stem): Options, input: [u32; 3], classes: u32) -> (usize, usize) {
+        let graph = ModelSpec::Preset { preset, norm, stem }.graph(input, classes).unwrap();
         let trainable = graph.parameters().iter().filter(|block| block.is_trainable());
         (graph.len(), trainable.map(crate::graph::ParameterSpec::len).sum())
     }
 
     #[test]
     fn presets_have_the_published_numbers_of_parameters() {
-        assert_eq!(numbers(Preset::Logistic, None, [1, 28, 28], 2), (1570, 1570));
-        assert_eq!(numbers(Preset::SmallCnn, None, [1, 28, 28], 2), (420_610, 420_610));
-        assert_eq!(numbers(Preset::CnnBn, None, [3, 28, 28], 10), (898_378, 897_930));
+        assert_eq!(numbers(Preset::Logistic, NONE, [1, 28, 28], 2), (1570, 1570));
+        assert_eq!(numbers(Preset::SmallCnn, NONE, [1, 28, 28], 2), (420_610, 420_610));
+        assert_eq!(numbers(Preset::CnnBn, NONE, [3, 28, 28], 10), (898_378, 897_930));
         // ResNet-18 with a 3x3 stem and ten classes: 11,173,962 in PyTorch, 9,600 statistics.
-        assert_eq!(numbers(Preset::Resnet18, None, [3, 28, 28], 10), (11_183_562, 11_173_962));
-        assert_eq!(numbers(Preset::Resnet18, Some(Norm::Group), [3, 28, 28], 10), (11_173_962, 11_173_962));
+        assert_eq!(numbers(Preset::Resnet18, NONE, [3, 28, 28], 10), (11_183_562, 11_173_962));
+        assert_eq!(numbers(Preset::Resnet18, GROUPS, [3, 28, 28], 10), (11_173_962, 11_173_962));
+        // 13 · 128, 128 · 128 and 128 · 2 weights, and their biases.
+        assert_eq!(numbers(Preset::Mlp, NONE, [13, 1, 1], 2), (18_562, 18_562));
+    }
+
+    /// What torchvision states for its models of the thousand classes of ImageNet; statistics are twice the channels of all
+    /// normalisations.
+    #[test]
+    fn presets_have_the_numbers_of_torchvision() {
+        for (preset, trainable, statistics) in [
+            (Preset::Resnet18, 11_689_512, 9_600),
+            (Preset::Resnet34, 21_797_672, 17_024),
+            (Preset::Resnet50, 25_557_032, 53_120),
+            (Preset::Densenet121, 7_978_856, 83_648),
+        ] {
+            let got = numbers(preset, IMAGENET, [3, 224, 224], 1000);
+            assert_eq!(got, (trainable + statistics, trainable), "{}", preset.name());
+            let small = numbers(preset, (None, Some(Stem::Small)), [3, 32, 32], 1000);
+            // A 3x3 kernel in place of one of 7x7, of 3 channels and 64 filters.
+            assert_eq!(small.1, trainable - 40 * 3 * 64, "{}", preset.name());
+            assert_eq!(small, numbers(preset, NONE, [3, 32, 32], 1000));
+            let groups = numbers(preset, GROUPS, [3, 32, 32], 1000);
+            assert_eq!(groups, (small.1, small.1), "{}", preset.name());
+        }
+    }
+
+    /// torchvision states 1.81, 3.66, 4.09 and 2.83 G operations an image; to the last one they were counted by
+    /// `torch.utils.flop_counter`, which counts two to a multiply-add.
+    #[test]
+    fn multiply_adds_are_those_of_torchvision() {
+        for (preset, multiply_adds) in [
+            (Preset::Resnet18, 1_814_073_344),
+            (Preset::Resnet34, 3_663_761_408),
+            (Preset::Resnet50, 4_089_184_256),
+            (Preset::Densenet121, 2_834_161_664),
+        ] {
+            let spec = ModelSpec::Preset { preset, norm: None, stem: Some(Stem::Imagenet) };
+            let graph = spec.graph([3, 224, 224], 1000).unwrap();
+            assert_eq!(graph.multiply_adds_per_case(), multiply_adds, "{}", preset.name());
+        }
     }
 
     #[test]
-    fn a_normalisation_is_refused_where_it_has_no_place() {
-        for preset in [Preset::Logistic, Preset::CnnBn] {
-            let error = ModelSpec::Preset { preset, norm: Some(Norm::Group) }.graph([1, 28, 28], 2);
-            assert_eq!(error, Err(GraphError::OptionNotTaken { preset: preset.name(), option: "norm" }));
+    fn an_option_is_refused_where_it_has_no_place() {
+        let refused = |preset: Preset, norm, stem, option| {
+            let error = ModelSpec::Preset { preset, norm, stem }.graph([1, 28, 28], 2);
+            assert_eq!(error, Err(GraphError::OptionNotTaken { preset: preset.name(), option }));
+        };
+        for preset in [Preset::Logistic, Preset::CnnBn, Preset::Mlp] {
+            refused(preset, Some(Norm::Group), None, "norm");
+            refused(preset, None, Some(Stem::Small), "stem");
         }
+        refused(Preset::SmallCnn, None, Some(Stem::Imagenet), "stem");
     }
 }

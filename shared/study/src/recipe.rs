@@ -579,7 +579,9 @@ mod tests {
 
     #[test]
     fn a_recipe_is_held_against_its_model() {
-        let graph = ModelSpec::Preset { preset: Preset::SmallCnn, norm: None }.graph([1, 8, 8], 2).unwrap();
+        let graph = ModelSpec::Preset { preset: Preset::SmallCnn, norm: None, stem: None }
+            .graph([1, 8, 8], 2)
+            .unwrap();
         let check = |text: &str| read(text).unwrap().check(&graph);
         assert_eq!(check("optimiser = \"adam\"\nepochs = 1"), Ok(()));
         let weights = check("optimiser = \"adam\"\nepochs = 1\nclass_weights = [1.0]");
@@ -590,8 +592,9 @@ mod tests {
             assert!(matches!(wide, RecipeError::Pixels { pixels: 8, height: 8, width: 8, .. }), "{wide}");
             assert!(wide.to_string().contains(&format!("`augment.{key}`")), "{wide}");
         }
-        let large =
-            ModelSpec::Preset { preset: Preset::Resnet18, norm: None }.graph([1, 224, 224], 2).unwrap();
+        let large = ModelSpec::Preset { preset: Preset::Resnet18, norm: None, stem: None }
+            .graph([1, 224, 224], 2)
+            .unwrap();
         let recipe = read("optimiser = \"adam\"\nepochs = 1").unwrap();
         assert!(matches!(recipe.check(&large), Err(RecipeError::BatchTooLarge { batch: 32, .. })));
     }

@@ -6,9 +6,11 @@
 use std::fmt;
 
 use crate::fault::{GraphError, GraphFault};
-use crate::graph::{Conv2d, Layer, ParameterSpec, Pool, Residual, Role};
+use crate::graph::{
+    Concat, Conv2d, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation, TransposedConv2d,
+};
 
-/// Most layers of a graph, those inside residual layers included.
+/// Most layers of a graph, those in branches included; an empty branch of a concat layer counts as one.
 pub const MAX_LAYERS: usize = 512;
 /// Most values of a model: 400 MB in f32.
 pub const MAX_PARAMETERS: u64 = 100_000_000;
@@ -57,9 +59,14 @@ impl LayerName {
         Self(format!("layers.{index}"))
     }
 
-    /// A layer inside a branch of this residual layer.
+    /// A layer inside a branch of this layer.
     pub(crate) fn inside(&self, branch: &str, index: usize) -> Self {
         Self(format!("{}.{branch}.{index}", self.0))
+    }
+
+    /// A part of this layer that has blocks of its own.
+    pub(crate) fn part(&self, part: &str) -> Self {
+        Self(format!("{}.{part}", self.0))
     }
 
     /// The name of a block of numbers of this layer.
@@ -79,12 +86,13 @@ pub(crate) struct Summary {
     pub(crate) parameters: Vec<ParameterSpec>,
     pub(crate) classes: u32,
     pub(crate) activations: u64,
+    pub(crate) multiply_adds: u64,
 }
 
 /// Derives all shapes and blocks of a graph, or names the layer that does not fit.
 pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphError> {
     let [channels, height, width] = input;
-    let mut trace = Trace { parameters: Vec::new(), length: 0, activations: 0 };
+    let mut trace = Trace { parameters: Vec::new(), length: 0, activations: 0, multiply_adds: 0 };
     if input.iter().any(|&side| !(1..=MAX_SIDE).contains(&side))
         || Shape::Image(input).values() > MAX_ACTIVATIONS_PER_CASE
     {
@@ -105,7 +113,8 @@ pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphE
     if trace.parameters.is_empty() {
         return Err(GraphError::NothingToTrain);
     }
-    Ok(Summary { parameters: trace.parameters, classes, activations: trace.activations })
+    let Trace { parameters, activations, multiply_adds, .. } = trace;
+    Ok(Summary { parameters, classes, activations, multiply_adds })
 }
 
 /// What has been seen on the way through the layers.
@@ -113,13 +122,15 @@ struct Trace {
     parameters: Vec<ParameterSpec>,
     length: u64,
     activations: u64,
+    multiply_adds: u64,
 }
 
 impl Trace {
     fn pass(&mut self, name: &LayerName, layer: &Layer, shape: Shape) -> Result<Shape, GraphError> {
         let named = |fault| GraphError::Layer { name: name.clone(), kind: layer.kind(), fault };
         let after = match layer {
-            Layer::Residual(residual) => self.pass_branches(name, residual, shape)?,
+            Layer::Residual(residual) => self.pass_residual(name, residual, shape)?,
+            Layer::Concat(concat) => self.pass_concat(name, concat, shape)?,
             plain => self.pass_plain(name, plain, shape).map_err(named)?,
         };
         self.activations = self.activations.saturating_add(after.values());
@@ -129,30 +140,47 @@ impl Trace {
         Ok(after)
     }
 
-    fn pass_branches(
+    fn pass_residual(
         &mut self,
         name: &LayerName,
         residual: &Residual,
         shape: Shape,
     ) -> Result<Shape, GraphError> {
-        let mut branch = |label: &str, layers: &[Layer]| {
-            layers.iter().enumerate().try_fold(shape, |shape, (index, layer)| {
-                let name = name.inside(label, index);
-                match layer {
-                    Layer::Residual(_) => {
-                        Err(GraphError::Layer { name, kind: layer.kind(), fault: GraphFault::NestedResidual })
-                    }
-                    plain => self.pass(&name, plain, shape),
-                }
-            })
-        };
-        let (main, shortcut) = (branch("main", &residual.main)?, branch("shortcut", &residual.shortcut)?);
+        let main = self.pass_branch(name, "main", &residual.main, shape)?;
+        let shortcut = self.pass_branch(name, "shortcut", &residual.shortcut, shape)?;
         if main == shortcut {
             Ok(main)
         } else {
             let fault = GraphFault::BranchesDiffer { main, shortcut };
             Err(GraphError::Layer { name: name.clone(), kind: "residual", fault })
         }
+    }
+
+    fn pass_concat(&mut self, name: &LayerName, concat: &Concat, shape: Shape) -> Result<Shape, GraphError> {
+        let count = concat.branches.len();
+        let mut outputs = Vec::with_capacity(count);
+        for (index, branch) in concat.branches.iter().enumerate() {
+            outputs.push(self.pass_branch(name, &format!("branches.{index}"), branch, shape)?);
+        }
+        let joined = if count < 2 { Err(GraphFault::TooFewBranches(count)) } else { join(&outputs) };
+        joined.map_err(|fault| GraphError::Layer { name: name.clone(), kind: "concat", fault })
+    }
+
+    fn pass_branch(
+        &mut self,
+        name: &LayerName,
+        label: &str,
+        layers: &[Layer],
+        shape: Shape,
+    ) -> Result<Shape, GraphError> {
+        layers.iter().enumerate().try_fold(shape, |shape, (index, layer)| {
+            let name = name.inside(label, index);
+            if layer.has_branches() {
+                Err(GraphError::Layer { name, kind: layer.kind(), fault: GraphFault::NestedBranches })
+            } else {
+                self.pass(&name, layer, shape)
+            }
+        })
     }
 
     fn pass_plain(&mut self, name: &LayerName, layer: &Layer, shape: Shape) -> Result<Shape, GraphFault> {
@@ -172,6 +200,13 @@ impl Trace {
                 self.block(name, Role::RunningVariance, &[channels], 1)?;
                 Ok(shape)
             }
+            Layer::LayerNorm => {
+                let (Shape::Image([features, ..]) | Shape::Row(features)) = shape;
+                self.scale_and_shift(name, features)?;
+                Ok(shape)
+            }
+            Layer::SqueezeExcitation(squeeze) => self.squeeze(name, squeeze, image(shape)?),
+            Layer::TransposedConv2d(conv) => self.convolve_transposed(name, conv, image(shape)?),
             Layer::MaxPool(pool) | Layer::AveragePool(pool) => slide(pool, image(shape)?),
             Layer::GlobalAveragePool => image(shape).map(|[channels, ..]| Shape::Row(channels)),
             Layer::Flatten => {
@@ -182,10 +217,7 @@ impl Trace {
             Layer::Linear(linear) => {
                 let Shape::Row(inputs) = shape else { return Err(GraphFault::NeedsRow(shape)) };
                 within("outputs", linear.outputs)?;
-                self.block(name, Role::Weight, &[linear.outputs, inputs], u64::from(inputs))?;
-                if linear.bias {
-                    self.block(name, Role::Bias, &[linear.outputs], 1)?;
-                }
+                self.connect(name, inputs, linear.outputs, linear.bias)?;
                 Ok(Shape::Row(linear.outputs))
             }
             Layer::Dropout(dropout) => {
@@ -197,7 +229,7 @@ impl Trace {
                 }
             }
             Layer::Activation(_) => Ok(shape),
-            Layer::Residual(_) => Err(GraphFault::NestedResidual),
+            Layer::Residual(_) | Layer::Concat(_) => Err(GraphFault::NestedBranches),
         }
     }
 
@@ -209,19 +241,19 @@ impl Trace {
         within("groups", conv.groups)?;
         divides(conv.groups, channels)?;
         divides(conv.groups, conv.filters)?;
-        if conv.padding >= conv.kernel {
-            return Err(GraphFault::PaddingTooLarge { padding: conv.padding, kernel: conv.kernel });
+        within("dilation", conv.dilation)?;
+        if u64::from(conv.padding) >= conv.extent() {
+            return Err(GraphFault::PaddingTooLarge { padding: conv.padding, kernel: conv.extent() });
         }
         let side = |side: u32| {
-            // Below 3 * MAX_SIDE, so u32 holds it.
-            let slack = (side + 2 * conv.padding).checked_sub(conv.kernel);
-            slack.map(|slack| slack / conv.stride + 1)
+            let slack = (u64::from(side) + 2 * u64::from(conv.padding)).checked_sub(conv.extent());
+            slack.map(|slack| slack / u64::from(conv.stride) + 1)
         };
         let (Some(rows), Some(columns)) = (side(height), side(width)) else {
-            return Err(GraphFault::WindowTooLarge { window: conv.kernel, shape: Shape::Image(input) });
+            return Err(GraphFault::WindowTooLarge { window: conv.extent(), shape: Shape::Image(input) });
         };
         let (kernel, per_group) = (u64::from(conv.kernel), channels / conv.groups);
-        let unfolded = product([u64::from(channels), kernel, kernel, u64::from(rows), u64::from(columns)]);
+        let unfolded = product([u64::from(channels), kernel, kernel, rows, columns]);
         if unfolded > MAX_SCRATCH {
             return Err(GraphFault::TooMuchScratch(unfolded));
         }
@@ -230,7 +262,76 @@ impl Trace {
         if conv.bias {
             self.block(name, Role::Bias, &[conv.filters], 1)?;
         }
+        self.count(product([fan_in, u64::from(conv.filters), rows, columns]));
+        let [rows, columns] =
+            [rows, columns].map(|side| u32::try_from(side).expect("MAX_SCRATCH fits a u32"));
         Ok(Shape::Image([conv.filters, rows, columns]))
+    }
+
+    fn convolve_transposed(
+        &mut self,
+        name: &LayerName,
+        conv: &TransposedConv2d,
+        input: [u32; 3],
+    ) -> Result<Shape, GraphFault> {
+        let [channels, height, width] = input;
+        within("filters", conv.filters)?;
+        within("kernel", conv.kernel)?;
+        within("stride", conv.stride)?;
+        let (kernel, stride) = (u64::from(conv.kernel), u64::from(conv.stride));
+        if conv.padding >= conv.kernel {
+            return Err(GraphFault::PaddingTooLarge { padding: conv.padding, kernel });
+        }
+        let side = |side: u32| {
+            let spread = (u64::from(side) - 1).saturating_mul(stride).saturating_add(kernel);
+            let side =
+                spread.checked_sub(2 * u64::from(conv.padding)).and_then(|side| u32::try_from(side).ok());
+            side.filter(|side| (1..=MAX_SIDE).contains(side)).ok_or(GraphFault::OutputSide)
+        };
+        let (rows, columns) = (side(height)?, side(width)?);
+        let places = product([u64::from(conv.filters), kernel, kernel, u64::from(height), u64::from(width)]);
+        if places > MAX_SCRATCH {
+            return Err(GraphFault::TooMuchScratch(places));
+        }
+        // Of an output's neighbours under the kernel one in `stride * stride` is an input.
+        let fan_in = product([u64::from(channels), kernel, kernel]).div_ceil(stride.saturating_mul(stride));
+        self.block(name, Role::Weight, &[channels, conv.filters, conv.kernel, conv.kernel], fan_in)?;
+        if conv.bias {
+            self.block(name, Role::Bias, &[conv.filters], 1)?;
+        }
+        self.count(places.saturating_mul(channels.into()));
+        Ok(Shape::Image([conv.filters, rows, columns]))
+    }
+
+    fn squeeze(
+        &mut self,
+        name: &LayerName,
+        squeeze: &SqueezeExcitation,
+        input: [u32; 3],
+    ) -> Result<Shape, GraphFault> {
+        let ([channels, ..], reduction) = (input, squeeze.reduction);
+        within("reduction", reduction)?;
+        if !channels.is_multiple_of(reduction) {
+            return Err(GraphFault::UnevenReduction { reduction, channels });
+        }
+        self.connect(&name.part("squeeze"), channels, channels / reduction, true)?;
+        self.connect(&name.part("excite"), channels / reduction, channels, true)?;
+        Ok(Shape::Image(input))
+    }
+
+    /// The blocks of a matrix and its biases.
+    fn connect(&mut self, name: &LayerName, inputs: u32, outputs: u32, bias: bool) -> Result<(), GraphFault> {
+        self.block(name, Role::Weight, &[outputs, inputs], u64::from(inputs))?;
+        if bias {
+            self.block(name, Role::Bias, &[outputs], 1)?;
+        }
+        self.count(product([inputs, outputs].map(u64::from)));
+        Ok(())
+    }
+
+    /// Adds to the multiply-adds of a case.
+    fn count(&mut self, multiply_adds: u64) {
+        self.multiply_adds = self.multiply_adds.saturating_add(multiply_adds);
     }
 
     fn scale_and_shift(&mut self, name: &LayerName, channels: u32) -> Result<(), GraphFault> {
@@ -260,6 +361,7 @@ fn count_of(layer: &Layer) -> usize {
     match layer {
         // Depth is refused later; here it only has to be counted without recursion.
         Layer::Residual(residual) => 1 + residual.main.len() + residual.shortcut.len(),
+        Layer::Concat(concat) => 1 + concat.branches.iter().map(|branch| branch.len().max(1)).sum::<usize>(),
         _ => 1,
     }
 }
@@ -283,10 +385,42 @@ fn slide(pool: &Pool, input: [u32; 3]) -> Result<Shape, GraphFault> {
     let [channels, height, width] = input;
     within("size", pool.size)?;
     within("stride", pool.stride())?;
-    let side = |side: u32| side.checked_sub(pool.size).map(|slack| slack / pool.stride() + 1);
+    if pool.padding > pool.size / 2 {
+        return Err(GraphFault::PoolPaddingTooLarge { padding: pool.padding, window: pool.size });
+    }
+    let side = |side: u32| {
+        // At most twice MAX_SIDE.
+        let slack = (side + 2 * pool.padding).checked_sub(pool.size);
+        slack.map(|slack| slack / pool.stride() + 1)
+    };
     match (side(height), side(width)) {
         (Some(rows), Some(columns)) => Ok(Shape::Image([channels, rows, columns])),
-        _ => Err(GraphFault::WindowTooLarge { window: pool.size, shape: Shape::Image(input) }),
+        _ => Err(GraphFault::WindowTooLarge { window: pool.size.into(), shape: Shape::Image(input) }),
+    }
+}
+
+/// The outputs of a concat layer's branches, one behind the other.
+fn join(outputs: &[Shape]) -> Result<Shape, GraphFault> {
+    let first = outputs[0];
+    let mut features = 0_u32;
+    for (branch, &other) in outputs.iter().enumerate() {
+        let more = match (first, other) {
+            (Shape::Image([_, height, width]), Shape::Image([channels, rows, columns]))
+                if (height, width) == (rows, columns) =>
+            {
+                channels
+            }
+            (Shape::Row(_), Shape::Row(length)) => length,
+            _ => return Err(GraphFault::BranchesDoNotJoin { branch, first, other }),
+        };
+        // At most MAX_LAYERS branches of at most MAX_SIDE each.
+        features += more;
+    }
+    match first {
+        Shape::Image([_, height, width]) => {
+            within("channels", features).map(|()| Shape::Image([features, height, width]))
+        }
+        Shape::Row(_) => within("length", features).map(|()| Shape::Row(features)),
     }
 }
 
@@ -295,139 +429,4 @@ fn product<const N: usize>(factors: [u64; N]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::{ModelGraph, ModelSpec};
-    use proptest::prelude::*;
-
-    fn error_of(layers: &str) -> String {
-        let spec: ModelSpec = toml::from_str(&format!("layers = [{layers}]")).unwrap();
-        spec.graph([3, 9, 7], 2).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn errors_name_the_layer() {
-        let conv = r#"{ kind = "conv2d", filters = 8, kernel = 3 }"#;
-        let end = r#"{ kind = "flatten" }, { kind = "linear", outputs = 2 }"#;
-        let cases = [
-            (
-                format!("{conv}, {{ kind = \"linear\", outputs = 2 }}"),
-                "layers.1 (linear): needs a row of numbers (put a flatten before it), gets an image 8x7x5",
-            ),
-            (format!("{end}, {conv}"), "layers.2 (conv2d): needs an image, gets a row of 2"),
-            (
-                r#"{ kind = "conv2d", filters = 8, kernel = 8 }"#.into(),
-                "layers.0 (conv2d): a window of 8 does not fit into image 3x9x7",
-            ),
-            (
-                r#"{ kind = "conv2d", filters = 8, kernel = 3, padding = 3 }"#.into(),
-                "layers.0 (conv2d): padding of 3 is not below the kernel of 3",
-            ),
-            (
-                r#"{ kind = "conv2d", filters = 8, kernel = 3, stride = 0 }"#.into(),
-                "layers.0 (conv2d): `stride` must be between 1 and 1048576",
-            ),
-            (
-                r#"{ kind = "conv2d", filters = 8, kernel = 3, groups = 2 }"#.into(),
-                "layers.0 (conv2d): 2 groups do not divide 3 channels",
-            ),
-            (
-                format!("{conv}, {{ kind = \"group-norm\", groups = 3 }}"),
-                "layers.1 (group-norm): 3 groups do not divide 8 channels",
-            ),
-            (
-                format!("{conv}, {{ kind = \"max-pool\", size = 6 }}"),
-                "layers.1 (max-pool): a window of 6 does not fit into image 8x7x5",
-            ),
-            (
-                r#"{ kind = "dropout", rate = 1.0 }"#.into(),
-                "layers.0 (dropout): a dropout rate of 1 is not at least 0 and below 1",
-            ),
-            (
-                r#"{ kind = "dropout", rate = nan }"#.into(),
-                "layers.0 (dropout): a dropout rate of NaN is not at least 0 and below 1",
-            ),
-            (
-                format!("{{ kind = \"residual\", main = [{conv}] }}"),
-                "layers.0 (residual): the main branch gives image 8x7x5, the shortcut image 3x9x7",
-            ),
-            (
-                format!("{{ kind = \"residual\", main = [{{ kind = \"flatten\" }}, {conv}] }}"),
-                "layers.0.main.1 (conv2d): needs an image, gets a row of 189",
-            ),
-            (
-                "{ kind = \"residual\", main = [{ kind = \"residual\", main = [] }] }".into(),
-                "layers.0.main.0 (residual): a residual layer holds no other residual layer",
-            ),
-            (
-                r#"{ kind = "flatten" }, { kind = "linear", outputs = 1000000 }"#.into(),
-                "layers.1 (linear): the model grows to 189000000 numbers, at most 100000000 are allowed",
-            ),
-            (
-                conv.into(),
-                "the graph ends in image 8x7x5, a classifier ends in a row of one number per class",
-            ),
-            (
-                r#"{ kind = "flatten" }, { kind = "linear", outputs = 3 }"#.into(),
-                "the graph scores 3 classes, the study has 2 labels",
-            ),
-            (r#"{ kind = "flatten" }"#.into(), "the graph has nothing to train"),
-            (
-                String::new(),
-                "the graph ends in image 3x9x7, a classifier ends in a row of one number per class",
-            ),
-        ];
-        for (layers, want) in cases {
-            assert_eq!(error_of(&layers), want, "{layers}");
-        }
-    }
-
-    #[test]
-    fn what_would_exhaust_memory_is_refused() {
-        let conv = |filters, kernel, padding| {
-            Layer::Conv2d(Conv2d { filters, kernel, stride: 1, padding, groups: 1, bias: true })
-        };
-        let fault = |input, layers| match ModelGraph::new(input, layers) {
-            Err(GraphError::Layer { fault, .. }) => fault,
-            other => panic!("{other:?}"),
-        };
-        assert!(matches!(fault([1, 4000, 4000], vec![conv(64, 1, 0)]), GraphFault::TooManyActivations(_)));
-        assert!(matches!(fault([64, 500, 500], vec![conv(1, 31, 15)]), GraphFault::TooMuchScratch(_)));
-        assert!(matches!(
-            fault([1, 1, 1], vec![conv(MAX_SIDE, MAX_SIDE, MAX_SIDE - 1)]),
-            GraphFault::TooMuchScratch(_)
-        ));
-        assert!(matches!(fault([1, 4, 4], vec![conv(u32::MAX, 1, 0)]), GraphFault::OutOfRange("filters")));
-        assert!(matches!(ModelGraph::new([u32::MAX; 3], vec![]), Err(GraphError::Input { .. })));
-        assert!(matches!(ModelGraph::new([1, 0, 1], vec![]), Err(GraphError::Input { .. })));
-        let many =
-            vec![Layer::Activation(crate::graph::Activation { function: crate::graph::Function::Relu }); 513];
-        assert_eq!(ModelGraph::new([1, 8, 8], many), Err(GraphError::TooManyLayers { count: 513 }));
-    }
-
-    fn side() -> impl Strategy<Value = u32> {
-        prop_oneof![Just(0), 1..9_u32, Just(MAX_SIDE), Just(MAX_SIDE + 1), any::<u32>()]
-    }
-
-    proptest! {
-        /// Whatever numbers stand in a study, checking ends in a graph within the caps or an error.
-        #[test]
-        fn no_numbers_overflow(
-            input in [side(), side(), side()],
-            (filters, kernel, stride, padding, groups) in (side(), side(), side(), side(), side()),
-            (size, step, outputs) in (side(), proptest::option::of(side()), side()),
-        ) {
-            let layers = vec![
-                Layer::Conv2d(Conv2d { filters, kernel, stride, padding, groups, bias: true }),
-                Layer::MaxPool(Pool { size, stride: step }),
-                Layer::GroupNorm(crate::graph::GroupNorm { groups }),
-                Layer::Flatten,
-                Layer::Linear(crate::graph::Linear { outputs, bias: true }),
-            ];
-            if let Ok(graph) = ModelGraph::new(input, layers) {
-                prop_assert!(graph.len() as u64 <= MAX_PARAMETERS);
-                prop_assert!(graph.activations_per_case() <= MAX_ACTIVATIONS_PER_CASE);
-            }
-        }
-    }
-}
+mod tests;

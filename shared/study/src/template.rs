@@ -44,8 +44,9 @@ std = 0.17
 # minimum_cases = 10                 # a site with fewer labelled, usable cases does not upload
 # smallest_usable_share = 0.9        # a site with a smaller share of usable items sits the round out
 
-[model]                              # a preset, or [[model.layers]] one by one
-preset = "small-cnn"                 # logistic, small-cnn, cnn-bn, resnet18; with norm = "group" or "batch" where it applies
+[model]                              # a preset, or [[model.layers]] one by one; docs/consortium.md lists both
+preset = "small-cnn"                 # logistic, mlp, small-cnn, cnn-bn, resnet18, resnet34, resnet50, densenet121
+# Where they apply: norm = "group" or "batch"; stem = "small", or "imagenet" for images of about 224 pixels a side.
 
 [training]                           # how a site trains in each round
 optimiser = "adam"                   # adam, adamw, sgd

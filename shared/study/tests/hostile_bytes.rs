@@ -42,6 +42,14 @@ const LAYERS: &str = r#"layers = [
         { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false, groups = 2 },
         { kind = "batch-norm" },
       ], shortcut = [ { kind = "group-norm", groups = 2 } ] },
+    { kind = "concat", branches = [ [], [
+        { kind = "conv2d", filters = 2, kernel = 3, padding = 2, dilation = 2 },
+        { kind = "max-pool", size = 3, stride = 1, padding = 1 },
+      ] ] },
+    { kind = "average-pool", size = 2 },
+    { kind = "squeeze-excitation", reduction = 3 },
+    { kind = "transposed-conv2d", filters = 4, kernel = 2, stride = 2 },
+    { kind = "layer-norm" },
     { kind = "global-average-pool" },
     { kind = "dropout", rate = 0.1 },
     { kind = "linear", outputs = 2 },
@@ -130,7 +138,7 @@ fn hostile_bytes_are_read_faithfully_or_refused() {
         usable: few,
         held_out: GatedCount::Withheld,
     };
-    let spec = ModelSpec::Preset { preset: Preset::Resnet18, norm: None };
+    let spec = ModelSpec::Preset { preset: Preset::Resnet18, norm: None, stem: None };
     run([
         Target::canonical("study", [study.clone(), varied]),
         Target::canonical("study-signed", [Signed::seal(&study, "operator/olga".parse().unwrap(), &key)]),

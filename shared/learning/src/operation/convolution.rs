@@ -1,6 +1,7 @@
 //! Convolution as unfolding and one wide matrix product, with its gradient.
 //!
-//! Covers ungrouped convolutions; grouped ones go to burn. Sums of the weight gradient are taken per
+//! Covers ungrouped convolutions, dilated or not, and their transposes; depthwise ones are [`depthwise`]'s, other
+//! grouped ones go to burn. Sums of the weight gradient are taken per
 //! thread over neighbouring images and then over threads in order, so they are the same bytes for
 //! the same number of threads.
 
@@ -16,9 +17,10 @@ use burn_flex::FlexTensor;
 use consilium_study::graph::Conv2d;
 use rayon::prelude::*;
 
+use super::depthwise::depthwise;
 use super::product::{Matrix, Target, multiply};
 use super::scratch;
-use super::unfold::Windows;
+use super::unfold::{Motion, Windows};
 use super::winograd::{Tiles, Wanted};
 use super::{Tracked, flex, plain, sides, tracked};
 
@@ -31,22 +33,28 @@ pub(crate) fn conv2d(
     layer: &Conv2d,
 ) -> Tensor<4> {
     let (stride, padding) = (layer.stride as usize, layer.padding as usize);
+    let dilation = layer.dilation as usize;
+    let motion = Motion { stride, padding, dilation };
+    let channels = input.dims()[1];
+    if layer.groups != 1 && layer.groups as usize == channels {
+        return depthwise(input, weight, bias, motion);
+    }
     if layer.groups != 1 {
-        let options = ConvOptions::new([stride; 2], [padding; 2], [1; 2], layer.groups as usize);
+        let options = ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], layer.groups as usize);
         return burn::tensor::module::conv2d(input, weight, bias, options);
     }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &weight.device()));
     if !weight.is_autodiff() {
-        let result = forward(&plain(input), &plain(weight), &plain(bias), stride, padding);
+        let result = forward(&plain(input), &plain(weight), &plain(bias), motion);
         return Tensor::from_primitive::<Flex>(result);
     }
     let (input, weight, bias) = (tracked(input), tracked(weight), tracked(bias));
-    let result = forward(input.primitive(), weight.primitive(), bias.primitive(), stride, padding);
+    let result = forward(input.primitive(), weight.primitive(), bias.primitive(), motion);
     let nodes = [input.node(), weight.node(), bias.node()];
     let result = match Convolution.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut step) => {
             let (input, weight) = (step.checkpoint(&input), step.checkpoint(&weight));
-            step.finish(State { input, weight, stride, padding }, result)
+            step.finish(State { input, weight, motion }, result)
         }
         OpsKind::UnTracked(step) => step.finish(result),
     };
@@ -61,8 +69,7 @@ struct Convolution;
 struct State {
     input: NodeId,
     weight: NodeId,
-    stride: usize,
-    padding: usize,
+    motion: Motion,
 }
 
 impl Backward<Flex, 3> for Convolution {
@@ -70,11 +77,11 @@ impl Backward<Flex, 3> for Convolution {
 
     fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
         let [to_input, to_weight, to_bias] = ops.parents;
-        let State { input, weight, stride, padding } = ops.state;
+        let State { input, weight, motion } = ops.state;
         let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
         let weight = kept.retrieve_node_output::<FlexTensor>(weight).to_contiguous();
-        let windows = Windows::new(sides(&input), sides(&weight), stride, padding);
+        let windows = Windows::new(sides(&input), sides(&weight), motion);
         let wanted = Wanted { input: to_input.is_some(), weight: to_weight.is_some() };
         let (of_input, of_weight) =
             backward(&windows, input.storage(), weight.storage(), slope.storage(), wanted);
@@ -85,25 +92,23 @@ impl Backward<Flex, 3> for Convolution {
             gradients.register::<Flex>(node.id, flex(gradient, &sides(&weight)));
         }
         if let Some(node) = to_bias {
-            let gradient = bias_gradient(&windows, slope.storage());
+            let gradient = bias_gradient(windows.filters, windows.outputs(), slope.storage());
             gradients.register::<Flex>(node.id, flex(gradient, &[windows.filters]));
         }
     }
 }
 
-fn forward(
-    input: &FlexTensor,
-    weight: &FlexTensor,
-    bias: &FlexTensor,
-    stride: usize,
-    padding: usize,
-) -> FlexTensor {
+fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, motion: Motion) -> FlexTensor {
     let (input, weight, bias) = (input.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-    let windows = Windows::new(sides(&input), sides(&weight), stride, padding);
-    let (values, weight, bias) = (input.storage::<f32>(), weight.storage::<f32>(), bias.storage::<f32>());
-    let shape = [windows.images, windows.filters, windows.rows, windows.columns];
-    if let Some(tiles) = Tiles::of(windows) {
-        return flex(tiles.forward(values, weight, bias), &shape);
+    let windows = Windows::new(sides(&input), sides(&weight), motion);
+    let results = convolve(&windows, input.storage(), weight.storage(), bias.storage());
+    flex(results, &[windows.images, windows.filters, windows.rows, windows.columns])
+}
+
+/// Convolves all images of `values` and adds each filter's bias.
+pub(super) fn convolve(windows: &Windows, values: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    if let Some(tiles) = Tiles::of(*windows) {
+        return tiles.forward(values, weight, bias);
     }
     let mut results = vec![0.0; windows.images * windows.result()];
     results
@@ -120,7 +125,7 @@ fn forward(
                 windows.scatter(products, count, bias, results);
             });
         });
-    flex(results, &shape)
+    results
 }
 
 /// The gradients of the input and of the weight, where they are wanted.
@@ -138,7 +143,7 @@ fn backward(
     (of_input, wanted.weight.then(|| weight_gradient(windows, input, slope)))
 }
 
-fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> {
+pub(super) fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> {
     let mut gradient = vec![0.0; windows.images * windows.image()];
     gradient
         .par_chunks_mut(windows.group * windows.image())
@@ -157,7 +162,7 @@ fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> 
     gradient
 }
 
-fn weight_gradient(windows: &Windows, input: &[f32], slope: &[f32]) -> Vec<f32> {
+pub(super) fn weight_gradient(windows: &Windows, input: &[f32], slope: &[f32]) -> Vec<f32> {
     let share = windows.images.div_ceil(rayon::current_num_threads()).max(1);
     let parts: Vec<Vec<f32>> = input
         .par_chunks(share * windows.image())
@@ -186,10 +191,11 @@ fn weight_gradient(windows: &Windows, input: &[f32], slope: &[f32]) -> Vec<f32> 
     sum
 }
 
-fn bias_gradient(windows: &Windows, slope: &[f32]) -> Vec<f32> {
-    let mut sums = vec![0.0; windows.filters];
-    for (index, plane) in slope.chunks_exact(windows.outputs()).enumerate() {
-        sums[index % windows.filters] += super::normalisation::sum(plane);
+/// Sums over cases and places of `slope`, shape `[cases, filters, outputs]`.
+pub(super) fn bias_gradient(filters: usize, outputs: usize, slope: &[f32]) -> Vec<f32> {
+    let mut sums = vec![0.0; filters];
+    for (index, plane) in slope.chunks_exact(outputs).enumerate() {
+        sums[index % filters] += super::normalisation::sum(plane);
     }
     sums
 }
@@ -223,17 +229,18 @@ mod tests {
         #[test]
         fn agrees_with_burn(
             (cases, channels, filters) in (1_usize..5, 1_usize..5, 1_usize..6),
-            (kernel, stride, padding) in (1_usize..5, 1_usize..4, 0_usize..3),
+            (kernel, stride, padding, dilation) in (1_usize..5, 1_usize..4, 0_usize..5, 1_usize..4),
             (height, width) in (5_usize..12, 5_usize..12),
         ) {
-            prop_assume!(padding < kernel);
+            let extent = dilation * (kernel - 1) + 1;
+            prop_assume!(padding < extent && extent <= height.min(width) + 2 * padding);
             let layer = Conv2d {
                 filters: filters as u32, kernel: kernel as u32, stride: stride as u32,
-                padding: padding as u32, groups: 1, bias: true,
+                padding: padding as u32, groups: 1, bias: true, dilation: dilation as u32,
             };
             let shapes = ([cases, channels, height, width], [filters, channels, kernel, kernel]);
             let ours = with_gradients(shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
-            let options = || ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1);
+            let options = || ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], 1);
             let burns = with_gradients(shapes, |x, w, b| burn::tensor::module::conv2d(x, w, Some(b), options()));
             for (ours, burns) in ours.iter().zip(&burns) {
                 assert_close(ours, burns, 1e-5);
@@ -241,31 +248,36 @@ mod tests {
         }
     }
 
+    /// Depthwise is as many groups as channels.
     #[test]
-    fn grouped_convolutions_go_to_burn() {
-        let layer = Conv2d { filters: 4, kernel: 3, stride: 1, padding: 1, groups: 2, bias: true };
-        let ours = with_gradients(([2, 4, 6, 6], [4, 2, 3, 3]), |x, w, b| conv2d(x, w, Some(b), &layer));
-        // Two groups by hand: each half of the filters sees its half of the channels.
-        let half = Conv2d { filters: 2, groups: 1, ..layer };
-        let halves = with_gradients(([2, 4, 6, 6], [4, 2, 3, 3]), |x, w, b| {
-            let part = |at: usize| {
-                conv2d(
-                    x.clone().narrow(1, 2 * at, 2),
-                    w.clone().narrow(0, 2 * at, 2),
-                    Some(b.clone().narrow(0, 2 * at, 2)),
-                    &half,
-                )
-            };
-            Tensor::cat(vec![part(0), part(1)], 1)
-        });
-        for (ours, halves) in ours.iter().zip(&halves) {
-            assert_close(ours, halves, 1e-5);
+    fn each_group_sees_its_channels_alone() {
+        for (groups, filters, dilation) in [(2, 4, 1), (4, 4, 1), (4, 8, 1), (4, 4, 2)] {
+            let layer = Conv2d { filters, kernel: 3, stride: 2, padding: 1, groups, bias: true, dilation };
+            let (share, per_group) = (4 / groups as usize, (filters / groups) as usize);
+            let shapes = ([2, 4, 7, 6], [filters as usize, share, 3, 3]);
+            let ours = with_gradients(shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
+            let one = Conv2d { filters: filters / groups, groups: 1, ..layer };
+            let parts = with_gradients(shapes, |x, w, b| {
+                let part = |group: usize| {
+                    conv2d(
+                        x.clone().narrow(1, group * share, share),
+                        w.clone().narrow(0, group * per_group, per_group),
+                        Some(b.clone().narrow(0, group * per_group, per_group)),
+                        &one,
+                    )
+                };
+                Tensor::cat((0..groups as usize).map(part).collect(), 1)
+            });
+            for (ours, parts) in ours.iter().zip(&parts) {
+                assert_close(ours, parts, 1e-5);
+            }
         }
     }
 
     #[test]
     fn scoring_gives_what_training_gives() {
-        let layer = Conv2d { filters: 3, kernel: 3, stride: 2, padding: 1, groups: 1, bias: false };
+        let layer =
+            Conv2d { filters: 3, kernel: 3, stride: 2, padding: 1, groups: 1, bias: false, dilation: 1 };
         let run = |device: &Device| {
             values_of(conv2d(leaf(device, [2, 2, 7, 5], 1), leaf(device, [3, 2, 3, 3], 2), None, &layer))
         };

@@ -36,10 +36,13 @@ macro_rules! wide_fn {
 }
 
 pub(crate) mod convolution;
+pub(crate) mod layer_norm;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;
 pub(crate) mod rectifier;
+pub(crate) mod transposed;
 
+mod depthwise;
 mod product;
 mod scratch;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::rectifier::rectified;
 use super::{Tracked, flex, plain, sides, tracked, wide};
 
 /// Added to a variance before its root.
-const EPSILON: f32 = 1e-5;
+pub(super) const EPSILON: f32 = 1e-5;
 
 /// Which values share a mean and a variance.
 #[derive(Clone, Copy, Debug)]
@@ -317,7 +317,7 @@ fn sum_of(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let (lefts, rights) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
     let rest = lefts.remainder().iter().zip(rights.remainder());

@@ -16,15 +16,16 @@ use rayon::prelude::*;
 
 use super::{Tracked, flex, plain, sides, tracked, wide};
 
-/// Mean of each window of `input` `[cases, channels, height, width]`.
+/// Mean of each window of `input` `[cases, channels, height, width]`. Padding counts as zeros.
 pub(crate) fn average_pool(input: Tensor<4>, pool: &Pool) -> Tensor<4> {
     let mut options = AvgPoolOptions::new([pool.size as usize; 2]);
     options.stride = [pool.stride() as usize; 2];
+    options.padding = [(pool.padding as usize, pool.padding as usize); 2];
     burn::tensor::module::avg_pool2d(input, options)
 }
 
 /// Largest value of each window of `input` `[cases, channels, height, width]`. Of equal values the
-/// first gets the gradient; a value that is no number wins, so that divergence stays visible.
+/// first gets the gradient; a value that is no number wins, so that divergence stays visible; padding never wins.
 pub(crate) fn max_pool(input: Tensor<4>, pool: &Pool) -> Tensor<4> {
     if !input.is_autodiff() {
         let input = plain(input);
@@ -72,6 +73,7 @@ struct Map {
     input: [usize; 4],
     size: usize,
     stride: usize,
+    padding: usize,
     rows: usize,
     columns: usize,
 }
@@ -79,8 +81,9 @@ struct Map {
 impl Map {
     fn new(input: [usize; 4], pool: &Pool) -> Self {
         let (size, stride) = (pool.size as usize, pool.stride() as usize);
-        let side = |side: usize| (side - size) / stride + 1;
-        Self { input, size, stride, rows: side(input[2]), columns: side(input[3]) }
+        let padding = pool.padding as usize;
+        let side = |side: usize| (side + 2 * padding - size) / stride + 1;
+        Self { input, size, stride, padding, rows: side(input[2]), columns: side(input[3]) }
     }
 
     /// Values of an input channel and of an output channel.
@@ -99,11 +102,10 @@ impl Map {
             wide(|| {
                 let lines = out.chunks_exact_mut(self.columns).zip(winners.chunks_exact_mut(self.columns));
                 for (row, (out, winners)) in lines.enumerate() {
-                    let input = &plane[row * self.stride * width..];
                     if self.halves() {
-                        halve(input, width, out, winners);
+                        halve(&plane[row * self.stride * width..], width, out, winners);
                     } else {
-                        self.slide(input, out, winners);
+                        self.slide(plane, row, out, winners);
                     }
                 }
             });
@@ -113,17 +115,34 @@ impl Map {
 
     /// Whether windows of two by two lie side by side: the pooling of nearly every network.
     const fn halves(&self) -> bool {
-        self.size == 2 && self.stride == 2
+        self.size == 2 && self.stride == 2 && self.padding == 0
     }
 
-    /// One row of outputs, place by place of the window. `input` begins at the windows' first row.
+    /// The place of the input at place `within` of window number `window`, along one side; none where it is padding.
     #[inline(always)]
-    fn slide(&self, input: &[f32], out: &mut [f32], winners: &mut [u32]) {
+    fn place(&self, window: usize, within: usize, side: usize) -> Option<usize> {
+        (window * self.stride + within).checked_sub(self.padding).filter(|&place| place < side)
+    }
+
+    /// One row of outputs, place by place of the window.
+    #[inline(always)]
+    fn slide(&self, plane: &[f32], row: usize, out: &mut [f32], winners: &mut [u32]) {
+        let [.., height, width] = self.input;
         out.fill(f32::NEG_INFINITY);
+        // Where nothing is larger than minus infinity, the first place that is no padding wins.
+        let first = |window: usize| self.padding.saturating_sub(window * self.stride);
+        for (column, winner) in winners.iter_mut().enumerate() {
+            *winner = (first(row) * self.size + first(column)) as u32;
+        }
         for place in 0..self.size * self.size {
             let (down, right) = (place / self.size, place % self.size);
-            let values = input[down * self.input[3] + right..].iter().step_by(self.stride);
-            for ((out, winner), &value) in out.iter_mut().zip(winners.iter_mut()).zip(values) {
+            let Some(line) = self.place(row, down, height) else { continue };
+            // The first window with an input there; the last has one, too, or the input ends before it.
+            let skipped = self.padding.saturating_sub(right).div_ceil(self.stride);
+            let Some(start) = self.place(skipped, right, width) else { continue };
+            let values = plane[line * width..][..width][start..].iter().step_by(self.stride);
+            let outputs = out.iter_mut().zip(winners.iter_mut()).skip(skipped);
+            for ((out, winner), &value) in outputs.zip(values) {
                 if value > *out || value.is_nan() {
                     (*out, *winner) = (value, place as u32);
                 }
@@ -133,21 +152,21 @@ impl Map {
 
     fn input_gradient(&self, slope: &[f32], winners: &[u32]) -> Vec<f32> {
         let (plane, pooled) = self.planes();
-        let width = self.input[3];
+        let [.., width] = self.input;
         let mut gradient = vec![0.0; self.input.iter().product()];
         let slopes = slope.par_chunks_exact(pooled).zip(winners.par_chunks_exact(pooled));
         gradient.par_chunks_exact_mut(plane).zip(slopes).for_each(|(out, (slope, winners))| {
             wide(|| {
                 let lines = slope.chunks_exact(self.columns).zip(winners.chunks_exact(self.columns));
                 for (row, (slope, winners)) in lines.enumerate() {
-                    let out = &mut out[row * self.stride * width..];
                     if self.halves() {
-                        spread(slope, winners, width, out);
+                        spread(slope, winners, width, &mut out[row * self.stride * width..]);
                         continue;
                     }
                     for (column, (slope, &place)) in slope.iter().zip(winners).enumerate() {
                         let (down, right) = (place as usize / self.size, place as usize % self.size);
-                        out[down * width + column * self.stride + right] += slope;
+                        let line = row * self.stride + down - self.padding;
+                        out[line * width + column * self.stride + right - self.padding] += slope;
                     }
                 }
             });
@@ -205,15 +224,17 @@ mod tests {
         #[test]
         fn agrees_with_burn(
             (cases, channels) in (1_usize..4, 1_usize..4),
-            (size, stride) in (1_usize..5, 1_usize..5),
-            (height, width) in (5_usize..12, 5_usize..12),
+            (size, stride, padding) in (1_usize..5, 1_usize..5, 0_usize..3),
+            (height, width) in (4_usize..12, 4_usize..12),
         ) {
-            let pool = Pool { size: size as u32, stride: Some(stride as u32) };
+            prop_assume!(padding <= size / 2);
+            let pool = Pool { size: size as u32, stride: Some(stride as u32), padding: padding as u32 };
             let shape = [cases, channels, height, width];
             let ours = with_gradient(shape, |input| max_pool(input, &pool));
             let burns = with_gradient(shape, |input| {
                 let mut options = MaxPoolOptions::new([size; 2]);
                 options.stride = [stride; 2];
+                options.padding = [(padding, padding); 2];
                 burn::tensor::module::max_pool2d(input, options)
             });
             prop_assert_eq!(&ours[0], &burns[0]);
@@ -222,9 +243,39 @@ mod tests {
         }
     }
 
+    /// Windows of three, two apart, over five by five: each mean is of nine places, four of them zeros in a corner.
+    #[test]
+    fn padding_counts_in_a_mean_and_never_is_the_largest() {
+        let pool = Pool { size: 3, stride: Some(2), padding: 1 };
+        let image = || {
+            let values = (1..=25).map(|value| -(value as f32)).collect();
+            let data = burn::tensor::TensorData::new::<f32, _>(values, [1, 1, 5, 5]);
+            Tensor::<4>::from_data(data, &Device::flex())
+        };
+        let means = values_of(average_pool(image(), &pool));
+        let nine = [-16.0, -33.0, -28.0, -69.0, -117.0, -87.0, -76.0, -123.0, -88.0];
+        for (mean, sum) in means.iter().zip(nine) {
+            assert!((mean - sum / 9.0).abs() < 1e-5, "{means:?}");
+        }
+        let largest = values_of(max_pool(image(), &pool));
+        assert_eq!(largest, [-1.0, -2.0, -4.0, -6.0, -7.0, -9.0, -16.0, -17.0, -19.0]);
+    }
+
+    /// The gradient goes to a place of the image, never to padding.
+    #[test]
+    fn where_all_is_minus_infinity_the_first_value_gets_the_gradient() {
+        let pool = Pool { size: 3, stride: Some(2), padding: 1 };
+        let device = Device::flex().autodiff();
+        let data = burn::tensor::TensorData::new(vec![f32::NEG_INFINITY; 9], [1, 1, 3, 3]);
+        let input: Tensor<4> = Tensor::from_data(data, &device).set_require_grad(true);
+        let gradients = max_pool(input.clone(), &pool).sum().backward();
+        let gradient = values_of(input.grad(&gradients).unwrap());
+        assert_eq!(gradient, [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+
     #[test]
     fn what_is_no_number_wins_and_scoring_gives_what_training_gives() {
-        let pool = Pool { size: 2, stride: None };
+        let pool = Pool { size: 2, stride: None, padding: 0 };
         let run = |device: &Device| {
             let data = burn::tensor::TensorData::new(vec![1.0, f32::NAN, 5.0, 2.0, 7.0, 7.0], [1, 1, 2, 3]);
             values_of(max_pool(Tensor::from_data(data, device), &pool))

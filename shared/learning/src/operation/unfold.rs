@@ -4,6 +4,14 @@
 //! place in the window, one column per output. Images are grouped so that the matrix is wide enough
 //! for a fast product and still fits a cache.
 
+/// How a kernel moves over an image.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Motion {
+    pub(super) stride: usize,
+    pub(super) padding: usize,
+    pub(super) dilation: usize,
+}
+
 /// Sides of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Windows {
@@ -15,6 +23,7 @@ pub(super) struct Windows {
     pub(super) kernel: usize,
     pub(super) stride: usize,
     pub(super) padding: usize,
+    pub(super) dilation: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
     /// Images unfolded together.
@@ -25,14 +34,29 @@ pub(super) struct Windows {
 const WIDE: usize = 512;
 
 impl Windows {
-    pub(super) fn new(input: [usize; 4], weight: [usize; 4], stride: usize, padding: usize) -> Self {
+    pub(super) fn new(input: [usize; 4], weight: [usize; 4], motion: Motion) -> Self {
         let [images, channels, height, width] = input;
         let [filters, _, kernel, _] = weight;
-        let rows = (height + 2 * padding - kernel) / stride + 1;
-        let columns = (width + 2 * padding - kernel) / stride + 1;
+        let Motion { stride, padding, dilation } = motion;
+        let extent = dilation * (kernel - 1) + 1;
+        let rows = (height + 2 * padding - extent) / stride + 1;
+        let columns = (width + 2 * padding - extent) / stride + 1;
         let per_thread = images.div_ceil(rayon::current_num_threads()).max(1);
         let group = WIDE.div_ceil(rows * columns).clamp(1, per_thread);
-        Self { images, channels, height, width, filters, kernel, stride, padding, rows, columns, group }
+        Self {
+            images,
+            channels,
+            height,
+            width,
+            filters,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            rows,
+            columns,
+            group,
+        }
     }
 
     /// Places in a window: rows of the unfolded matrix.
@@ -55,27 +79,38 @@ impl Windows {
         self.filters * self.outputs()
     }
 
-    /// The output columns whose window has input under kernel column `place`: first, one past last.
-    fn covered(&self, place: usize) -> (usize, usize) {
+    /// The output columns whose window has input at its column `place`: first, one past last.
+    pub(super) fn covered(&self, place: usize) -> (usize, usize) {
+        self.covered_of(place, self.width, self.columns)
+    }
+
+    /// The same for output rows and a row of the window.
+    pub(super) fn covered_rows(&self, place: usize) -> (usize, usize) {
+        self.covered_of(place, self.height, self.rows)
+    }
+
+    fn covered_of(&self, place: usize, side: usize, outputs: usize) -> (usize, usize) {
         let first = self.padding.saturating_sub(place).div_ceil(self.stride);
-        // The last column with `column * stride + place < width + padding`.
-        let past = match (self.width + self.padding).checked_sub(place + 1) {
-            Some(slack) => (slack / self.stride + 1).min(self.columns),
+        // The last output with `output * stride + place < side + padding`.
+        let past = match (side + self.padding).checked_sub(place + 1) {
+            Some(slack) => (slack / self.stride + 1).min(outputs),
             None => 0,
         };
         (first.min(past), past)
     }
 
-    /// The input row under kernel row `place` of output row `row`, unless it is padding.
+    /// The input row at row `place` of the window of output row `row`, unless it is padding.
     fn input_row(&self, row: usize, place: usize) -> Option<usize> {
         (row * self.stride + place).checked_sub(self.padding).filter(|&row| row < self.height)
     }
 
-    /// Every channel with every place of the kernel, and its row of the unfolded matrix.
-    fn each_place(&self) -> impl Iterator<Item = (usize, usize, usize, usize)> + use<> {
-        let kernel = self.kernel;
-        (0..self.places())
-            .map(move |index| (index, index / (kernel * kernel), index / kernel % kernel, index % kernel))
+    /// Every channel with every place of the window that the kernel covers, and its row of the unfolded matrix.
+    pub(super) fn each_place(&self) -> impl Iterator<Item = (usize, usize, usize, usize)> + use<> {
+        let Self { kernel, dilation, .. } = *self;
+        (0..self.places()).map(move |index| {
+            let (down, right) = (index / kernel % kernel, index % kernel);
+            (index, index / (kernel * kernel), down * dilation, right * dilation)
+        })
     }
 
     /// Unfolds `count` images into `matrix`, shape `[places, count * outputs]`.

@@ -43,8 +43,9 @@ pub(super) struct Tiles {
 impl Tiles {
     /// The tiles of a convolution for which they pay.
     pub(super) fn of(windows: Windows) -> Option<Self> {
-        let Windows { channels, filters, kernel, stride, padding, .. } = windows;
-        let pays = kernel == 3 && stride == 1 && padding <= 2 && channels >= LEAST && filters >= LEAST;
+        let Windows { channels, filters, kernel, stride, padding, dilation, .. } = windows;
+        let fits = kernel == 3 && stride == 1 && dilation == 1;
+        let pays = fits && padding <= 2 && channels >= LEAST && filters >= LEAST;
         pays.then(|| Self::new(windows))
     }
 
@@ -189,6 +190,7 @@ impl Tiles {
 mod tests {
     use super::*;
     use crate::operation::testing::{assert_close, numbers};
+    use crate::operation::unfold::Motion;
     use proptest::prelude::*;
 
     fn values(shape: &[usize], seed: usize) -> Vec<f32> {
@@ -236,7 +238,8 @@ mod tests {
             (height, width, padding) in (3_usize..12, 3_usize..12, 0_usize..3),
             group in 1_usize..4,
         ) {
-            let windows = Windows::new([images, channels, height, width], [filters, channels, 3, 3], 1, padding);
+            let motion = Motion { stride: 1, padding, dilation: 1 };
+            let windows = Windows::new([images, channels, height, width], [filters, channels, 3, 3], motion);
             let mut tiles = Tiles::new(windows);
             tiles.group = group;
             let (input, weight) = (values(&[images, windows.image()], 1), values(&[filters, channels * 9], 2));
