@@ -8,13 +8,14 @@
 //! The same model has the same bytes: the header is written in sorted order (the crate's own writer
 //! keeps metadata in a randomly ordered map), and the body is the flat vector, little-endian.
 
+mod header;
 mod reader;
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Seek, Write};
 
 use minicbor::{Decode, Encode};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::canonical::{Canonical, NotCanonical};
 use crate::data::Input;
@@ -23,6 +24,7 @@ use crate::graph::ModelGraph;
 use crate::hash::Hash;
 use crate::preprocessing::Preprocessing;
 
+pub use self::header::{Entry, header};
 use self::reader::LONGEST_HEADER;
 pub use self::reader::ModelReader;
 
@@ -117,9 +119,7 @@ impl ModelFile {
     /// When `model` has another length than the graph says.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         assert_eq!(self.model.len(), self.identity.graph.len(), "a model has as many numbers as its graph");
-        let header = self.header();
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
+        out.write_all(&self.header())?;
         let mut piece = Vec::with_capacity(4 * PIECE);
         for values in self.model.chunks(PIECE) {
             piece.clear();
@@ -129,37 +129,37 @@ impl ModelFile {
         Ok(())
     }
 
-    fn header(&self) -> Vec<u8> {
+    /// What the file says of itself for people and for other programs, key by key.
+    pub fn about(&self) -> BTreeMap<&'static str, String> {
         let ModelIdentity { graph, preprocessing, labels, inputs } = &self.identity;
-        let mut metadata = BTreeMap::from([
-            ("format", FORMAT.to_owned()),
-            ("identity", to_hex(&self.identity.to_canonical())),
-            // For people and other programs; reading trusts `identity` alone.
+        let mut about = BTreeMap::from([
             ("graph_hash", graph.hash().to_string()),
             ("labels", json!(labels).to_string()),
             ("mean", preprocessing.mean().to_string()),
             ("std", preprocessing.std().to_string()),
         ]);
         if let Some(inputs) = inputs {
-            metadata.insert("inputs", json!(inputs).to_string());
+            about.insert("inputs", json!(inputs).to_string());
         }
         if let Some(origin) = self.origin {
-            metadata.insert("study", origin.study.to_string());
-            metadata.insert("round", origin.round.to_string());
+            about.insert("study", origin.study.to_string());
+            about.insert("round", origin.round.to_string());
         }
-        let mut header = Map::new();
-        header.insert("__metadata__".to_owned(), json!(metadata));
-        for block in graph.parameters() {
-            let range = block.range();
-            let entry = json!({
-                "dtype": "F32", "shape": block.shape(), "data_offsets": [range.start * 4, range.end * 4]
-            });
-            header.insert(block.name().to_owned(), entry);
-        }
-        let mut header = Value::Object(header).to_string().into_bytes();
-        // The format wants the body to start at a multiple of eight.
-        header.resize(header.len().next_multiple_of(8), b' ');
-        header
+        about
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut metadata = self.about();
+        metadata.insert("format", FORMAT.to_owned());
+        // Of all of these, reading trusts the identity and the origin alone.
+        metadata.insert("identity", to_hex(&self.identity.to_canonical()));
+        let entries = self.identity.graph.parameters().iter().map(|block| Entry {
+            name: block.name(),
+            dtype: "F32",
+            shape: block.shape(),
+            bytes: block.range().start * 4..block.range().end * 4,
+        });
+        header(&metadata, entries)
     }
 
     /// Reads a file that is in memory: [`ModelFile::read`].

@@ -1,0 +1,12 @@
+//! Released models for other programs.
+//!
+//! Pure functions from a model file to the bytes of another format: [`onnx`] takes every graph, [`torchvision`]
+//! the graphs that torchvision has names for. No tensor library computes anything here: the numbers are copied, and
+//! the layers are named in the other format's words. That the other programs then compute the same is shown by
+//! the tests of the whole system, with these programs.
+
+pub mod onnx;
+pub mod torchvision;
+
+pub use onnx::to_onnx;
+pub use torchvision::{NotInTorchvision, to_torchvision};

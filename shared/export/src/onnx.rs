@@ -1,0 +1,275 @@
+//! ONNX: the graph with its numbers, its preprocessing and its labels in one file.
+//!
+//! The input `pixels` `[cases, channels, height, width]` holds values between 0 and 1, as the loader of a site makes
+//! them; subtracting the mean and dividing by the deviation are the first two nodes. The outputs are `logits` and
+//! `probabilities`, both `[cases, classes]`. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
+//! bears the layer's name, each block of numbers that of [`ParameterSpec::name`].
+//!
+//! [`ParameterSpec::name`]: consilium_study::graph::ParameterSpec::name
+
+mod message;
+
+use consilium_study::graph::{Function, Layer, ParameterSpec};
+use consilium_study::model_file::ModelFile;
+use prost::Message as _;
+
+use self::message::{
+    Attribute, AttributeType, DataType, Dimension, Graph, Model, Node, OperatorSet, Property, Shape, Side,
+    Tensor, TensorType, Type, ValueInfo,
+};
+
+/// The version of ONNX's operators.
+const OPERATORS: i64 = 17;
+/// The version of the file format that came with them.
+const FORMAT: i64 = 8;
+/// Added to a variance before its root, as in training.
+const EPSILON: f32 = 1e-5;
+
+/// The bytes of an ONNX file. Equal models give equal bytes.
+///
+/// # Panics
+/// When the model has another length than its graph says.
+pub fn to_onnx(file: &ModelFile) -> Vec<u8> {
+    let graph = &file.identity.graph;
+    assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
+    let mut writer =
+        Writer { blocks: graph.parameters().iter(), model: &file.model, nodes: vec![], initializers: vec![] };
+    let input = writer.preprocessing(file.identity.preprocessing.mean(), file.identity.preprocessing.std());
+    writer.layers("layers", graph.layers(), input);
+    let last = writer.nodes.last_mut().expect("the preprocessing gave two nodes");
+    last.output = vec!["logits".to_owned()];
+    writer.nodes.push(Node {
+        input: vec!["logits".to_owned()],
+        output: vec!["probabilities".to_owned()],
+        name: "probabilities".to_owned(),
+        op_type: "Softmax".to_owned(),
+        attribute: vec![integer("axis", 1)],
+    });
+    let classes = || Side::Fixed(side(graph.classes()));
+    let labels = file.identity.labels.join(", ");
+    let graph = Graph {
+        node: writer.nodes,
+        name: "consilium".to_owned(),
+        initializer: writer.initializers,
+        input: vec![value(
+            "pixels",
+            graph.input().map(|side| Side::Fixed(side.into())).to_vec(),
+            "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left",
+        )],
+        output: vec![
+            value("probabilities", vec![classes()], &format!("of each class: {labels}")),
+            value("logits", vec![classes()], "scores before softmax"),
+        ],
+    };
+    let about = file.about().into_iter();
+    let model = Model {
+        ir_version: FORMAT,
+        producer_name: "consilium".to_owned(),
+        producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        doc_string: "a model that hospitals trained together with Consilium".to_owned(),
+        graph: Some(graph),
+        opset_import: vec![OperatorSet { version: OPERATORS }],
+        metadata_props: about.map(|(key, value)| Property { key: key.to_owned(), value }).collect(),
+    };
+    model.encode_to_vec()
+}
+
+/// A named value whose first side is the number of cases, whatever that is.
+fn value(name: &str, mut sides: Vec<Side>, about: &str) -> ValueInfo {
+    sides.insert(0, Side::Free("cases".to_owned()));
+    let dim = sides.into_iter().map(|side| Dimension { value: Some(side) }).collect();
+    let tensor = TensorType { elem_type: DataType::Float.into(), shape: Some(Shape { dim }) };
+    let of = Type { tensor_type: Some(tensor) };
+    ValueInfo { name: name.to_owned(), r#type: Some(of), doc_string: about.to_owned() }
+}
+
+/// Turns layers into nodes, and the blocks that they take, in the graph's order, into initializers.
+struct Writer<'a> {
+    blocks: std::slice::Iter<'a, ParameterSpec>,
+    model: &'a [f32],
+    nodes: Vec<Node>,
+    initializers: Vec<Tensor>,
+}
+
+impl Writer<'_> {
+    fn preprocessing(&mut self, mean: f64, deviation: f64) -> String {
+        let mean = self.number("mean", mean as f32);
+        let deviation = self.number("std", deviation as f32);
+        let centred = self.node("Sub", "centred", [String::from("pixels"), mean], []);
+        self.node("Div", "input", [centred, deviation], [])
+    }
+
+    /// Layers in order; returns the name of what comes out.
+    fn layers(&mut self, place: &str, layers: &[Layer], input: String) -> String {
+        layers
+            .iter()
+            .enumerate()
+            .fold(input, |signal, (index, layer)| self.layer(&format!("{place}.{index}"), layer, signal))
+    }
+
+    fn layer(&mut self, name: &str, layer: &Layer, input: String) -> String {
+        match layer {
+            Layer::Conv2d(conv) => {
+                let bias = usize::from(conv.bias);
+                let inputs = std::iter::once(input).chain(self.take(1 + bias));
+                let attributes = [
+                    integers("kernel_shape", [conv.kernel; 2]),
+                    integers("strides", [conv.stride; 2]),
+                    integers("pads", [conv.padding; 4]),
+                    integer("group", conv.groups.into()),
+                ];
+                self.node("Conv", name, inputs.collect::<Vec<_>>(), attributes)
+            }
+            Layer::GroupNorm(norm) => self.group_norm(name, norm.groups, input),
+            Layer::BatchNorm => {
+                let inputs = std::iter::once(input).chain(self.take(4));
+                self.node("BatchNormalization", name, inputs.collect::<Vec<_>>(), [float("epsilon", EPSILON)])
+            }
+            Layer::Activation(activation) => self.activation(name, activation.function, input),
+            Layer::MaxPool(pool) => {
+                let attributes =
+                    [integers("kernel_shape", [pool.size; 2]), integers("strides", [pool.stride(); 2])];
+                self.node("MaxPool", name, [input], attributes)
+            }
+            Layer::AveragePool(pool) => {
+                let attributes =
+                    [integers("kernel_shape", [pool.size; 2]), integers("strides", [pool.stride(); 2])];
+                self.node("AveragePool", name, [input], attributes)
+            }
+            Layer::GlobalAveragePool => {
+                let means = self.node("GlobalAveragePool", &format!("{name}.means"), [input], []);
+                self.node("Flatten", name, [means], [integer("axis", 1)])
+            }
+            Layer::Flatten => self.node("Flatten", name, [input], [integer("axis", 1)]),
+            Layer::Linear(linear) => {
+                let bias = usize::from(linear.bias);
+                let inputs = std::iter::once(input).chain(self.take(1 + bias));
+                self.node("Gemm", name, inputs.collect::<Vec<_>>(), [integer("transB", 1)])
+            }
+            // Only training drops values.
+            Layer::Dropout(_) => input,
+            Layer::Residual(residual) => {
+                let main = self.layers(&format!("{name}.main"), &residual.main, input.clone());
+                let shortcut = self.layers(&format!("{name}.shortcut"), &residual.shortcut, input);
+                self.node("Add", name, [main, shortcut], [])
+            }
+        }
+    }
+
+    /// Each group of channels as one channel, normalised over all its values; scale and shift are per channel. ONNX
+    /// has an operator of this name since set 18, whose scale was per group until set 21.
+    fn group_norm(&mut self, name: &str, groups: u32, input: String) -> String {
+        let part = |part: &str| format!("{name}.{part}");
+        let sides = self.integers(&part("sides"), &[0, groups.into(), -1]);
+        let ones = self.row(&part("ones"), &vec![1.0; groups as usize]);
+        let zeros = self.row(&part("zeros"), &vec![0.0; groups as usize]);
+        let whole = self.node("Shape", &part("shape"), [input.clone()], []);
+        let grouped = self.node("Reshape", &part("grouped"), [input, sides], []);
+        let epsilon = [float("epsilon", EPSILON)];
+        let normal = self.node("InstanceNormalization", &part("normal"), [grouped, ones, zeros], epsilon);
+        let normal = self.node("Reshape", &part("ungrouped"), [normal, whole], []);
+        let [scale, shift] = [self.per_channel(), self.per_channel()];
+        let scaled = self.node("Mul", &part("scaled"), [normal, scale], []);
+        self.node("Add", name, [scaled, shift], [])
+    }
+
+    fn activation(&mut self, name: &str, function: Function, input: String) -> String {
+        let part = |part: &str| format!("{name}.{part}");
+        match function {
+            Function::Relu => self.node("Relu", name, [input], []),
+            Function::Tanh => self.node("Tanh", name, [input], []),
+            Function::Silu => {
+                let gate = self.node("Sigmoid", &part("gate"), [input.clone()], []);
+                self.node("Mul", name, [input, gate], [])
+            }
+            // x (1 + erf(x / √2)) / 2, not the approximation by a hyperbolic tangent.
+            Function::Gelu => {
+                let root = self.number(&part("root"), std::f32::consts::SQRT_2);
+                let one = self.number(&part("one"), 1.0);
+                let half = self.number(&part("half"), 0.5);
+                let ratio = self.node("Div", &part("ratio"), [input.clone(), root], []);
+                let error = self.node("Erf", &part("error"), [ratio], []);
+                let gate = self.node("Add", &part("gate"), [error, one], []);
+                let twice = self.node("Mul", &part("twice"), [input, gate], []);
+                self.node("Mul", name, [twice, half], [])
+            }
+        }
+    }
+
+    /// Adds a node; its value is called what it is called.
+    fn node(
+        &mut self,
+        operator: &str,
+        name: &str,
+        inputs: impl Into<Vec<String>>,
+        attributes: impl Into<Vec<Attribute>>,
+    ) -> String {
+        self.nodes.push(Node {
+            input: inputs.into(),
+            output: vec![name.to_owned()],
+            name: name.to_owned(),
+            op_type: operator.to_owned(),
+            attribute: attributes.into(),
+        });
+        name.to_owned()
+    }
+
+    /// The next blocks of the model as they are.
+    fn take(&mut self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.block(&[])).collect()
+    }
+
+    /// The next block of the model, `[channels]`, as factors or summands of an image.
+    fn per_channel(&mut self) -> String {
+        self.block(&[1, 1])
+    }
+
+    /// The next block of the model, with sides of one added behind its own.
+    fn block(&mut self, ones: &[i64]) -> String {
+        let block = self.blocks.next().expect("a graph names every block that its layers take");
+        let sides = block.shape().iter().map(|&length| side(length)).chain(ones.iter().copied());
+        self.floats(block.name(), sides.collect(), &self.model[block.range()])
+    }
+
+    fn number(&mut self, name: &str, value: f32) -> String {
+        self.floats(name, vec![], &[value])
+    }
+
+    fn row(&mut self, name: &str, values: &[f32]) -> String {
+        self.floats(name, vec![side(values.len())], values)
+    }
+
+    fn floats(&mut self, name: &str, dims: Vec<i64>, values: &[f32]) -> String {
+        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.tensor(name, dims, DataType::Float, raw_data)
+    }
+
+    fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.tensor(name, vec![side(values.len())], DataType::Int64, raw_data)
+    }
+
+    fn tensor(&mut self, name: &str, dims: Vec<i64>, data_type: DataType, raw_data: Vec<u8>) -> String {
+        self.initializers.push(Tensor { dims, data_type: data_type.into(), name: name.to_owned(), raw_data });
+        name.to_owned()
+    }
+}
+
+fn side(length: usize) -> i64 {
+    i64::try_from(length).expect("a checked graph has no side as long as that")
+}
+
+fn integer(name: &str, value: i64) -> Attribute {
+    let name = name.to_owned();
+    Attribute { name, i: Some(value), r#type: AttributeType::Int.into(), ..Attribute::default() }
+}
+
+fn float(name: &str, value: f32) -> Attribute {
+    let name = name.to_owned();
+    Attribute { name, f: Some(value), r#type: AttributeType::Float.into(), ..Attribute::default() }
+}
+
+fn integers<const N: usize>(name: &str, values: [u32; N]) -> Attribute {
+    let (name, ints) = (name.to_owned(), values.map(i64::from).to_vec());
+    Attribute { name, ints, r#type: AttributeType::Ints.into(), ..Attribute::default() }
+}

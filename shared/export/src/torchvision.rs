@@ -1,0 +1,339 @@
+//! safetensors with the names that torchvision gives the weights of its ResNets (He et al. 2016).
+//!
+//! torchvision knows weights by the names of its modules (`layer2.0.downsample.0.weight`), so a graph that is laid
+//! out as one of its ResNets can be loaded there with `strict=True`, and any other cannot. The stem may differ: its
+//! names do not depend on the size of the first convolution, on its stride, or on whether a pooling follows. A program
+//! that loads the file has to build the stem that the file's metadata names. So it is with the normalisation: group
+//! normalisation has the names that torchvision gives it as `norm_layer`.
+
+use std::collections::BTreeMap;
+
+use consilium_study::graph::{Activation, Conv2d, Function, Layer, Linear, Residual, Role};
+use consilium_study::model_file::{Entry, ModelFile, header};
+
+const RECTIFIER: Layer = Layer::Activation(Activation { function: Function::Relu });
+
+/// A ResNet of torchvision.
+struct Network {
+    name: &'static str,
+    /// Whether a block has three convolutions, the middle one a quarter as wide as its end, and not two.
+    has_bottlenecks: bool,
+    /// Blocks of each stage.
+    stages: [usize; 4],
+}
+
+const NETWORKS: [Network; 5] = [
+    Network { name: "resnet18", has_bottlenecks: false, stages: [2, 2, 2, 2] },
+    Network { name: "resnet34", has_bottlenecks: false, stages: [3, 4, 6, 3] },
+    Network { name: "resnet50", has_bottlenecks: true, stages: [3, 4, 6, 3] },
+    Network { name: "resnet101", has_bottlenecks: true, stages: [3, 4, 23, 3] },
+    Network { name: "resnet152", has_bottlenecks: true, stages: [3, 8, 36, 3] },
+];
+
+/// Why a graph has no names in torchvision.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotInTorchvision {
+    /// A layer that no ResNet has at its place.
+    #[error(
+        "torchvision has no names for this graph: none of its ResNets goes on with layers.{index} ({kind})"
+    )]
+    Layer {
+        /// Number of the layer.
+        index: usize,
+        /// Its kind.
+        kind: &'static str,
+    },
+    /// A beginning of a ResNet.
+    #[error(
+        "torchvision has no names for this graph: it ends after {layers} layers, where its ResNets go on"
+    )]
+    Ends {
+        /// Number of layers.
+        layers: usize,
+    },
+}
+
+/// The bytes of a safetensors file that torchvision's ResNet of the same layout loads with `strict=True`. Equal models
+/// give equal bytes.
+///
+/// # Panics
+/// When the model has another length than its graph says.
+pub fn to_torchvision(file: &ModelFile) -> Result<Vec<u8>, NotInTorchvision> {
+    let graph = &file.identity.graph;
+    assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
+    let network = network_of(graph.layers(), graph.classes())?;
+    let mut modules = network.modules().into_iter();
+    let mut module = String::new();
+    let mut next = || modules.next().expect("a network has a name for each of its modules");
+    let mut counters = Vec::new();
+    let mut blocks = Vec::new();
+    for block in graph.parameters() {
+        let name = match block.role() {
+            Role::Weight | Role::Scale => {
+                module = next();
+                "weight"
+            }
+            Role::Bias | Role::Shift => "bias",
+            Role::RunningMean => "running_mean",
+            Role::RunningVariance => {
+                counters.push(format!("{module}.num_batches_tracked"));
+                "running_var"
+            }
+        };
+        blocks.push((format!("{module}.{name}"), block));
+    }
+    // PyTorch counts batches where momentum is off, and wants the number in the file all the same.
+    let counted = 8 * counters.len();
+    let numbers = counters.iter().enumerate().map(|(index, name)| Entry {
+        name,
+        dtype: "I64",
+        shape: &[],
+        bytes: 8 * index..8 * (index + 1),
+    });
+    let tensors = blocks.iter().map(|(name, block)| Entry {
+        name,
+        dtype: "F32",
+        shape: block.shape(),
+        bytes: counted + 4 * block.range().start..counted + 4 * block.range().end,
+    });
+    let mut metadata: BTreeMap<_, _> = file.about();
+    metadata.insert("architecture", network.name.to_owned());
+    metadata.insert("stem", stem_in_words(graph.layers()));
+    let mut bytes = header(&metadata, numbers.chain(tensors));
+    bytes.resize(bytes.len() + counted, 0);
+    bytes.extend(file.model.iter().flat_map(|value| value.to_le_bytes()));
+    Ok(bytes)
+}
+
+/// The network whose layers these are, whatever the size of the first convolution and whether a pooling follows it.
+fn network_of(layers: &[Layer], classes: usize) -> Result<&'static Network, NotInTorchvision> {
+    let unnamed = |index: usize| match layers.get(index) {
+        Some(layer) => NotInTorchvision::Layer { index, kind: layer.kind() },
+        None => NotInTorchvision::Ends { layers: layers.len() },
+    };
+    let is_first =
+        |layer: &Layer| matches!(layer, Layer::Conv2d(Conv2d { filters: 64, groups: 1, bias: false, .. }));
+    let is_norm = |layer: &Layer| matches!(layer, Layer::BatchNorm | Layer::GroupNorm(_));
+    let is_rectifier = |layer: &Layer| *layer == RECTIFIER;
+    let stem: [&dyn Fn(&Layer) -> bool; 3] = [&is_first, &is_norm, &is_rectifier];
+    for (index, fits) in stem.iter().enumerate() {
+        if !layers.get(index).is_some_and(fits) {
+            return Err(unnamed(index));
+        }
+    }
+    let stem = 3 + usize::from(matches!(layers.get(3), Some(Layer::MaxPool(_))));
+    let norm = &layers[1];
+    let mut furthest = 0;
+    for network in &NETWORKS {
+        let wanted = network.layers(norm, classes);
+        let got = &layers[stem..];
+        let alike = wanted.iter().zip(got).take_while(|(wanted, got)| wanted == got).count();
+        if alike == wanted.len() && alike == got.len() {
+            return Ok(network);
+        }
+        furthest = furthest.max(alike);
+    }
+    Err(unnamed(stem + furthest))
+}
+
+/// What a program that loads the file has to begin its network with.
+fn stem_in_words(layers: &[Layer]) -> String {
+    let [Layer::Conv2d(conv), _, _, after, ..] = layers else {
+        unreachable!("every network begins with a convolution, its normalisation and a rectifier")
+    };
+    let Conv2d { kernel, stride, padding, .. } = conv;
+    let pool = match after {
+        Layer::MaxPool(pool) => format!("max pool {0}x{0}, stride {1}", pool.size, pool.stride()),
+        _ => "no max pool".to_owned(),
+    };
+    format!("convolution {kernel}x{kernel}, stride {stride}, padding {padding}; {pool}")
+}
+
+/// A convolution that keeps the sides at stride 1.
+fn conv(filters: u32, kernel: u32, stride: u32) -> Layer {
+    Layer::Conv2d(Conv2d { filters, kernel, stride, padding: kernel / 2, groups: 1, bias: false })
+}
+
+/// A block of a stage.
+struct Block {
+    /// Number of the stage, from 1.
+    stage: usize,
+    /// Number of the block in it, from 0.
+    number: usize,
+    stride: u32,
+    width: u32,
+    /// Whether the way round has a convolution of its own, because the block changes the shape.
+    has_shortcut: bool,
+}
+
+impl Network {
+    fn blocks(&self) -> Vec<Block> {
+        let expansion = if self.has_bottlenecks { 4 } else { 1 };
+        let mut channels = 64;
+        let mut blocks = Vec::new();
+        for ((stage, count), width) in (1..).zip(self.stages).zip([64, 128, 256, 512]) {
+            for number in 0..count {
+                let stride = if number == 0 && stage > 1 { 2 } else { 1 };
+                let has_shortcut = stride != 1 || channels != width * expansion;
+                blocks.push(Block { stage, number, stride, width, has_shortcut });
+                channels = width * expansion;
+            }
+        }
+        blocks
+    }
+
+    /// The layers behind the stem.
+    fn layers(&self, norm: &Layer, classes: usize) -> Vec<Layer> {
+        let mut layers = Vec::new();
+        for Block { stride, width, has_shortcut, .. } in self.blocks() {
+            let convolutions = if self.has_bottlenecks {
+                vec![conv(width, 1, 1), conv(width, 3, stride), conv(4 * width, 1, 1)]
+            } else {
+                vec![conv(width, 3, stride), conv(width, 3, 1)]
+            };
+            let steps = convolutions.into_iter().map(|conv| vec![conv, norm.clone()]).collect::<Vec<_>>();
+            let main = steps.join(&RECTIFIER);
+            let end = if self.has_bottlenecks { 4 * width } else { width };
+            let shortcut = if has_shortcut { vec![conv(end, 1, stride), norm.clone()] } else { vec![] };
+            layers.extend([Layer::Residual(Residual { main, shortcut }), RECTIFIER]);
+        }
+        layers.extend([
+            Layer::GlobalAveragePool,
+            Layer::Linear(Linear { outputs: classes as u32, bias: true }),
+        ]);
+        layers
+    }
+
+    /// The modules that hold numbers, in the order of the graph.
+    fn modules(&self) -> Vec<String> {
+        let mut modules = vec!["conv1".to_owned(), "bn1".to_owned()];
+        for Block { stage, number, has_shortcut, .. } in self.blocks() {
+            let block = format!("layer{stage}.{number}");
+            for step in 1..=if self.has_bottlenecks { 3 } else { 2 } {
+                modules.extend([format!("{block}.conv{step}"), format!("{block}.bn{step}")]);
+            }
+            if has_shortcut {
+                modules.extend([format!("{block}.downsample.0"), format!("{block}.downsample.1")]);
+            }
+        }
+        modules.push("fc".to_owned());
+        modules
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consilium_study::graph::{ModelGraph, ModelSpec};
+    use consilium_study::model_file::{ModelIdentity, Origin};
+    use consilium_study::preprocessing::Preprocessing;
+    use safetensors::{Dtype, SafeTensors};
+
+    /// The state dictionary of `torchvision.models.resnet18(num_classes=2)`, torchvision 0.29.2 (BSD-3-Clause), in its
+    /// order: `[(k, list(v.shape)) for k, v in model.state_dict().items()]`, a name and sides on each line.
+    const RESNET18: &str = include_str!("torchvision/resnet18.txt");
+    /// The same of `resnet50`.
+    const RESNET50: &str = include_str!("torchvision/resnet50.txt");
+
+    fn file(graph: ModelGraph) -> ModelFile {
+        let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
+        let identity = ModelIdentity { preprocessing, labels: vec!["no".into(), "yes".into()], graph };
+        let origin = Origin { study: identity.hash(), round: 3 };
+        let model = (0..identity.graph.len()).map(|index| index as f32).collect();
+        ModelFile { identity, origin: Some(origin), model }
+    }
+
+    fn preset(text: &str) -> ModelGraph {
+        toml::from_str::<ModelSpec>(text).unwrap().graph([3, 64, 64], 2).unwrap()
+    }
+
+    /// A graph with torchvision's own stem, as a study would list it.
+    fn listed(network: &Network, norm: &Layer) -> ModelGraph {
+        let stem = Conv2d { filters: 64, kernel: 7, stride: 2, padding: 3, groups: 1, bias: false };
+        let mut layers = vec![Layer::Conv2d(stem), norm.clone(), RECTIFIER];
+        layers.extend(network.layers(norm, 2));
+        ModelGraph::new([3, 64, 64], layers).unwrap()
+    }
+
+    fn published(text: &str) -> BTreeMap<String, Vec<usize>> {
+        let tensor = |line: &str| {
+            let mut words = line.split(' ');
+            let name = words.next().unwrap().to_owned();
+            (name, words.map(|side| side.parse().unwrap()).collect())
+        };
+        text.lines().map(tensor).collect()
+    }
+
+    fn written(bytes: &[u8]) -> BTreeMap<String, Vec<usize>> {
+        let tensors = SafeTensors::deserialize(bytes).unwrap();
+        let shape = |(name, view): (String, safetensors::tensor::TensorView)| (name, view.shape().to_vec());
+        tensors.tensors().into_iter().map(shape).collect()
+    }
+
+    #[test]
+    fn names_and_shapes_are_those_of_torchvision() {
+        let bytes = to_torchvision(&file(listed(&NETWORKS[0], &Layer::BatchNorm))).unwrap();
+        assert_eq!(written(&bytes), published(RESNET18));
+        let bytes = to_torchvision(&file(listed(&NETWORKS[2], &Layer::BatchNorm))).unwrap();
+        assert_eq!(written(&bytes), published(RESNET50));
+        // The preset differs in the first kernel alone.
+        let mut wanted = published(RESNET18);
+        wanted.insert("conv1.weight".into(), vec![64, 3, 3, 3]);
+        let bytes = to_torchvision(&file(preset("preset = \"resnet18\""))).unwrap();
+        assert_eq!(written(&bytes), wanted);
+        // Without statistics there is nothing to count.
+        wanted.retain(|name, _| !name.contains("running_") && !name.contains("num_batches"));
+        let bytes = to_torchvision(&file(preset("preset = \"resnet18\"\nnorm = \"group\""))).unwrap();
+        assert_eq!(written(&bytes), wanted);
+    }
+
+    #[test]
+    fn each_tensor_holds_its_block() {
+        let file = file(preset("preset = \"resnet18\""));
+        let bytes = to_torchvision(&file).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let about = header.metadata().as_ref().unwrap();
+        assert_eq!(about["architecture"], "resnet18");
+        assert_eq!(about["stem"], "convolution 3x3, stride 1, padding 1; no max pool");
+        assert_eq!((about["labels"].as_str(), about["round"].as_str()), (r#"["no","yes"]"#, "3"));
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        for (ours, theirs) in [
+            ("layers.1.running_variance", "bn1.running_var"),
+            ("layers.7.main.3.weight", "layer2.0.conv2.weight"),
+            ("layers.7.shortcut.1.shift", "layer2.0.downsample.1.bias"),
+            ("layers.20.weight", "fc.weight"),
+        ] {
+            let block = file.identity.graph.parameters().iter().find(|block| block.name() == ours).unwrap();
+            let view = tensors.tensor(theirs).unwrap();
+            assert_eq!(view.dtype(), Dtype::F32);
+            let first = f32::from_le_bytes(view.data()[..4].try_into().unwrap());
+            assert_eq!((first, view.shape()), (block.range().start as f32, block.shape()), "{theirs}");
+        }
+        let counter = tensors.tensor("bn1.num_batches_tracked").unwrap();
+        assert_eq!((counter.dtype(), counter.data()), (Dtype::I64, &[0; 8][..]));
+    }
+
+    #[test]
+    fn what_torchvision_has_no_names_for_is_refused_by_name() {
+        let refusal = |graph: ModelGraph| to_torchvision(&file(graph)).unwrap_err().to_string();
+        let error = refusal(preset("preset = \"small-cnn\""));
+        assert!(error.ends_with("none of its ResNets goes on with layers.0 (conv2d)"), "{error}");
+        let whole = preset("preset = \"resnet18\"");
+        let without = |index: usize| {
+            let mut layers = whole.layers().to_vec();
+            layers.remove(index);
+            ModelGraph::new([3, 64, 64], layers).unwrap()
+        };
+        // Without its last block it is the beginning of no other ResNet.
+        for (index, says) in
+            [(2, "layers.2 (residual)"), (4, "layers.4 (residual)"), (18, "layers.18 (global-average-pool)")]
+        {
+            let error = refusal(without(index));
+            assert!(error.ends_with(says), "{error}");
+        }
+        let mut layers = whole.layers()[..3].to_vec();
+        layers.extend([Layer::GlobalAveragePool, Layer::Linear(Linear { outputs: 2, bias: true })]);
+        let error = refusal(ModelGraph::new([3, 64, 64], layers).unwrap());
+        assert!(error.ends_with("layers.3 (global-average-pool)"), "{error}");
+    }
+}
