@@ -1,5 +1,10 @@
-//! `consilium model`: what studies have released.
+//! `consilium model`: what studies have released, and what to do with it.
 
+mod convert;
+#[cfg(feature = "predict")]
+mod predict;
+
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -9,13 +14,14 @@ use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFile;
 use consilium_study::name::StudyName;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::consortium::{Consortium, Location};
 use crate::output::{Output, bytes, table};
 use crate::remote::{self, Meter, Remote};
 use crate::study::{self, Known, NOTHING_ADOPTED, StudyLine};
 
-/// List, show and export released models
+/// List, show and fetch released models; use a model file: score pictures with it, write it for other programs
 #[derive(Debug, Args)]
 pub struct ModelArgs {
     #[command(flatten)]
@@ -41,28 +47,34 @@ enum Command {
         #[arg(short, long, value_name = "FILE.safetensors")]
         output: Option<PathBuf>,
     },
+    #[cfg(feature = "predict")]
+    Predict(predict::PredictArgs),
+    Convert(convert::ConvertArgs),
 }
 
 /// Runs the command.
 pub fn run(args: ModelArgs, output: Output) -> anyhow::Result<()> {
-    let consortium = Consortium::open(&args.location)?;
-    remote::run(async {
-        match args.command {
-            Command::List => print(&study::list(&consortium).await?, output)?,
-            Command::Show { study } => {
-                let meter = Meter::new(output, "reading the model");
-                let shown = show(&consortium, &study, meter).await?;
-                output.show(&shown, Shown::people)?;
-            }
-            Command::Export { study, output: file } => {
-                let file = file.unwrap_or_else(|| PathBuf::from(format!("{study}.safetensors")));
-                let exported =
-                    export(&consortium, &study, &file, Meter::new(output, "fetching the model")).await?;
-                output.show(&exported, Exported::people)?;
-            }
+    let consortium = || Consortium::open(&args.location);
+    match args.command {
+        #[cfg(feature = "predict")]
+        Command::Predict(args) => predict::run(&args, output),
+        Command::Convert(args) => convert::run(&args, output),
+        Command::List => {
+            let studies = remote::run(async { study::list(&consortium()?).await })?;
+            print(&studies, output)
         }
-        Ok(())
-    })
+        Command::Show { study } => {
+            let meter = Meter::new(output, "reading the model");
+            let shown = remote::run(async { show(&consortium()?, &study, meter).await })?;
+            Ok(output.show(&shown, Shown::people)?)
+        }
+        Command::Export { study, output: file } => {
+            let file = file.unwrap_or_else(|| PathBuf::from(format!("{study}.safetensors")));
+            let meter = Meter::new(output, "fetching the model");
+            let exported = remote::run(async { export(&consortium()?, &study, &file, meter).await })?;
+            Ok(output.show(&exported, Exported::people)?)
+        }
+    }
 }
 
 /// A released model in a list.
@@ -223,27 +235,13 @@ pub async fn export(
     let adopted = !known.released_its_start();
     let exported =
         |length| Exported { study: name.clone(), model, file: file.to_owned(), bytes: length, adopted };
-    if let Some((there, length)) = hash_of(file)? {
-        if there == model {
-            return Ok(exported(length));
-        }
-        bail!("{} is there already and is another file; choose another with -o FILE", file.display());
+    if let Some(length) = already_there(file, model)? {
+        return Ok(exported(length));
     }
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let about = || format!("writing {}", file.display());
-    let mut part = tempfile::NamedTempFile::new_in(folder).with_context(about)?;
+    let mut part = part_of(file)?;
     let length = remote.download(model, limit, &mut part, meter).await?;
-    read(&std::fs::read(part.path()).with_context(about)?, &known)?;
-    let write = || -> io::Result<()> {
-        part.flush()?;
-        part.as_file().sync_all()?;
-        part.persist_noclobber(file)?;
-        Ok(())
-    };
-    write().with_context(about)?;
+    read(&std::fs::read(part.path()).with_context(|| format!("writing {}", file.display()))?, &known)?;
+    keep(part, file)?;
     Ok(exported(length))
 }
 
@@ -272,10 +270,38 @@ fn read(whole: &[u8], known: &Known) -> anyhow::Result<ModelFile> {
     Ok(file)
 }
 
-fn hash_of(file: &Path) -> anyhow::Result<Option<(Hash, u64)>> {
+/// Length of a file that is there already, if it is the one of this hash; another file is an error.
+fn already_there(file: &Path, wanted: Hash) -> anyhow::Result<Option<u64>> {
     match std::fs::read(file) {
-        Ok(bytes) => Ok(Some((Hash::of_bytes(&bytes), bytes.len() as u64))),
+        Ok(bytes) if Hash::of_bytes(&bytes) == wanted => Ok(Some(bytes.len() as u64)),
+        Ok(_) => bail!("{} is there already and is another file; choose another name", file.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
     }
+}
+
+/// A file that nobody sees until it is whole, beside the one that it becomes.
+fn part_of(file: &Path) -> anyhow::Result<NamedTempFile> {
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    NamedTempFile::new_in(folder).with_context(|| format!("writing {}", file.display()))
+}
+
+/// Lets the file appear under its name.
+fn keep(mut part: NamedTempFile, file: &Path) -> anyhow::Result<()> {
+    let write = || -> io::Result<()> {
+        part.flush()?;
+        part.as_file().sync_all()?;
+        part.persist_noclobber(file)?;
+        Ok(())
+    };
+    write().with_context(|| format!("writing {}", file.display()))
+}
+
+/// Reads a model file.
+pub(crate) fn open(path: &Path) -> anyhow::Result<ModelFile> {
+    let about = || format!("reading {}", path.display());
+    ModelFile::read(File::open(path).with_context(about)?).with_context(about)
 }

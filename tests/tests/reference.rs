@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use consilium_tests::reference::{folder, python, run};
+use consilium_tests::reference::{PROTOCOL, folder, python, run};
 
 #[test]
 fn an_independent_implementation_agrees_with_every_vector() {
-    let Some(python) = python(Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let Some(python) = python(&PROTOCOL, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
     let mut files: Vec<String> = std::fs::read_dir(folder("vectors"))
         .expect("tests/vectors")
         .map(|entry| entry.expect("a file").path().display().to_string())

@@ -7,7 +7,7 @@ use consilium_learning::{Dataset, LocalSeed, LocalTraining, Pixels, Preprocessin
 use consilium_rounds::strategy::{Memory, first_moments, next_block};
 use consilium_study::graph::{ModelGraph, ModelSpec, Preset};
 use consilium_study::strategy::{SecondMoment, Strategy};
-use consilium_tests::reference::{folder, python, run};
+use consilium_tests::reference::{PROTOCOL, folder, python, run};
 use serde_json::{Value, json};
 
 /// Values of a case, shape `[1, 2, 2]`.
@@ -142,7 +142,7 @@ impl Federation {
 
 #[test]
 fn every_strategy_agrees_with_the_reference_in_python() {
-    let Some(python) = python(Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let Some(python) = python(&PROTOCOL, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
     let cases = json!({
         "fedavg": Federation::new("kind = \"fedavg\"", 6, 5).to_json(),
         "fedavg, rate 1.5": Federation::new("kind = \"fedavg\"\nserver_learning_rate = 1.5", 6, 5).to_json(),

@@ -4,15 +4,13 @@
 //! The federation's arm is scored through the released file and nothing else.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use consilium_learning::{
-    Dataset, LocalSeed, LocalTraining, ModelFile, ModelIdentity, Pixels, TrainError, fix_threads, score,
-    train,
+    Dataset, LocalSeed, LocalTraining, ModelIdentity, Pixels, TrainError, fix_threads, score, train,
 };
 use consilium_memory::{Freed, settle};
 use consilium_rounds::metrics::{Figures, exact};
@@ -25,6 +23,7 @@ use consilium_study::recipe::Extent;
 use serde::{Deserialize, Serialize};
 
 use super::process::{PART, part};
+use crate::model;
 
 /// What a worker has to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -106,9 +105,7 @@ pub fn main(job: &Path) -> ExitCode {
 }
 
 fn read_model(path: &Path, identity: &ModelIdentity) -> anyhow::Result<Vec<f32>> {
-    let about = || format!("reading {}", path.display());
-    let file = ModelFile::read(File::open(path).with_context(about)?).with_context(about)?;
-    file.expect(identity).with_context(about)
+    model::open(path)?.expect(identity).with_context(|| format!("reading {}", path.display()))
 }
 
 /// Trains if the arm says so, and scores.

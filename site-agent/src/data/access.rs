@@ -34,11 +34,7 @@ impl Root {
 
     /// Reads a whole file of the folder, if it is not longer than what is decoded.
     pub fn read(&self, path: &LocalPath) -> Result<Vec<u8>, Reason> {
-        let file = self.file(path)?;
-        let mut bytes = Vec::new();
-        let limit = u64::from(LONGEST_BODY) + 1;
-        file.take(limit).read_to_end(&mut bytes).map_err(|error| refuse(&error, &self.0))?;
-        if bytes.len() as u64 == limit { Err(Reason::TooLarge) } else { Ok(bytes) }
+        whole(self.file(path)?, &self.0)
     }
 
     fn file(&self, path: &LocalPath) -> Result<File, Reason> {
@@ -53,6 +49,23 @@ impl Root {
         }
         open_file(&found)
     }
+}
+
+/// Reads a whole file that a person names, wherever it lies, if it is not longer than what is decoded.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Reason> {
+    let is_link = fs::symlink_metadata(path).map_err(|error| refuse(&error, path))?.is_symlink();
+    let file = open_file(path).map_err(|reason| match reason {
+        Reason::Missing if is_link => Reason::BrokenLink,
+        reason => reason,
+    })?;
+    whole(file, path)
+}
+
+fn whole(file: File, path: &Path) -> Result<Vec<u8>, Reason> {
+    let mut bytes = Vec::new();
+    let limit = u64::from(LONGEST_BODY) + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| refuse(&error, path))?;
+    if bytes.len() as u64 == limit { Err(Reason::TooLarge) } else { Ok(bytes) }
 }
 
 /// Opens an ordinary file for reading. Opening a pipe or device would wait for somebody, so those are

@@ -1,14 +1,13 @@
 //! What is in a data folder.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::Read;
 use std::path::Path;
 
 use super::access::Root;
 use super::local::LocalPath;
 use super::protocol::Format;
-use super::raster;
 
 /// Deepest folder that is looked into.
 const DEEPEST: u32 = 32;
@@ -34,6 +33,17 @@ pub fn unknown_images(
     known: &dyn Fn(&LocalPath) -> bool,
 ) -> Result<BTreeSet<LocalPath>, ListError> {
     let mut images = BTreeSet::new();
+    walk(root, &mut |file, path, kind| {
+        if kind.is_file() && !known(&path) && is_image(file, format) {
+            images.insert(path);
+        }
+    })?;
+    Ok(images)
+}
+
+/// Shows `each` everything in a folder and in those below it that is no folder itself and not hidden: where it lies, its
+/// path in the folder and what it is. Links are not followed.
+pub(super) fn walk(root: &Root, each: &mut dyn FnMut(&Path, LocalPath, FileType)) -> Result<(), ListError> {
     let mut seen = 0;
     let mut open = vec![(root.path().to_path_buf(), String::new(), 0)];
     while let Some((folder, prefix, depth)) = open.pop() {
@@ -52,28 +62,19 @@ pub fn unknown_images(
             let kind = entry.file_type().map_err(|_| ListError::Unreadable)?;
             if kind.is_dir() {
                 open.push((entry.path(), format!("{path}/"), depth + 1));
-            } else if kind.is_file() {
-                let path = LocalPath::new(path);
-                if !known(&path) && is_image(&entry.path(), format) {
-                    images.insert(path);
-                }
+            } else {
+                each(&entry.path(), LocalPath::new(path), kind);
             }
         }
     }
-    Ok(images)
+    Ok(())
 }
 
 /// Whether the first bytes are those of an image. A file that cannot be opened is none we know of.
 fn is_image(path: &Path, format: Format) -> bool {
     let mut start = Vec::new();
     let Ok(file) = File::open(path) else { return false };
-    if file.take(132).read_to_end(&mut start).is_err() {
-        return false;
-    }
-    match format {
-        Format::Dicom => start.get(128..132) == Some(b"DICM"),
-        Format::Raster => raster::looks_like_one(&start),
-    }
+    file.take(132).read_to_end(&mut start).is_ok() && format.begins(&start)
 }
 
 #[cfg(test)]

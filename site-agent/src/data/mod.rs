@@ -16,6 +16,7 @@
 //! them cannot be formatted; only [`report`] turns them into text.
 
 pub mod access;
+pub mod alone;
 mod archive;
 pub mod cache;
 pub mod child;

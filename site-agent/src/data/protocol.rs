@@ -11,6 +11,7 @@ use minicbor::{Decode, Encode};
 
 use super::display::Shading;
 use super::local::Patient;
+use super::raster;
 use super::reason::Reason;
 use super::source::Target;
 
@@ -29,6 +30,16 @@ pub enum Format {
     /// PNG or JPEG.
     #[n(1)]
     Raster,
+}
+
+impl Format {
+    /// Whether these are the first bytes, at least 132 of them, of a file of this format.
+    pub fn begins(self, start: &[u8]) -> bool {
+        match self {
+            Self::Dicom => start.get(128..132) == Some(b"DICM"),
+            Self::Raster => raster::looks_like_one(start),
+        }
+    }
 }
 
 /// Asks for one file; the body is the file.

@@ -1,0 +1,247 @@
+//! `consilium model predict`: what a model says about pictures.
+//!
+//! The model file alone says how a picture becomes an input. Pictures go the way of a site's: its decoder, in a
+//! process of its own, brings them to the model's size, and its scoring computes the probabilities.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use consilium_learning::{Dataset, ModelFile, Pixels, score};
+use consilium_site_agent::data::alone::{Unreadable, decode_file, files_below};
+use consilium_site_agent::data::reason::Reason;
+use consilium_site_agent::data::{Decoder, Target};
+use serde::{Serialize, Serializer};
+
+use super::open;
+use crate::demo::arms::decoder;
+use crate::output::Output;
+
+/// Files that are scored together.
+const TOGETHER: usize = 64;
+/// Values of pictures above which fewer are: 64 MiB in f32.
+const VALUES_TOGETHER: usize = 1 << 24;
+/// How long nobody wonders what the program does.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Score pictures with a model file; needs no coordinator and no network
+///
+/// Prints for each picture the probability of every label. Pictures are read as the sites of the study read theirs:
+/// DICOM, PNG and JPEG. In a folder, files that are no pictures are passed over. A picture that cannot be read is
+/// named with the reason, the others go on, and the command fails at the end.
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    /// The model file, as `consilium model export` wrote it
+    #[arg(value_name = "MODEL.safetensors")]
+    model: PathBuf,
+    /// Pictures, or folders of pictures
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
+    let mut predictor = Predictor::new(open(&args.model)?)?;
+    let mut meter = Meter::new(output);
+    let mut counts = Counts::default();
+    let mut left = find(&args.paths);
+    let found = left.len();
+    while !left.is_empty() {
+        let lines = predictor.some(&mut left, &mut counts, &mut |left| meter.show(found - left, found))?;
+        meter.clear();
+        for line in lines {
+            output.show(&line, Line::people)?;
+        }
+    }
+    output.show(&counts, Counts::people)?;
+    let Counts { scored, failed, .. } = counts;
+    if failed > 0 {
+        bail!("{failed} of {} pictures could not be read", scored + failed);
+    }
+    if scored == 0 {
+        bail!("there is no DICOM, PNG or JPEG file");
+    }
+    Ok(())
+}
+
+/// A file to score, or why it is not known which files a path means.
+struct Found {
+    path: PathBuf,
+    /// Whether it was named itself, and not a folder above it.
+    is_named: bool,
+    unlisted: Option<Unreadable>,
+}
+
+/// The files that paths mean, folders searched.
+fn find(paths: &[PathBuf]) -> VecDeque<Found> {
+    let mut found = VecDeque::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push_back(Found { path: path.clone(), is_named: true, unlisted: None });
+            continue;
+        }
+        match files_below(path) {
+            Ok(files) => {
+                found.extend(files.into_iter().map(|path| Found { path, is_named: false, unlisted: None }));
+            }
+            Err(why) => {
+                found.push_back(Found { path: path.clone(), is_named: true, unlisted: Some(why) });
+            }
+        }
+    }
+    found
+}
+
+/// A model that scores files.
+struct Predictor {
+    file: ModelFile,
+    target: Target,
+    decoder: Decoder,
+}
+
+impl Predictor {
+    fn new(file: ModelFile) -> anyhow::Result<Self> {
+        let [channels, height, width] = file.identity.graph.input();
+        let target = Target::new(channels, height, width).context("no picture becomes this model's input")?;
+        Ok(Self { file, target, decoder: decoder()? })
+    }
+
+    /// Takes the first of the files that are left, scores them, counts, and says what came of each. `progress` is told
+    /// how many are left.
+    fn some(
+        &mut self,
+        left: &mut VecDeque<Found>,
+        counts: &mut Counts,
+        progress: &mut dyn FnMut(usize),
+    ) -> anyhow::Result<Vec<Line>> {
+        let (mut pixels, mut scored) = (Vec::new(), 0);
+        let mut pictures = Vec::new();
+        let most = (VALUES_TOGETHER / self.target.values()).clamp(1, TOGETHER);
+        while scored < most {
+            progress(left.len());
+            let Some(Found { path, is_named, unlisted }) = left.pop_front() else { break };
+            let picture = match unlisted {
+                Some(why) => Err(why),
+                None => decode_file(&path, self.target, &mut self.decoder),
+            };
+            if !is_named && picture == Err(Unreadable::File(Reason::NotAnImage)) {
+                counts.passed_over += 1;
+                continue;
+            }
+            match &picture {
+                Ok(picture) => {
+                    pixels.extend_from_slice(&picture.values);
+                    scored += 1;
+                }
+                Err(_) => counts.failed += 1,
+            }
+            pictures.push((path, picture.map(drop)));
+        }
+        counts.scored += scored;
+        // Scoring wants cases with labels, and looks at none of them.
+        let identity = &self.file.identity;
+        let cases = Dataset::new(identity.graph.input(), Pixels::Floats(pixels), vec![0; scored])?;
+        let scores = score(&identity.graph, identity.preprocessing, &self.file.model, &cases)?;
+        let mut scores = scores.iter();
+        let line = |(path, picture): (PathBuf, Result<(), Unreadable>)| {
+            let finding = match picture {
+                Ok(()) => Finding::scored(&identity.labels, scores.next().expect("one for each picture")),
+                Err(why) => Finding::Unreadable { reason: why.code(), explanation: why.to_string() },
+            };
+            Line { file: path.display().to_string(), finding }
+        };
+        Ok(pictures.into_iter().map(line).collect())
+    }
+}
+
+/// What came of a file.
+#[derive(Debug, Serialize)]
+struct Line {
+    file: String,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Finding {
+    Scored { likeliest: String, probabilities: Probabilities },
+    Unreadable { reason: &'static str, explanation: String },
+}
+
+impl Finding {
+    fn scored(labels: &[String], scores: &[f32]) -> Self {
+        let pairs: Vec<_> = labels.iter().cloned().zip(scores.iter().copied()).collect();
+        let likeliest = pairs.iter().rev().max_by(|one, other| one.1.total_cmp(&other.1));
+        let (likeliest, _) = likeliest.expect("a model scores two classes at least");
+        Self::Scored { likeliest: likeliest.clone(), probabilities: Probabilities(pairs) }
+    }
+}
+
+/// Of each label, in the model's order.
+#[derive(Debug)]
+struct Probabilities(Vec<(String, f32)>);
+
+impl Serialize for Probabilities {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(label, value)| (label, value)))
+    }
+}
+
+impl Line {
+    fn people(&self) -> String {
+        match &self.finding {
+            Finding::Scored { likeliest, probabilities } => {
+                let all = probabilities.0.iter().map(|(label, value)| format!("{label} {value:.4}"));
+                format!("{}: {likeliest} ({})", self.file, all.collect::<Vec<_>>().join(", "))
+            }
+            Finding::Unreadable { explanation, .. } => format!("{}: not read: {explanation}", self.file),
+        }
+    }
+}
+
+/// What came of all files.
+#[derive(Debug, Default, Serialize)]
+struct Counts {
+    /// Pictures that were scored.
+    scored: usize,
+    /// Files that could not be read.
+    failed: usize,
+    /// Files in folders that are no pictures.
+    passed_over: usize,
+}
+
+impl Counts {
+    fn people(&self) -> String {
+        let Self { scored, failed, passed_over } = self;
+        format!("{scored} scored, {failed} not read, {passed_over} passed over because they are no pictures")
+    }
+}
+
+/// Shows on a terminal how many files are done, once that takes a while.
+struct Meter {
+    output: Output,
+    started: Instant,
+    is_shown: bool,
+}
+
+impl Meter {
+    fn new(output: Output) -> Self {
+        Self { output, started: Instant::now(), is_shown: false }
+    }
+
+    fn show(&mut self, done: usize, whole: usize) {
+        if self.output.is_live() && self.started.elapsed() > SILENCE {
+            eprint!("\r\x1b[K{done} of {whole} files");
+            self.is_shown = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.is_shown) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+"""What torchvision makes of an exported ResNet: `torchvision_outputs.py MODEL.safetensors PIXELS SIDE` prints its
+logits as JSON.
+
+PIXELS holds float32, little endian, case after case, of pictures of SIDE x SIDE. Needs torch, torchvision and safetensors.
+"""
+
+import json
+import re
+import sys
+
+import numpy
+import torch
+import torchvision
+from safetensors import safe_open
+
+with safe_open(sys.argv[1], "pt") as file:
+    about = file.metadata()
+    weights = {name: file.get_tensor(name) for name in file.keys()}
+network = getattr(torchvision.models, about["architecture"])(num_classes=len(json.loads(about["labels"])))
+# The stem is the one thing in which a graph may differ from torchvision's own network.
+kernel, stride, padding, pool = re.fullmatch(
+    r"convolution (\d+)x\1, stride (\d+), padding (\d+); (.*)", about["stem"]
+).groups()
+channels = weights["conv1.weight"].shape[1]
+network.conv1 = torch.nn.Conv2d(channels, 64, int(kernel), int(stride), int(padding), bias=False)
+if pool == "no max pool":
+    network.maxpool = torch.nn.Identity()
+network.load_state_dict(weights, strict=True)
+network.eval()
+pixels = torch.from_numpy(numpy.fromfile(sys.argv[2], dtype="<f4"))
+side = int(sys.argv[3])
+cases = (pixels.reshape(-1, channels, side, side) - float(about["mean"])) / float(about["std"])
+with torch.no_grad():
+    print(json.dumps({"logits": network(cases).tolist()}))

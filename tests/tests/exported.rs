@@ -1,0 +1,172 @@
+//! Exported models, computed by the programs they are for: onnxruntime and torchvision.
+
+use std::path::Path;
+
+use consilium_export::{to_onnx, to_torchvision};
+use consilium_learning::{Dataset, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score};
+use consilium_study::graph::{ModelGraph, ModelSpec, Role};
+use consilium_tests::reference::{ONNX, python, run, skipped};
+use serde_json::{Value, json};
+
+/// A Python with torch, torchvision and safetensors, for those who have one: the packages take gigabytes.
+const TORCHVISION: &str = "CONSILIUM_TORCHVISION_PYTHON";
+/// Cases of each comparison.
+const CASES: usize = 5;
+/// How far two programs may be apart.
+const TOLERANCE: f64 = 1e-4;
+
+const PRESETS: [&str; 6] = [
+    "preset = \"logistic\"",
+    "preset = \"small-cnn\"",
+    "preset = \"small-cnn\"\nnorm = \"group\"",
+    "preset = \"cnn-bn\"",
+    "preset = \"resnet18\"",
+    "preset = \"resnet18\"\nnorm = \"group\"",
+];
+
+/// Every kind of layer, with windows that overlap or leave pixels over, and with and without a bias.
+const EVERY_LAYER: &str = r#"
+    layers = [
+        { kind = "conv2d", filters = 8, kernel = 5, padding = 2, stride = 2, bias = false },
+        { kind = "batch-norm" },
+        { kind = "activation", function = "tanh" },
+        { kind = "max-pool", size = 3, stride = 2 },
+        { kind = "residual", main = [
+            { kind = "conv2d", filters = 12, kernel = 3, padding = 1, groups = 4 },
+            { kind = "group-norm", groups = 3 },
+            { kind = "activation", function = "silu" },
+            { kind = "dropout", rate = 0.5 },
+          ], shortcut = [ { kind = "conv2d", filters = 12, kernel = 1 } ] },
+        { kind = "average-pool", size = 2, stride = 1 },
+        { kind = "residual", main = [ { kind = "activation", function = "gelu" } ] },
+        { kind = "residual", main = [
+            { kind = "global-average-pool" },
+            { kind = "linear", outputs = 7 },
+          ], shortcut = [
+            { kind = "flatten" },
+            { kind = "linear", outputs = 7, bias = false },
+          ] },
+        { kind = "activation", function = "relu" },
+        { kind = "linear", outputs = 3 },
+        { kind = "dropout", rate = 0.5 },
+    ]"#;
+
+/// Numbers from -1 to 1 that look random and are the same everywhere (Steele et al. 2014, SplitMix).
+fn numbers(seed: u64) -> impl Iterator<Item = f32> {
+    (1..).map(move |count: u64| {
+        let mut bits =
+            seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits >> 40) as f32 / (1 << 23) as f32 - 1.0
+    })
+}
+
+fn graph(spec: &str, input: [u32; 3]) -> ModelGraph {
+    toml::from_str::<ModelSpec>(spec).expect("a model").graph(input, 3).expect("a graph")
+}
+
+/// A model of which no block is what an export could leave out: no bias of zero, no variance of one.
+fn model(graph: &ModelGraph) -> ModelFile {
+    let mut model = vec![0.0; graph.len()];
+    for (seed, block) in (1..).zip(graph.parameters()) {
+        let (middle, reach) = match block.role() {
+            Role::Weight => (0.0, (3.0 / block.fan_in() as f32).sqrt()),
+            Role::Bias | Role::Shift | Role::RunningMean => (0.0, 0.5),
+            Role::Scale => (1.0, 0.5),
+            Role::RunningVariance => (1.5, 0.9),
+        };
+        let values = numbers(seed).map(|number| middle + reach * number);
+        model[block.range()].iter_mut().zip(values).for_each(|(out, value)| *out = value);
+    }
+    let labels = ["no", "perhaps", "yes"].map(str::to_owned).to_vec();
+    let preprocessing = Preprocessing::new(0.3, 0.4).expect("a preprocessing");
+    let identity = ModelIdentity { graph: graph.clone(), preprocessing, labels };
+    let origin = Some(Origin { study: identity.hash(), round: 7 });
+    ModelFile { identity, origin, model }
+}
+
+/// Pictures and what this program makes of them.
+fn scored(file: &ModelFile) -> (Vec<u8>, Scores) {
+    let identity = &file.identity;
+    let pixels: Vec<f32> =
+        numbers(0).take(CASES * identity.graph.input_len()).map(|number| 0.5 + 0.5 * number).collect();
+    let bytes = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let cases = Dataset::new(identity.graph.input(), Pixels::Floats(pixels), vec![0; CASES]).expect("cases");
+    let scores = score(&identity.graph, identity.preprocessing, &file.model, &cases).expect("scores");
+    // Where one class has it all, anything agrees.
+    let unsure = scores.iter().filter(|case| case.iter().all(|&probability| probability < 0.99)).count();
+    assert!(unsure > CASES / 2, "{scores:?}");
+    (bytes, scores)
+}
+
+/// Scores before softmax are known up to a number that a case's have in common.
+fn assert_logits(what: &str, logits: &Value, scores: &Scores) {
+    let rows = logits.as_array().unwrap_or_else(|| panic!("{what}: {logits}"));
+    assert_eq!(rows.len(), CASES, "{what}");
+    for (row, want) in rows.iter().zip(scores.iter()) {
+        let logit = |class: usize| row[class].as_f64().expect("a number");
+        for (class, &probability) in want.iter().enumerate().skip(1) {
+            let got = logit(class) - logit(0);
+            let want = (f64::from(probability) / f64::from(want[0])).ln();
+            assert!((got - want).abs() < TOLERANCE * want.abs().max(1.0), "{what}: {got} is not {want}");
+        }
+    }
+}
+
+/// Runs a script on a model and pictures in a folder; it prints one JSON object.
+fn outputs(python: &Path, script: &str, model: (&str, &[u8]), pixels: &[u8], more: &[&str]) -> Value {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(at(model.0), model.1).expect("written");
+    std::fs::write(at("pixels"), pixels).expect("written");
+    let (model, pixels) = (at(model.0), at("pixels"));
+    let mut arguments = vec!["-B", script, &model, &pixels];
+    arguments.extend(more);
+    let output = run(python, &arguments).expect("python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn onnxruntime_computes_what_this_program_does() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let specs = PRESETS.into_iter().chain([EVERY_LAYER]);
+    for (spec, input) in specs.flat_map(|spec| [(spec, [3, 28, 28]), (spec, [1, 19, 24])]) {
+        let file = model(&graph(spec, input));
+        let (pixels, scores) = scored(&file);
+        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file)), &pixels, &[]);
+        let what = format!("{spec} {input:?}");
+        assert_eq!(got["input"], json!(["pixels", "cases", input[0], input[1], input[2]]), "{what}");
+        let shapes = json!({ "probabilities": ["cases", 3], "logits": ["cases", 3] });
+        assert_eq!(got["outputs"], shapes, "{what}");
+        assert_eq!(got["metadata"], json!(file.about()), "{what}");
+        for (row, want) in got["probabilities"].as_array().expect("rows").iter().zip(scores.iter()) {
+            for (class, &want) in want.iter().enumerate() {
+                let got = row[class].as_f64().expect("a number");
+                assert!((got - f64::from(want)).abs() < TOLERANCE, "{what}: {got} is not {want}");
+            }
+        }
+        assert_logits(&what, &got["logits"], &scores);
+        assert_logits(&what, &got["alone"], &scores);
+    }
+}
+
+#[test]
+fn torchvision_loads_its_networks_and_computes_what_this_program_does() {
+    let Some(python) = std::env::var_os(TORCHVISION) else {
+        skipped(&format!(
+            "{TORCHVISION} names no Python with torch and torchvision, so no ResNet is loaded there"
+        ));
+        return;
+    };
+    for (channels, side) in [(3, 28), (1, 33)] {
+        let file = model(&graph("preset = \"resnet18\"", [channels, side, side]));
+        let (pixels, scores) = scored(&file);
+        let bytes = to_torchvision(&file).expect("a network of torchvision");
+        let written = ("model.safetensors", &bytes[..]);
+        let side = side.to_string();
+        let got = outputs(Path::new(&python), "torchvision_outputs.py", written, &pixels, &[&side]);
+        assert_logits("resnet18", &got["logits"], &scores);
+    }
+}
