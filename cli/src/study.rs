@@ -59,7 +59,7 @@ enum Command {
     Propose {
         /// The study file
         file: PathBuf,
-        /// Start from this model instead of weights drawn from the study's seed
+        /// Start from this model, or these weights of torchvision, instead of weights drawn from the study's seed
         #[arg(long, value_name = "FILE.safetensors")]
         initial: Option<PathBuf>,
     },
@@ -131,8 +131,14 @@ pub fn run(args: StudyArgs, output: Output) -> anyhow::Result<()> {
             Command::Check { file } => check::run(&location, &file, output)?,
             Command::Propose { file, initial } => {
                 let draft = check::read(&file)?;
-                let initial = initial.map(|path| propose::read_model(&path, &draft)).transpose()?;
+                let start = initial.map(|path| propose::read_model(&path, &draft)).transpose()?;
+                if start.as_ref().is_some_and(|start| start.draws_scores) {
+                    output.tell(
+                        "The file scores other classes: the last layer is drawn from the study's seed.",
+                    );
+                }
                 let meter = Meter::new(output, "storing the initial model");
+                let initial = start.map(|start| start.file);
                 let proposed = propose(&consortium()?, draft, initial, meter).await?;
                 output.show(&proposed, Proposed::people)?;
             }

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use consilium_export::{Taken, from_torchvision};
 use consilium_learning::initial;
 use consilium_proto::v1::ProposeRequest;
 use consilium_study::canonical::Canonical;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
-use consilium_study::model_file::ModelFile;
+use consilium_study::model_file::{ModelFile, ModelFileError};
 use consilium_study::name::{SiteName, StudyName};
 use consilium_study::sign::Signed;
 use serde::Serialize;
@@ -91,20 +92,37 @@ fn initial_model(draft: &Draft) -> ModelFile {
     ModelFile { identity: draft.model_identity(), origin: None, model: initial(&draft.model, draft.seed) }
 }
 
-/// Reads a model to start from, and checks that it is one of this study.
-pub(super) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<ModelFile> {
+/// A model that was read to start from.
+#[derive(Debug, PartialEq)]
+pub(super) struct Start {
+    /// The model.
+    pub(super) file: ModelFile,
+    /// Whether its last layer is drawn from the study's seed, because the file scores other classes.
+    pub(super) draws_scores: bool,
+}
+
+/// Reads a model to start from, and checks that it is one of this study: a model file, or weights of torchvision.
+pub(super) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<Start> {
     let about = || format!("reading {}", path.display());
-    let file = ModelFile::from_bytes(&std::fs::read(path).with_context(about)?).with_context(about)?;
-    let origin = file.origin;
-    let identity = draft.model_identity();
-    let model =
-        file.expect(&identity).with_context(|| format!("{} does not fit the study", path.display()))?;
-    Ok(ModelFile { identity, origin, model })
+    let unfit = || format!("{} does not fit the study", path.display());
+    let bytes = std::fs::read(path).with_context(about)?;
+    let file = match ModelFile::from_bytes(&bytes) {
+        Err(ModelFileError::Unlabelled) => {
+            let start = initial_model(draft);
+            let taken = from_torchvision(&draft.model, start.model, &bytes).with_context(unfit)?;
+            let Taken { model, has_scores } = taken;
+            return Ok(Start { file: ModelFile { model, ..start }, draws_scores: !has_scores });
+        }
+        file => file.with_context(about)?,
+    };
+    file.identity.expect(&draft.model_identity()).with_context(unfit)?;
+    Ok(Start { file, draws_scores: false })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consilium_export::to_torchvision;
     use consilium_study::template::study_toml;
 
     fn draft(preset: &str) -> Draft {
@@ -120,11 +138,29 @@ mod tests {
         let mut model = initial_model(&draft("logistic"));
         model.model[0] = 0.5;
         std::fs::write(&path, model.to_bytes()).unwrap();
-        assert_eq!(read_model(&path, &draft("logistic")).unwrap(), model);
+        let start = read_model(&path, &draft("logistic")).unwrap();
+        assert_eq!(start, Start { file: model, draws_scores: false });
         let error = read_model(&path, &draft("small-cnn")).unwrap_err();
         assert!(format!("{error:#}").contains("does not fit the study"), "{error:#}");
         std::fs::write(&path, b"no model").unwrap();
         assert!(read_model(&path, &draft("logistic")).is_err());
+    }
+
+    #[test]
+    fn weights_of_torchvision_are_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resnet18.safetensors");
+        let draft = draft("resnet18");
+        let mut trained = initial_model(&draft);
+        trained.model.iter_mut().for_each(|value| *value += 1.0);
+        std::fs::write(&path, to_torchvision(&trained).unwrap()).unwrap();
+        let start = read_model(&path, &draft).unwrap();
+        assert_eq!(start, Start { file: trained, draws_scores: false });
+        let error = read_model(&path, &self::draft("small-cnn")).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("does not fit the study: torchvision has no names"),
+            "{error:#}"
+        );
     }
 
     #[test]

@@ -6,10 +6,16 @@
 //! that loads the file has to build the stem that the file's metadata names. So it is with the normalisation: group
 //! normalisation has the names that torchvision gives it as `norm_layer`.
 
+mod reading;
+
 use std::collections::BTreeMap;
 
-use consilium_study::graph::{Activation, Conv2d, Function, Layer, Linear, Residual, Role};
+use consilium_study::graph::{
+    Activation, Conv2d, Function, Layer, Linear, ModelGraph, ParameterSpec, Residual, Role,
+};
 use consilium_study::model_file::{Entry, ModelFile, header};
+
+pub use self::reading::{NotTaken, Taken, from_torchvision};
 
 const RECTIFIER: Layer = Layer::Activation(Activation { function: Function::Relu });
 
@@ -61,27 +67,10 @@ pub enum NotInTorchvision {
 pub fn to_torchvision(file: &ModelFile) -> Result<Vec<u8>, NotInTorchvision> {
     let graph = &file.identity.graph;
     assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
-    let network = network_of(graph.layers(), graph.classes())?;
-    let mut modules = network.modules().into_iter();
-    let mut module = String::new();
-    let mut next = || modules.next().expect("a network has a name for each of its modules");
-    let mut counters = Vec::new();
-    let mut blocks = Vec::new();
-    for block in graph.parameters() {
-        let name = match block.role() {
-            Role::Weight | Role::Scale => {
-                module = next();
-                "weight"
-            }
-            Role::Bias | Role::Shift => "bias",
-            Role::RunningMean => "running_mean",
-            Role::RunningVariance => {
-                counters.push(format!("{module}.num_batches_tracked"));
-                "running_var"
-            }
-        };
-        blocks.push((format!("{module}.{name}"), block));
-    }
+    let network = network_of(graph)?;
+    let names = network.names(graph);
+    let counted = names.iter().filter_map(|name| name.strip_suffix("running_mean"));
+    let counters: Vec<_> = counted.map(|module| format!("{module}num_batches_tracked")).collect();
     // PyTorch counts batches where momentum is off, and wants the number in the file all the same.
     let counted = 8 * counters.len();
     let numbers = counters.iter().enumerate().map(|(index, name)| Entry {
@@ -90,7 +79,7 @@ pub fn to_torchvision(file: &ModelFile) -> Result<Vec<u8>, NotInTorchvision> {
         shape: &[],
         bytes: 8 * index..8 * (index + 1),
     });
-    let tensors = blocks.iter().map(|(name, block)| Entry {
+    let tensors = names.iter().zip(graph.parameters()).map(|(name, block)| Entry {
         name,
         dtype: "F32",
         shape: block.shape(),
@@ -105,8 +94,9 @@ pub fn to_torchvision(file: &ModelFile) -> Result<Vec<u8>, NotInTorchvision> {
     Ok(bytes)
 }
 
-/// The network whose layers these are, whatever the size of the first convolution and whether a pooling follows it.
-fn network_of(layers: &[Layer], classes: usize) -> Result<&'static Network, NotInTorchvision> {
+/// The network that a graph is, whatever the size of its first convolution and whether a pooling follows it.
+fn network_of(graph: &ModelGraph) -> Result<&'static Network, NotInTorchvision> {
+    let layers = graph.layers();
     let unnamed = |index: usize| match layers.get(index) {
         Some(layer) => NotInTorchvision::Layer { index, kind: layer.kind() },
         None => NotInTorchvision::Ends { layers: layers.len() },
@@ -125,7 +115,7 @@ fn network_of(layers: &[Layer], classes: usize) -> Result<&'static Network, NotI
     let norm = &layers[1];
     let mut furthest = 0;
     for network in &NETWORKS {
-        let wanted = network.layers(norm, classes);
+        let wanted = network.layers(norm, graph.classes());
         let got = &layers[stem..];
         let alike = wanted.iter().zip(got).take_while(|(wanted, got)| wanted == got).count();
         if alike == wanted.len() && alike == got.len() {
@@ -204,6 +194,25 @@ impl Network {
         layers
     }
 
+    /// The name of each block of a graph that is this network, in its order.
+    fn names(&self, graph: &ModelGraph) -> Vec<String> {
+        let mut modules = self.modules().into_iter();
+        let mut module = String::new();
+        let name = |block: &ParameterSpec| {
+            let tensor = match block.role() {
+                Role::Weight | Role::Scale => {
+                    module = modules.next().expect("a network has a name for each of its modules");
+                    "weight"
+                }
+                Role::Bias | Role::Shift => "bias",
+                Role::RunningMean => "running_mean",
+                Role::RunningVariance => "running_var",
+            };
+            format!("{module}.{tensor}")
+        };
+        graph.parameters().iter().map(name).collect()
+    }
+
     /// The modules that hold numbers, in the order of the graph.
     fn modules(&self) -> Vec<String> {
         let mut modules = vec!["conv1".to_owned(), "bn1".to_owned()];
@@ -224,7 +233,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consilium_study::graph::{ModelGraph, ModelSpec};
+    use consilium_study::graph::ModelSpec;
     use consilium_study::model_file::{ModelIdentity, Origin};
     use consilium_study::preprocessing::Preprocessing;
     use safetensors::{Dtype, SafeTensors};
@@ -235,7 +244,7 @@ mod tests {
     /// The same of `resnet50`.
     const RESNET50: &str = include_str!("torchvision/resnet50.txt");
 
-    fn file(graph: ModelGraph) -> ModelFile {
+    pub(super) fn file(graph: ModelGraph) -> ModelFile {
         let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
         let identity = ModelIdentity { preprocessing, labels: vec!["no".into(), "yes".into()], graph };
         let origin = Origin { study: identity.hash(), round: 3 };
@@ -243,12 +252,12 @@ mod tests {
         ModelFile { identity, origin: Some(origin), model }
     }
 
-    fn preset(text: &str) -> ModelGraph {
+    pub(super) fn preset(text: &str) -> ModelGraph {
         toml::from_str::<ModelSpec>(text).unwrap().graph([3, 64, 64], 2).unwrap()
     }
 
     /// A graph with torchvision's own stem, as a study would list it.
-    fn listed(network: &Network, norm: &Layer) -> ModelGraph {
+    pub(super) fn listed(network: &Network, norm: &Layer) -> ModelGraph {
         let stem = Conv2d { filters: 64, kernel: 7, stride: 2, padding: 3, groups: 1, bias: false };
         let mut layers = vec![Layer::Conv2d(stem), norm.clone(), RECTIFIER];
         layers.extend(network.layers(norm, 2));
