@@ -36,7 +36,7 @@ fn scores(line: &Value) -> Option<Vec<f32>> {
 }
 
 fn model(folder: &Path) -> ModelFile {
-    let spec = ModelSpec::Preset { preset: Preset::SmallCnn, norm: Some(Norm::Group) };
+    let spec = ModelSpec::Preset { preset: Preset::SmallCnn, norm: Some(Norm::Group), stem: None };
     let graph = spec.graph([1, SIDES[0], SIDES[1]], 3).unwrap();
     let model = initial(&graph, 5);
     let preprocessing = Preprocessing::new(0.4, 0.3).unwrap();

@@ -25,6 +25,8 @@ channels = weights["conv1.weight"].shape[1]
 network.conv1 = torch.nn.Conv2d(channels, 64, int(kernel), int(stride), int(padding), bias=False)
 if pool == "no max pool":
     network.maxpool = torch.nn.Identity()
+else:
+    assert pool == "max pool 3x3, stride 2, padding 1", "torchvision's own"
 network.load_state_dict(weights, strict=True)
 network.eval()
 pixels = torch.from_numpy(numpy.fromfile(sys.argv[2], dtype="<f4"))

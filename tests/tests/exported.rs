@@ -15,29 +15,46 @@ const CASES: usize = 5;
 /// How far two programs may be apart.
 const TOLERANCE: f64 = 1e-4;
 
-const PRESETS: [&str; 6] = [
+const PRESETS: [&str; 13] = [
     "preset = \"logistic\"",
+    "preset = \"mlp\"",
     "preset = \"small-cnn\"",
     "preset = \"small-cnn\"\nnorm = \"group\"",
     "preset = \"cnn-bn\"",
     "preset = \"resnet18\"",
     "preset = \"resnet18\"\nnorm = \"group\"",
+    "preset = \"resnet18\"\nstem = \"imagenet\"",
+    "preset = \"resnet34\"",
+    "preset = \"resnet50\"",
+    "preset = \"densenet121\"",
+    "preset = \"densenet121\"\nnorm = \"group\"",
+    "preset = \"densenet121\"\nstem = \"imagenet\"",
 ];
 
-/// Every kind of layer, with windows that overlap or leave pixels over, and with and without a bias.
+/// Every kind of layer, with windows that overlap, leave pixels over or reach beyond the image, and with and without a
+/// bias.
 const EVERY_LAYER: &str = r#"
     layers = [
         { kind = "conv2d", filters = 8, kernel = 5, padding = 2, stride = 2, bias = false },
         { kind = "batch-norm" },
         { kind = "activation", function = "tanh" },
-        { kind = "max-pool", size = 3, stride = 2 },
+        { kind = "max-pool", size = 3, stride = 2, padding = 1 },
         { kind = "residual", main = [
             { kind = "conv2d", filters = 12, kernel = 3, padding = 1, groups = 4 },
             { kind = "group-norm", groups = 3 },
             { kind = "activation", function = "silu" },
             { kind = "dropout", rate = 0.5 },
           ], shortcut = [ { kind = "conv2d", filters = 12, kernel = 1 } ] },
-        { kind = "average-pool", size = 2, stride = 1 },
+        { kind = "concat", branches = [ [], [
+            { kind = "layer-norm" },
+            { kind = "conv2d", filters = 6, kernel = 3, padding = 2, dilation = 2, groups = 6 },
+            { kind = "activation", function = "sigmoid" },
+          ], [ { kind = "conv2d", filters = 2, kernel = 2, padding = 1, dilation = 2 } ] ] },
+        { kind = "squeeze-excitation", reduction = 4 },
+        { kind = "transposed-conv2d", filters = 9, kernel = 3, stride = 2, padding = 1 },
+        { kind = "activation", function = "leaky-relu" },
+        { kind = "transposed-conv2d", filters = 12, kernel = 2, bias = false },
+        { kind = "average-pool", size = 3, stride = 2, padding = 1 },
         { kind = "residual", main = [ { kind = "activation", function = "gelu" } ] },
         { kind = "residual", main = [
             { kind = "global-average-pool" },
@@ -46,6 +63,7 @@ const EVERY_LAYER: &str = r#"
             { kind = "flatten" },
             { kind = "linear", outputs = 7, bias = false },
           ] },
+        { kind = "concat", branches = [ [ { kind = "layer-norm" } ], [] ] },
         { kind = "activation", function = "relu" },
         { kind = "linear", outputs = 3 },
         { kind = "dropout", rate = 0.5 },
@@ -132,7 +150,7 @@ fn outputs(python: &Path, script: &str, model: (&str, &[u8]), pixels: &[u8], mor
 fn onnxruntime_computes_what_this_program_does() {
     let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
     let specs = PRESETS.into_iter().chain([EVERY_LAYER]);
-    for (spec, input) in specs.flat_map(|spec| [(spec, [3, 28, 28]), (spec, [1, 19, 24])]) {
+    for (spec, input) in specs.flat_map(|spec| [(spec, [3, 32, 32]), (spec, [1, 37, 45])]) {
         let file = model(&graph(spec, input));
         let (pixels, scores) = scored(&file);
         let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file)), &pixels, &[]);
@@ -160,13 +178,20 @@ fn torchvision_loads_its_networks_and_computes_what_this_program_does() {
         ));
         return;
     };
-    for (channels, side) in [(3, 28), (1, 33)] {
-        let file = model(&graph("preset = \"resnet18\"", [channels, side, side]));
+    let networks = [
+        ("preset = \"resnet18\"", 3, 28),
+        ("preset = \"resnet18\"", 1, 33),
+        ("preset = \"resnet34\"\nstem = \"imagenet\"", 3, 64),
+        ("preset = \"resnet50\"", 3, 28),
+        ("preset = \"resnet50\"\nstem = \"imagenet\"", 1, 64),
+    ];
+    for (spec, channels, side) in networks {
+        let file = model(&graph(spec, [channels, side, side]));
         let (pixels, scores) = scored(&file);
         let bytes = to_torchvision(&file).expect("a network of torchvision");
         let written = ("model.safetensors", &bytes[..]);
         let side = side.to_string();
         let got = outputs(Path::new(&python), "torchvision_outputs.py", written, &pixels, &[&side]);
-        assert_logits("resnet18", &got["logits"], &scores);
+        assert_logits(spec, &got["logits"], &scores);
     }
 }

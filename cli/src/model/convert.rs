@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn write(folder: &Path, preset: Preset) -> PathBuf {
-        let graph = ModelSpec::Preset { preset, norm: None }.graph([1, 8, 8], 2).unwrap();
+        let graph = ModelSpec::Preset { preset, norm: None, stem: None }.graph([1, 8, 8], 2).unwrap();
         let model = initial(&graph, 1);
         let preprocessing = Preprocessing::new(0.5, 0.5).unwrap();
         let identity = ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()] };

@@ -9,7 +9,7 @@
 
 mod message;
 
-use consilium_study::graph::{Function, Layer, ParameterSpec};
+use consilium_study::graph::{Function, Layer, ParameterSpec, Pool};
 use consilium_study::model_file::ModelFile;
 use prost::Message as _;
 
@@ -24,6 +24,8 @@ const OPERATORS: i64 = 17;
 const FORMAT: i64 = 8;
 /// Added to a variance before its root, as in training.
 const EPSILON: f32 = 1e-5;
+/// Slope of a leaky rectifier below zero, as in training.
+const LEAK: f32 = 0.01;
 
 /// The bytes of an ONNX file. Equal models give equal bytes.
 ///
@@ -116,6 +118,7 @@ impl Writer<'_> {
                     integers("kernel_shape", [conv.kernel; 2]),
                     integers("strides", [conv.stride; 2]),
                     integers("pads", [conv.padding; 4]),
+                    integers("dilations", [conv.dilation; 2]),
                     integer("group", conv.groups.into()),
                 ];
                 self.node("Conv", name, inputs.collect::<Vec<_>>(), attributes)
@@ -126,14 +129,11 @@ impl Writer<'_> {
                 self.node("BatchNormalization", name, inputs.collect::<Vec<_>>(), [float("epsilon", EPSILON)])
             }
             Layer::Activation(activation) => self.activation(name, activation.function, input),
-            Layer::MaxPool(pool) => {
-                let attributes =
-                    [integers("kernel_shape", [pool.size; 2]), integers("strides", [pool.stride(); 2])];
-                self.node("MaxPool", name, [input], attributes)
-            }
+            Layer::MaxPool(pool) => self.node("MaxPool", name, [input], window(pool)),
             Layer::AveragePool(pool) => {
-                let attributes =
-                    [integers("kernel_shape", [pool.size; 2]), integers("strides", [pool.stride(); 2])];
+                let mut attributes = window(pool);
+                // Zeros around the image count in its means.
+                attributes.push(integer("count_include_pad", 1));
                 self.node("AveragePool", name, [input], attributes)
             }
             Layer::GlobalAveragePool => {
@@ -152,6 +152,25 @@ impl Writer<'_> {
                 let main = self.layers(&format!("{name}.main"), &residual.main, input.clone());
                 let shortcut = self.layers(&format!("{name}.shortcut"), &residual.shortcut, input);
                 self.node("Add", name, [main, shortcut], [])
+            }
+            Layer::LayerNorm => self.layer_norm(name, input),
+            Layer::Concat(concat) => {
+                let mut outputs = Vec::new();
+                for (index, branch) in concat.branches.iter().enumerate() {
+                    outputs.push(self.layers(&format!("{name}.branches.{index}"), branch, input.clone()));
+                }
+                self.node("Concat", name, outputs, [integer("axis", 1)])
+            }
+            Layer::SqueezeExcitation(_) => self.squeeze_excitation(name, input),
+            Layer::TransposedConv2d(conv) => {
+                let bias = usize::from(conv.bias);
+                let inputs = std::iter::once(input).chain(self.take(1 + bias));
+                let attributes = [
+                    integers("kernel_shape", [conv.kernel; 2]),
+                    integers("strides", [conv.stride; 2]),
+                    integers("pads", [conv.padding; 4]),
+                ];
+                self.node("ConvTranspose", name, inputs.collect::<Vec<_>>(), attributes)
             }
         }
     }
@@ -173,11 +192,42 @@ impl Writer<'_> {
         self.node("Add", name, [scaled, shift], [])
     }
 
+    /// Over the second axis, which is a row's features and an image's channels, as if it were the last: ONNX normalises
+    /// over last axes. The places of an image are one axis meanwhile; a row has one place.
+    fn layer_norm(&mut self, name: &str, input: String) -> String {
+        let part = |part: &str| format!("{name}.{part}");
+        let swap = || [integers("perm", [0, 2, 1])];
+        let sides = self.integers(&part("sides"), &[0, 0, -1]);
+        let whole = self.node("Shape", &part("shape"), [input.clone()], []);
+        let places = self.node("Reshape", &part("places"), [input, sides], []);
+        let last = self.node("Transpose", &part("last"), [places], swap());
+        let inputs = std::iter::once(last).chain(self.take(2));
+        let epsilon = [float("epsilon", EPSILON)];
+        let normal = self.node("LayerNormalization", &part("normal"), inputs.collect::<Vec<_>>(), epsilon);
+        let second = self.node("Transpose", &part("second"), [normal], swap());
+        self.node("Reshape", name, [second, whole], [])
+    }
+
+    /// Linear layers over the means of channels are convolutions of one place.
+    fn squeeze_excitation(&mut self, name: &str, input: String) -> String {
+        let part = |part: &str| format!("{name}.{part}");
+        let means = self.node("GlobalAveragePool", &part("means"), [input.clone()], []);
+        let [weight, bias] = [self.per_channel(), self.block(&[])];
+        let squeezed = self.node("Conv", &part("squeezed"), [means, weight, bias], []);
+        let hidden = self.node("Relu", &part("hidden"), [squeezed], []);
+        let [weight, bias] = [self.per_channel(), self.block(&[])];
+        let excited = self.node("Conv", &part("excited"), [hidden, weight, bias], []);
+        let gates = self.node("Sigmoid", &part("gates"), [excited], []);
+        self.node("Mul", name, [input, gates], [])
+    }
+
     fn activation(&mut self, name: &str, function: Function, input: String) -> String {
         let part = |part: &str| format!("{name}.{part}");
         match function {
             Function::Relu => self.node("Relu", name, [input], []),
             Function::Tanh => self.node("Tanh", name, [input], []),
+            Function::Sigmoid => self.node("Sigmoid", name, [input], []),
+            Function::LeakyRelu => self.node("LeakyRelu", name, [input], [float("alpha", LEAK)]),
             Function::Silu => {
                 let gate = self.node("Sigmoid", &part("gate"), [input.clone()], []);
                 self.node("Mul", name, [input, gate], [])
@@ -219,7 +269,8 @@ impl Writer<'_> {
         (0..count).map(|_| self.block(&[])).collect()
     }
 
-    /// The next block of the model, `[channels]`, as factors or summands of an image.
+    /// The next block of the model with two sides of one behind its own: factors or summands of an image, or a
+    /// convolution of one place.
     fn per_channel(&mut self) -> String {
         self.block(&[1, 1])
     }
@@ -253,6 +304,14 @@ impl Writer<'_> {
         self.initializers.push(Tensor { dims, data_type: data_type.into(), name: name.to_owned(), raw_data });
         name.to_owned()
     }
+}
+
+fn window(pool: &Pool) -> Vec<Attribute> {
+    vec![
+        integers("kernel_shape", [pool.size; 2]),
+        integers("strides", [pool.stride(); 2]),
+        integers("pads", [pool.padding; 4]),
+    ]
 }
 
 fn side(length: usize) -> i64 {

@@ -101,8 +101,9 @@ fn network_of(graph: &ModelGraph) -> Result<&'static Network, NotInTorchvision> 
         Some(layer) => NotInTorchvision::Layer { index, kind: layer.kind() },
         None => NotInTorchvision::Ends { layers: layers.len() },
     };
-    let is_first =
-        |layer: &Layer| matches!(layer, Layer::Conv2d(Conv2d { filters: 64, groups: 1, bias: false, .. }));
+    let is_first = |layer: &Layer| {
+        matches!(layer, Layer::Conv2d(Conv2d { filters: 64, groups: 1, bias: false, dilation: 1, .. }))
+    };
     let is_norm = |layer: &Layer| matches!(layer, Layer::BatchNorm | Layer::GroupNorm(_));
     let is_rectifier = |layer: &Layer| *layer == RECTIFIER;
     let stem: [&dyn Fn(&Layer) -> bool; 3] = [&is_first, &is_norm, &is_rectifier];
@@ -133,7 +134,9 @@ fn stem_in_words(layers: &[Layer]) -> String {
     };
     let Conv2d { kernel, stride, padding, .. } = conv;
     let pool = match after {
-        Layer::MaxPool(pool) => format!("max pool {0}x{0}, stride {1}", pool.size, pool.stride()),
+        Layer::MaxPool(pool) => {
+            format!("max pool {0}x{0}, stride {1}, padding {2}", pool.size, pool.stride(), pool.padding)
+        }
         _ => "no max pool".to_owned(),
     };
     format!("convolution {kernel}x{kernel}, stride {stride}, padding {padding}; {pool}")
@@ -141,7 +144,15 @@ fn stem_in_words(layers: &[Layer]) -> String {
 
 /// A convolution that keeps the sides at stride 1.
 fn conv(filters: u32, kernel: u32, stride: u32) -> Layer {
-    Layer::Conv2d(Conv2d { filters, kernel, stride, padding: kernel / 2, groups: 1, bias: false })
+    Layer::Conv2d(Conv2d {
+        filters,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        groups: 1,
+        bias: false,
+        dilation: 1,
+    })
 }
 
 /// A block of a stage.
@@ -258,7 +269,8 @@ mod tests {
 
     /// A graph with torchvision's own stem, as a study would list it.
     pub(super) fn listed(network: &Network, norm: &Layer) -> ModelGraph {
-        let stem = Conv2d { filters: 64, kernel: 7, stride: 2, padding: 3, groups: 1, bias: false };
+        let stem =
+            Conv2d { filters: 64, kernel: 7, stride: 2, padding: 3, groups: 1, bias: false, dilation: 1 };
         let mut layers = vec![Layer::Conv2d(stem), norm.clone(), RECTIFIER];
         layers.extend(network.layers(norm, 2));
         ModelGraph::new([3, 64, 64], layers).unwrap()
@@ -285,7 +297,9 @@ mod tests {
         assert_eq!(written(&bytes), published(RESNET18));
         let bytes = to_torchvision(&file(listed(&NETWORKS[2], &Layer::BatchNorm))).unwrap();
         assert_eq!(written(&bytes), published(RESNET50));
-        // The preset differs in the first kernel alone.
+        let bytes = to_torchvision(&file(preset("preset = \"resnet50\"\nstem = \"imagenet\""))).unwrap();
+        assert_eq!(written(&bytes), published(RESNET50));
+        // The small stem differs in the first kernel alone.
         let mut wanted = published(RESNET18);
         wanted.insert("conv1.weight".into(), vec![64, 3, 3, 3]);
         let bytes = to_torchvision(&file(preset("preset = \"resnet18\""))).unwrap();
