@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use consilium_learning::{ModelFile, ModelIdentity, Preprocessing, initial, score};
-use consilium_site_agent::data::{Decoder, Source, SplitKey, Target, load, source::Criteria};
+use consilium_site_agent::data::{
+    Decoder, Source, SplitKey, Target, load,
+    source::{Case, Criteria},
+};
 use consilium_study::graph::{ModelSpec, Norm, Preset};
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
@@ -40,7 +43,8 @@ fn model(folder: &Path) -> ModelFile {
     let graph = spec.graph([1, SIDES[0], SIDES[1]], 3).unwrap();
     let model = initial(&graph, 5);
     let preprocessing = Preprocessing::new(0.4, 0.3).unwrap();
-    let identity = ModelIdentity { graph, preprocessing, labels: LABELS.map(str::to_owned).to_vec() };
+    let identity =
+        ModelIdentity { graph, preprocessing, labels: LABELS.map(str::to_owned).to_vec(), inputs: None };
     let file = ModelFile { identity, origin: None, model };
     std::fs::write(folder.join("model.safetensors"), file.to_bytes()).unwrap();
     file
@@ -91,7 +95,8 @@ fn probabilities(file: &ModelFile, source: &Source) -> Vec<Vec<f32>> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_consilium"));
     command.args(["demo-part", &std::process::id().to_string(), "site-agent", "decode"]);
     let target = Target::new(1, SIDES[0], SIDES[1]).unwrap();
-    let criteria = Criteria { labels: file.identity.labels.clone(), target, holdout: 0.0 };
+    let criteria =
+        Criteria { labels: file.identity.labels.clone(), case: Case::Picture(target), holdout: 0.0 };
     let key = SplitKey::new([0; 32]);
     let cohort = load(source, &criteria, &key, &mut Decoder::new(command), None, &mut |_| {}).unwrap();
     let ModelIdentity { graph, preprocessing, .. } = &file.identity;

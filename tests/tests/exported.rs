@@ -99,7 +99,7 @@ fn model(graph: &ModelGraph) -> ModelFile {
     }
     let labels = ["no", "perhaps", "yes"].map(str::to_owned).to_vec();
     let preprocessing = Preprocessing::new(0.3, 0.4).expect("a preprocessing");
-    let identity = ModelIdentity { graph: graph.clone(), preprocessing, labels };
+    let identity = ModelIdentity { graph: graph.clone(), preprocessing, labels, inputs: None };
     let origin = Some(Origin { study: identity.hash(), round: 7 });
     ModelFile { identity, origin, model }
 }

@@ -102,6 +102,9 @@ pub(super) fn run(args: &ConvertArgs, output: Output) -> anyhow::Result<()> {
 fn convert(from: &Path, to: &Path) -> anyhow::Result<Converted> {
     let format = Format::of(to)?;
     let model = open(from)?;
+    if model.identity.inputs.is_some() {
+        bail!("this model reads rows of a table, and `convert` writes models of pictures");
+    }
     let written = format.write(&model)?;
     let (length, hash) = (written.len() as u64, Hash::of_bytes(&written));
     if already_there(to, hash)?.is_none() {
@@ -126,7 +129,8 @@ mod tests {
         let graph = ModelSpec::Preset { preset, norm: None, stem: None }.graph([1, 8, 8], 2).unwrap();
         let model = initial(&graph, 1);
         let preprocessing = Preprocessing::new(0.5, 0.5).unwrap();
-        let identity = ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()] };
+        let identity =
+            ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()], inputs: None };
         let file = folder.join(format!("{}.safetensors", preset.name()));
         std::fs::write(&file, ModelFile { identity, origin: None, model }.to_bytes()).unwrap();
         file

@@ -103,6 +103,9 @@ struct Predictor {
 
 impl Predictor {
     fn new(file: ModelFile) -> anyhow::Result<Self> {
+        if file.identity.inputs.is_some() {
+            bail!("this model reads rows of a table, and `predict` reads pictures");
+        }
         let [channels, height, width] = file.identity.graph.input();
         let target = Target::new(channels, height, width).context("no picture becomes this model's input")?;
         Ok(Self { file, target, decoder: decoder()? })

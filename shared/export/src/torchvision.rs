@@ -257,7 +257,8 @@ mod tests {
 
     pub(super) fn file(graph: ModelGraph) -> ModelFile {
         let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
-        let identity = ModelIdentity { preprocessing, labels: vec!["no".into(), "yes".into()], graph };
+        let identity =
+            ModelIdentity { preprocessing, labels: vec!["no".into(), "yes".into()], inputs: None, graph };
         let origin = Origin { study: identity.hash(), round: 3 };
         let model = (0..identity.graph.len()).map(|index| index as f32).collect();
         ModelFile { identity, origin: Some(origin), model }
