@@ -63,7 +63,7 @@ pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
         arm(
             "fedadam",
             Way::Federated(dealt()),
-            "strategy = { kind = \"fedadam\", server_learning_rate = 0.1 }",
+            "strategy = { kind = \"fedadam\", server_learning_rate = 0.03 }",
             rounds,
         ),
         arm("fedprox", Way::Federated(dealt()), "strategy = { kind = \"fedprox\", mu = 0.1 }", rounds),
