@@ -106,7 +106,7 @@ fn rows_of_four_hospitals_are_learned_from() {
         fs::write(folder.path().join(format!("processed.{hospital}.data")), text).unwrap();
     }
     let results = folder.path().join("results");
-    let lines = reproduce("heart-disease", folder.path(), &results, &["--seeds", "1", "--epochs", "2"]);
+    let lines = reproduce("heart-disease", folder.path(), &results, &["--seeds", "1"]);
     let summary = lines.last().unwrap();
     assert_eq!(summary["not_run"], json!([]));
     for arm in summary["arms"].as_array().unwrap() {

@@ -78,6 +78,8 @@ pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
     let aims = vec![
         aim("fedavg", 0.748, "FLamby's FedAvg"),
         aim("fedavgm", 0.779, "FLamby's best strategy"),
+        aim("fedadam", 0.779, "FLamby's best strategy"),
+        aim("fedprox", 0.779, "FLamby's best strategy"),
         aim("pooled", 0.795, "pooled training"),
     ];
     Experiment {
