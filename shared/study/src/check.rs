@@ -276,6 +276,9 @@ fn model(plan: &Plan, f: &mut Findings) {
 fn rounds(plan: &Plan, rounds: &Rounds, f: &mut Findings) {
     let sites = plan.sites.len() as u64;
     f.between("rounds.count", rounds.count.into(), 1, MAX_ROUNDS.into());
+    if let Some(patience) = rounds.patience {
+        f.between("rounds.patience", patience.into(), 1, MAX_ROUNDS.into());
+    }
     f.between("rounds.quorum", rounds.quorum.into(), MIN_SITES as u64, sites.max(MIN_SITES as u64));
     f.require(
         ascending(&rounds.required),

@@ -127,6 +127,10 @@ pub struct Rounds {
     #[n(7)]
     #[serde(default)]
     pub strategy: Strategy,
+    /// The study ends early when so many rounds in a row have not made the recommended figure better.
+    #[n(8)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
 }
 
 fn default_collect_timeout() -> HumanDuration {

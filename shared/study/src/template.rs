@@ -65,6 +65,7 @@ epochs = 1                           # or steps = N: as much work for a large si
 
 [rounds]
 count = 10                           # rounds of training
+#     patience = 5 ends the study early, when so many rounds in a row have not made `evaluation.recommend` better
 quorum = {quorum}                           # fewest sites that a round may end with; the protocol may ask for more
 # required = []                      # sites without which no round starts
 # collect_timeout = "2h"             # how long sites may take to return an update

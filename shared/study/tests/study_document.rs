@@ -226,6 +226,7 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("[1.0, 2.0]", "[1.0]", "training"),
         ("erase = 0,", "erase = 28,", "training"),
         ("count = 10", "count = 0", "rounds.count"),
+        ("count = 10", "count = 10\npatience = 0", "rounds.patience"),
         ("count = 10", "count = 10001", "rounds.count"),
         ("quorum = 3", "quorum = 2", "rounds.quorum"),
         ("quorum = 3", "quorum = 5", "rounds.quorum"),

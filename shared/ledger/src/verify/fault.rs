@@ -233,6 +233,14 @@ pub enum Fault {
     /// The rules for candidates and the verdict disagree.
     #[error("the verdict is not what the rules of the study say: {0}")]
     Verdict(&'static str),
+    /// Closed while the study still had rounds.
+    #[error("it is closed after {done} of {rounds} rounds, and nothing in the study ends it early")]
+    EarlyEnd {
+        /// Rounds done.
+        done: usize,
+        /// Rounds of the study.
+        rounds: u32,
+    },
     /// Figures of an evaluation that is not one of this candidate.
     #[error("its figures come from an attempt that did not evaluate this candidate")]
     ForeignFigures,

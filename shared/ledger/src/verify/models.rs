@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use consilium_rounds::ending::is_over;
 use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::record::{Adoption, Course, Evaluated, Release, Verdict};
 use consilium_rounds::{fewest_sites, gate};
@@ -132,6 +133,9 @@ impl Walk {
         let study = self.study_mut(&hash)?;
         if matches!(study.state, StudyState::Stopped | StudyState::Released) {
             return Err(Fault::Halted(study.state));
+        }
+        if course == Course::Close && !is_over(&study.study, &study.adoptions) {
+            return Err(Fault::EarlyEnd { done: study.adoptions.len(), rounds: study.study.rounds.count });
         }
         study.state = match &course {
             Course::Open | Course::Restored { .. } => study.state,

@@ -147,7 +147,7 @@ fn the_checkpoint_must_be_signed_by_the_coordinator_of_the_roster() {
 
 #[test]
 fn contexts_are_only_for_what_sites_accepted() {
-    let world = World::new();
+    let world = World::new().with_rounds(2);
     let train = world.train();
     let with = |change: &dyn Fn(&mut consilium_secagg::context::ContextFields)| {
         let mut fields = train.clone();

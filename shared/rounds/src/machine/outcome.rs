@@ -12,6 +12,7 @@ use super::fewest_sites;
 use super::run::{Gathering, Life, Run, Stage, Step, Summing, Trained};
 use super::sites::Standing;
 use super::{Effects, StudyMachine};
+use crate::ending::is_over;
 use crate::event::{Effect, Notice, SumRefused, Summed};
 use crate::gate;
 use crate::message::{Settled, SettledAs, StudyState};
@@ -213,7 +214,7 @@ impl StudyMachine {
         self.adoptions.push(adoption.clone());
         self.forget_opened();
         effects.record(Record::Adoption(adoption));
-        if round.get() >= self.study.rounds.count {
+        if is_over(&self.study, &self.adoptions) {
             self.close(now, effects);
         } else if let Some(run) = self.run_mut() {
             let next = RoundNumber::new(round.get() + 1).expect("the number of rounds fits a round number");
@@ -265,7 +266,7 @@ impl StudyMachine {
             && is_crowded(trained.figures.saturated, self.study.model.len(), trained.survivors.len())
     }
 
-    /// All rounds are done: one transition, with the recommended model in it.
+    /// No further round follows: one transition, with the recommended model in it.
     fn close(&mut self, now: Timestamp, effects: &mut Effects) {
         let release = Release {
             study: self.study.hash(),

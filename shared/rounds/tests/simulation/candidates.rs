@@ -32,6 +32,23 @@ fn a_refused_candidate_leaves_the_model_and_is_never_the_last_word() {
     assert!(sim.machine.status().lines.iter().any(|line| matches!(line.state, LineState::Refused(_))));
 }
 
+/// Losses get worse after the first round, and patience ends; what is released is the best, not the last.
+#[test]
+fn a_study_that_gets_no_better_ends_early_with_its_best_model() {
+    let mut sim = sim(4, 9, "patience = 2", "recommend = \"loss\"");
+    sim.connect_all();
+    sim.act(Act::Start);
+    until(&mut sim, |sim| sim.machine.adoptions().len() == 1);
+    sim.sites.iter_mut().for_each(|site| site.work.worse = true);
+    sim.settle(20_000);
+    sim.ends_released_once();
+    let adoptions = sim.machine.adoptions();
+    assert_eq!(adoptions.len(), 3);
+    assert!(adoptions.iter().all(|last| last.verdict == Verdict::Adopted));
+    assert_eq!(sim.machine.release().unwrap().model, adoptions[0].candidate);
+    assert_eq!(sim.machine.release().unwrap().rounds, 3);
+}
+
 /// Start and candidate of four rounds, and whether it was refused: the second is. The same updates whatever model they
 /// start from.
 fn four_rounds(strategy: &str) -> Vec<(Vec<f32>, Vec<f32>, bool)> {

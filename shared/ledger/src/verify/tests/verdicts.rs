@@ -42,11 +42,21 @@ fn models_come_from_sums_and_verdicts_from_the_gate() {
     let mut release = world.release();
     release.participants.insert(site(3));
     assert!(replace(17, &Happened::Release(release)).contains("participants it names"));
+    // A study is closed when its rounds are done.
+    let mut story = world.story();
+    story.remove(15);
+    assert_eq!(
+        world.failure(&story),
+        (
+            15,
+            "entry 15 (course): it is closed after 0 of 1 rounds, and nothing in the study ends it early"
+                .into()
+        )
+    );
     // After the release, and while paused, nothing begins.
     let mut story = world.story();
-    let mut more = world.fields(3, Purpose::Train, hash("candidate"));
-    more.round = round(2);
-    story.push(world.context(more.clone()));
+    let more = world.fields(3, Purpose::Train, world.study.initial_model());
+    story.push(world.context(more));
     assert_eq!(world.failure(&story), (18, "entry 18 (context): the study is released".into()));
     let course = |course| world.told(&Happened::Course { course, by: Principal::Coordinator });
     let mut story = world.story();

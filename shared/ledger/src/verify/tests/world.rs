@@ -78,10 +78,18 @@ impl World {
         Self { consortium, coordinator, operator, sites, roster, study }
     }
 
+    /// The same with rounds after those of the story.
+    pub(super) fn with_rounds(mut self, count: u32) -> Self {
+        let mut plan = (*self.study.clone().into_draft()).clone();
+        plan.rounds.count = count;
+        self.study = Draft::new(plan).unwrap().with_initial_model(hash("initial"));
+        self
+    }
+
     pub(super) fn study_of(name: &str, sites: &[SiteName]) -> Study {
         let toml = consilium_study::template::study_toml(&name.parse().unwrap(), sites);
         // The gate has tests of its own.
-        let toml = toml.replace("\ngate = ", "\n# gate = ");
+        let toml = toml.replace("\ngate = ", "\n# gate = ").replace("\ncount = 10 ", "\ncount = 1 ");
         Draft::from_toml(&toml).unwrap().with_initial_model(hash("initial"))
     }
 
