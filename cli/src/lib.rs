@@ -47,6 +47,8 @@ enum Command {
     #[cfg(feature = "simulate")]
     Simulate(simulate::SimulateArgs),
     #[cfg(feature = "simulate")]
+    Compare(reproduce::compare::CompareArgs),
+    #[cfg(feature = "simulate")]
     Reproduce(reproduce::ReproduceArgs),
     #[cfg(feature = "bench")]
     Bench(bench::BenchArgs),
@@ -80,6 +82,8 @@ pub fn main() -> ExitCode {
         Command::Part { parent, part } => return part.play(&parent),
         #[cfg(feature = "simulate")]
         Command::Simulate(args) => simulate::run(&args, output),
+        #[cfg(feature = "simulate")]
+        Command::Compare(args) => reproduce::compare::run(&args, output),
         #[cfg(feature = "simulate")]
         Command::Reproduce(args) => reproduce::run(&args, output),
         #[cfg(feature = "bench")]

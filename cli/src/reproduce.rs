@@ -4,6 +4,7 @@
 //! may be stopped at any time and goes on where it was; what was not run is shown as such, with its command. Training is
 //! that of `simulate`: the engine, the secure aggregation and the loader of real sites, in one process.
 
+pub mod compare;
 mod covid;
 mod experiment;
 mod heart;
@@ -38,21 +39,28 @@ pub struct ReproduceArgs {
     /// Its data: the file pneumoniamnist.npz; the folder of UCI's four processed.*.data; the folder with metadata.csv
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// Where results are kept; by default consilium-reproduce/NAME in this folder
-    #[arg(long, value_name = "FOLDER")]
-    pub folder: Option<PathBuf>,
-    /// Seeds of every arm, in place of its own number
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
-    pub seeds: Option<u64>,
     /// Passes over the cases, or rounds, in place of the experiment's. Results of another number are replaced
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub epochs: Option<u32>,
+    #[command(flatten)]
+    course: Course,
+}
+
+/// What is run of an experiment, and where its results are.
+#[derive(Debug, Clone, clap::Args)]
+struct Course {
+    /// Where results are kept; by default a folder of the experiment's name in this one
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Seeds of every arm, in place of its own number
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: Option<u64>,
     /// Run only cells whose name begins like this, for example resnet18/pooled or resnet18/pooled/1; may be given again
     #[arg(long, value_name = "CELL")]
-    pub only: Vec<String>,
+    only: Vec<String>,
     /// Run nothing; show what is there
     #[arg(long)]
-    pub show: bool,
+    show: bool,
 }
 
 /// What can be reproduced.
@@ -96,21 +104,32 @@ struct Line<'a> {
 
 /// Runs what is missing, and shows the table.
 pub fn run(args: &ReproduceArgs, output: Output) -> anyhow::Result<()> {
-    settle(Freed::Stays);
-    let story = Story::new(output, Instant::now());
     let experiment = args.name.experiment(args.epochs);
-    let folder =
-        args.folder.clone().unwrap_or_else(|| PathBuf::from("consilium-reproduce").join(experiment.name));
     let prepared = tempfile::Builder::new().prefix("consilium-reproduce-").tempdir()?;
     let data = args.name.prepare(&args.data, prepared.path())?;
-    let results = Results::new(folder, name_of(&data)?);
+    conduct(&experiment, &data, &args.course, &args.command(), output)
+}
+
+/// Runs what is missing of an experiment, and shows its table. `command` begins what is typed to run a part of it.
+fn conduct(
+    experiment: &Experiment,
+    data: &Path,
+    course: &Course,
+    command: &str,
+    output: Output,
+) -> anyhow::Result<()> {
+    settle(Freed::Stays);
+    let story = Story::new(output, Instant::now());
+    let Course { folder, seeds, only, show } = course;
+    let folder =
+        folder.clone().unwrap_or_else(|| PathBuf::from("consilium-reproduce").join(&experiment.name));
+    let results = Results::new(folder, name_of(data)?);
     let cells: Vec<Cell<'_>> = experiment
         .arms
         .iter()
-        .flat_map(|arm| (1..=args.seeds.unwrap_or(arm.seeds)).map(move |seed| Cell { arm, seed }))
+        .flat_map(|arm| (1..=seeds.unwrap_or(arm.seeds)).map(move |seed| Cell { arm, seed }))
         .collect();
-    let wanted =
-        |cell: &Cell<'_>| args.only.is_empty() || args.only.iter().any(|only| begins(&cell.name(), only));
+    let wanted = |cell: &Cell<'_>| only.is_empty() || only.iter().any(|only| begins(&cell.name(), only));
     if !cells.iter().any(wanted) {
         let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name.as_str()).collect();
         bail!("no cell is called like that; the arms are {}, each with /SEED", names.join(", "));
@@ -120,10 +139,10 @@ pub fn run(args: &ReproduceArgs, output: Output) -> anyhow::Result<()> {
     for cell in &cells {
         let (state, result) = match results.get(cell)? {
             Some(kept) => ("kept", kept),
-            None if args.show || !wanted(cell) => continue,
+            None if *show || !wanted(cell) => continue,
             None => {
                 story.tell(&format!("{} begins", cell.name()));
-                let result = perform(cell, &data, cell.recipe(results.data), &story.clone().hushed())?;
+                let result = perform(cell, data, cell.recipe(results.data), &story.clone().hushed())?;
                 results.put(cell, &result)?;
                 ("done", result)
             }
@@ -136,7 +155,7 @@ pub fn run(args: &ReproduceArgs, output: Output) -> anyhow::Result<()> {
         done.push(result);
     }
     story.clear();
-    let summary = Summary::new(&experiment, &cells, &done, |arm| command(args, arm));
+    let summary = Summary::new(experiment, &cells, &done, |arm| course.command(command, arm));
     output.show(&summary, Summary::text)?;
     Ok(())
 }
@@ -146,21 +165,25 @@ fn begins(name: &str, only: &str) -> bool {
     name.strip_prefix(only.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// What to type to run cells whose name begins like this.
-fn command(args: &ReproduceArgs, only: &str) -> String {
-    use clap::ValueEnum as _;
-    let name = args.name.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    let mut command = format!("consilium reproduce {name} --data {}", args.data.display());
-    if let Some(folder) = &args.folder {
-        command += &format!(" --folder {}", folder.display());
+impl ReproduceArgs {
+    /// What was typed, without what is in [`Course`].
+    fn command(&self) -> String {
+        use clap::ValueEnum as _;
+        let name = self.name.to_possible_value();
+        let name = name.map_or_else(String::new, |value| value.get_name().to_owned());
+        let epochs = self.epochs.map_or_else(String::new, |epochs| format!(" --epochs {epochs}"));
+        format!("consilium reproduce {name} --data {}{epochs}", self.data.display())
     }
-    if let Some(seeds) = args.seeds {
-        command += &format!(" --seeds {seeds}");
+}
+
+impl Course {
+    /// What to type to run cells whose name begins like this.
+    fn command(&self, command: &str, only: &str) -> String {
+        let folder = self.folder.as_ref();
+        let folder = folder.map_or_else(String::new, |folder| format!(" --folder {}", folder.display()));
+        let seeds = self.seeds.map_or_else(String::new, |seeds| format!(" --seeds {seeds}"));
+        format!("{command}{folder}{seeds} --only {only}")
     }
-    if let Some(epochs) = args.epochs {
-        command += &format!(" --epochs {epochs}");
-    }
-    format!("{command} --only {only}")
 }
 
 #[cfg(test)]

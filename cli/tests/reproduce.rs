@@ -48,7 +48,7 @@ fn what_was_stopped_goes_on_where_it_was() {
     assert_eq!(summary["arms"][0]["auroc"]["count"], 1);
     let missing = summary["not_run"].as_array().unwrap();
     assert_eq!(missing.len(), 6, "{missing:?}");
-    assert!(missing[0]["command"].as_str().unwrap().ends_with("--epochs 1 --only small-cnn/federated-iid"));
+    assert!(missing[0]["command"].as_str().unwrap().ends_with("--seeds 1 --only small-cnn/federated-iid"));
 
     let lines = run(&[&short[..], &["--only", "small-cnn"]].concat());
     let expected = [
@@ -81,6 +81,43 @@ fn what_is_not_there_is_said_before_anything_runs() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && error.contains("small-cnn/pooled, "), "{error}");
     assert!(!folder.path().join("consilium-reproduce").exists());
+}
+
+#[test]
+fn a_study_of_ones_own_is_compared_over_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, study) = (folder.path().join("cases.npz"), folder.path().join("study.toml"));
+    write_archive(&data, 8);
+    let text = "format = 1\nname = \"mine\"\ntitle = \"Mine\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
+         [data]\nlabels = [\"dark\", \"bright\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n\
+         [model]\npreset = \"logistic\"\n\
+         [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 8\nepochs = 1\n\
+         [rounds]\ncount = 4\nquorum = 3\n";
+    fs::write(&study, text).unwrap();
+    let run = |arguments: &[&str]| -> Vec<Value> {
+        let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
+            .args(["compare", "study.toml", "--data", "cases.npz", "--partition", "iid", "--json"])
+            .args(arguments)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let lines = run(&["--seeds", "2"]);
+    let arms = lines.last().unwrap()["arms"].as_array().unwrap();
+    let names: Vec<_> = arms.iter().map(|arm| arm["arm"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pooled", "federated", "alone"]);
+    for arm in arms {
+        let auroc = &arm["auroc"];
+        assert!(auroc["mean"].as_f64().unwrap() > 0.9 && auroc["half"].is_f64(), "{arm}");
+    }
+    // The same again runs nothing; one more seed runs that alone.
+    let kept = |lines: &[Value]| states(lines).iter().filter(|(_, state)| *state == "kept").count();
+    let more = run(&["--seeds", "3", "--only", "federated"]);
+    assert_eq!((kept(&more), states(&more).len()), (6, 7));
+    assert_eq!(more.last().unwrap()["not_run"].as_array().unwrap().len(), 2);
 }
 
 /// Four hospitals with tables in the shape of UCI's files.

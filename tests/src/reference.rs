@@ -51,7 +51,7 @@ pub fn python(packages: &Packages, temporary: &Path) -> Option<PathBuf> {
 }
 
 /// Says that a test is skipped, past the harness, which swallows what a passing test prints.
-pub fn skipped(why: &str) {
+fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 

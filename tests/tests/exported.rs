@@ -5,7 +5,7 @@ use std::path::Path;
 use consilium_export::{to_onnx, to_torchvision};
 use consilium_learning::{Dataset, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score};
 use consilium_study::graph::{ModelGraph, ModelSpec, Role};
-use consilium_tests::reference::{ONNX, python, run, skipped};
+use consilium_tests::reference::{ONNX, python, run};
 use serde_json::{Value, json};
 
 /// A Python with torch, torchvision and safetensors, for those who have one: the packages take gigabytes.
@@ -170,14 +170,11 @@ fn onnxruntime_computes_what_this_program_does() {
     }
 }
 
+/// Run by hand, because torch takes gigabytes: `docs/developer.md` says how.
 #[test]
+#[ignore = "needs a Python with torch and torchvision, named by CONSILIUM_TORCHVISION_PYTHON"]
 fn torchvision_loads_its_networks_and_computes_what_this_program_does() {
-    let Some(python) = std::env::var_os(TORCHVISION) else {
-        skipped(&format!(
-            "{TORCHVISION} names no Python with torch and torchvision, so no ResNet is loaded there"
-        ));
-        return;
-    };
+    let python = std::env::var_os(TORCHVISION).expect("it names a Python with torch and torchvision");
     let networks = [
         ("preset = \"resnet18\"", 3, 28),
         ("preset = \"resnet18\"", 1, 33),

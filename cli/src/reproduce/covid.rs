@@ -13,11 +13,11 @@ const SEEDS: u64 = 5;
 
 pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
     let rounds = rounds.unwrap_or(ROUNDS);
-    let dealt = |keeps_test| Dealt { partition: Partition::By("country".to_owned()), keeps_test };
+    let dealt = |keeps_test| Dealt { keeps_test, ..Dealt::by(Partition::By("country".to_owned())) };
     let arm =
         |name: &str, way: Way, seeds: u64| Arm { name: name.to_owned(), way, study: study(rounds), seeds };
     Experiment {
-        name: "covid-cxr-sites",
+        name: "covid-cxr-sites".to_owned(),
         about: format!(
             "Chest X-rays by country: COVID-19 against other findings, {rounds} rounds, split by patient. With a dozen test \
              patients a figure says little: what can be concluded is that sites with one class, and sites with one picture, take \

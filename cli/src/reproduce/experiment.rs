@@ -9,7 +9,7 @@ use crate::partition::Partition;
 
 /// A published experiment, and ours beside it.
 pub(super) struct Experiment {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// What it shows and what it follows, for people.
     pub(super) about: String,
     /// The rows of its table; each has a cell for every seed.
@@ -43,8 +43,17 @@ pub(super) enum Way {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Dealt {
     pub(super) partition: Partition,
+    /// Number of sites, where it is not the study's own or that of a column's values.
+    pub(super) sites: Option<u16>,
     /// Whether patients are kept from all sites for testing although the partition is by a column.
     pub(super) keeps_test: bool,
+}
+
+impl Dealt {
+    /// To the study's own sites, or one for each value of a column.
+    pub(super) const fn by(partition: Partition) -> Self {
+        Self { partition, sites: None, keeps_test: false }
+    }
 }
 
 impl Way {
@@ -62,8 +71,12 @@ impl fmt::Display for Way {
             Self::Pooled(_) => "pooled",
             Self::Alone(_) => "alone",
         };
-        write!(f, "{word}, {}", self.dealt().partition)?;
-        if self.dealt().keeps_test { f.write_str(", test kept") } else { Ok(()) }
+        let Dealt { partition, sites, keeps_test } = self.dealt();
+        write!(f, "{word}, {partition}")?;
+        if let Some(sites) = sites {
+            write!(f, ", {sites} sites")?;
+        }
+        if *keeps_test { f.write_str(", test kept") } else { Ok(()) }
     }
 }
 

@@ -43,7 +43,7 @@ const INPUTS: &str = r#"inputs = [
 
 pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
     let rounds = rounds.unwrap_or(ROUNDS);
-    let dealt = || Dealt { partition: Partition::By("hospital".to_owned()), keeps_test: false };
+    let dealt = || Dealt::by(Partition::By("hospital".to_owned()));
     let fedavg = "strategy = { kind = \"fedavg\" }";
     let arm = |name: &str, way: Way, strategy: &str, rounds: u32| Arm {
         name: name.to_owned(),
@@ -83,7 +83,7 @@ pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
         aim("pooled", 0.795, "pooled training"),
     ];
     Experiment {
-        name: "heart-disease",
+        name: "heart-disease".to_owned(),
         about: format!(
             "Heart disease, four hospitals, FLamby's task and test patients: logistic regression on 13 inputs, {rounds} rounds of \
              100 local steps, batch 4, SGD"

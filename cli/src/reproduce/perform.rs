@@ -66,7 +66,8 @@ pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story)
     let mut plan = (*Draft::from_toml(&cell.arm.study).context("the study of this cell")?).clone();
     plan.seed = cell.seed;
     let dealt = cell.arm.way.dealt();
-    let dealing = Dealing { data, partition: &dealt.partition, sites: None, keeps_test: dealt.keeps_test };
+    let dealing =
+        Dealing { data, partition: &dealt.partition, sites: dealt.sites, keeps_test: dealt.keeps_test };
     let setting = Setting::new(plan, &dealing, story)?;
     let Setting { draft, hospitals, test } = &setting;
     let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));

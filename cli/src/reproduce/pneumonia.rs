@@ -23,7 +23,7 @@ pub(super) fn experiment(epochs: Option<u32>) -> Experiment {
             arms.push(Arm { name: name.clone(), way, study: study(model, epochs, batch), seeds });
             name
         };
-        let dealt = |partition| Dealt { partition, keeps_test: false };
+        let dealt = Dealt::by;
         let pooled = arm("pooled", Way::Pooled(dealt(Partition::Iid)));
         let iid = arm("federated-iid", Way::Federated(dealt(Partition::Iid)));
         let skewed = arm("federated-dirichlet", Way::Federated(dealt(Partition::Dirichlet(0.5))));
@@ -40,7 +40,7 @@ pub(super) fn experiment(epochs: Option<u32>) -> Experiment {
         }
     }
     Experiment {
-        name: "pneumoniamnist",
+        name: "pneumoniamnist".to_owned(),
         about: format!(
             "PneumoniaMNIST, official test split, {epochs} passes over the cases (published: 100), the recipe of MedMNIST v2"
         ),

@@ -12,7 +12,7 @@ use crate::output::table;
 pub(super) struct Summary {
     #[serde(rename = "final")]
     is_final: bool,
-    experiment: &'static str,
+    experiment: String,
     about: String,
     arms: Vec<Row>,
     aims: Vec<Verdict>,
@@ -113,7 +113,7 @@ impl Summary {
         });
         Self {
             is_final: true,
-            experiment: experiment.name,
+            experiment: experiment.name.clone(),
             about: experiment.about.clone(),
             arms: arms.collect(),
             aims: aims.collect(),
