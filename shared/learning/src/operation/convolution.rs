@@ -5,24 +5,17 @@
 //! thread over neighbouring images and then over threads in order, so they are the same bytes for
 //! the same number of threads.
 
-use burn::backend::Flex;
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
-use burn_flex::FlexTensor;
 use consilium_study::graph::Conv2d;
 use rayon::prelude::*;
 
 use super::depthwise::depthwise;
+use super::kernel::{self, Kernel, Wanted};
 use super::product::{Matrix, Target, multiply};
 use super::scratch;
 use super::unfold::{Motion, Windows};
-use super::winograd::{Tiles, Wanted};
-use super::{Tracked, flex, plain, sides, tracked};
+use super::winograd::Tiles;
 
 /// Convolves `input` `[cases, channels, height, width]` with `weight`
 /// `[filters, channels / groups, kernel, kernel]` and adds `bias` `[filters]`.
@@ -43,66 +36,35 @@ pub(crate) fn conv2d(
         let options = ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], layer.groups as usize);
         return burn::tensor::module::conv2d(input, weight, bias, options);
     }
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &weight.device()));
-    if !weight.is_autodiff() {
-        let result = forward(&plain(input), &plain(weight), &plain(bias), motion);
-        return Tensor::from_primitive::<Flex>(result);
+    kernel::apply::<Windows>(input, weight, bias, motion)
+}
+
+impl Kernel for Windows {
+    fn new(input: [usize; 4], weight: [usize; 4], motion: Motion) -> Self {
+        Self::new(input, weight, motion)
     }
-    let (input, weight, bias) = (tracked(input), tracked(weight), tracked(bias));
-    let result = forward(input.primitive(), weight.primitive(), bias.primitive(), motion);
-    let nodes = [input.node(), weight.node(), bias.node()];
-    let result = match Convolution.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut step) => {
-            let (input, weight) = (step.checkpoint(&input), step.checkpoint(&weight));
-            step.finish(State { input, weight, motion }, result)
-        }
-        OpsKind::UnTracked(step) => step.finish(result),
-    };
-    Tensor::from_primitive::<Tracked>(result)
-}
 
-#[derive(Debug)]
-struct Convolution;
-
-/// What the backward pass needs.
-#[derive(Clone, Debug)]
-struct State {
-    input: NodeId,
-    weight: NodeId,
-    motion: Motion,
-}
-
-impl Backward<Flex, 3> for Convolution {
-    type State = State;
-
-    fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
-        let [to_input, to_weight, to_bias] = ops.parents;
-        let State { input, weight, motion } = ops.state;
-        let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
-        let weight = kept.retrieve_node_output::<FlexTensor>(weight).to_contiguous();
-        let windows = Windows::new(sides(&input), sides(&weight), motion);
-        let wanted = Wanted { input: to_input.is_some(), weight: to_weight.is_some() };
-        let (of_input, of_weight) =
-            backward(&windows, input.storage(), weight.storage(), slope.storage(), wanted);
-        if let (Some(node), Some(gradient)) = (to_input, of_input) {
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
-        }
-        if let (Some(node), Some(gradient)) = (to_weight, of_weight) {
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&weight)));
-        }
-        if let Some(node) = to_bias {
-            let gradient = bias_gradient(windows.filters, windows.outputs(), slope.storage());
-            gradients.register::<Flex>(node.id, flex(gradient, &[windows.filters]));
-        }
+    fn result(&self) -> [usize; 4] {
+        [self.images, self.filters, self.rows, self.columns]
     }
-}
 
-fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, motion: Motion) -> FlexTensor {
-    let (input, weight, bias) = (input.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-    let windows = Windows::new(sides(&input), sides(&weight), motion);
-    let results = convolve(&windows, input.storage(), weight.storage(), bias.storage());
-    flex(results, &[windows.images, windows.filters, windows.rows, windows.columns])
+    fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        convolve(self, input, weight, bias)
+    }
+
+    fn backward(
+        &self,
+        input: &[f32],
+        weight: &[f32],
+        slope: &[f32],
+        wanted: Wanted,
+    ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+        if let Some(tiles) = Tiles::of(*self) {
+            return tiles.backward(input, weight, slope, wanted);
+        }
+        let of_input = wanted.input.then(|| input_gradient(self, weight, slope));
+        (of_input, wanted.weight.then(|| weight_gradient(self, input, slope)))
+    }
 }
 
 /// Convolves all images of `values` and adds each filter's bias.
@@ -126,21 +88,6 @@ pub(super) fn convolve(windows: &Windows, values: &[f32], weight: &[f32], bias: 
             });
         });
     results
-}
-
-/// The gradients of the input and of the weight, where they are wanted.
-fn backward(
-    windows: &Windows,
-    input: &[f32],
-    weight: &[f32],
-    slope: &[f32],
-    wanted: Wanted,
-) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
-    if let Some(tiles) = Tiles::of(*windows) {
-        return tiles.backward(input, weight, slope, wanted);
-    }
-    let of_input = wanted.input.then(|| input_gradient(windows, weight, slope));
-    (of_input, wanted.weight.then(|| weight_gradient(windows, input, slope)))
 }
 
 pub(super) fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> {
@@ -191,37 +138,12 @@ pub(super) fn weight_gradient(windows: &Windows, input: &[f32], slope: &[f32]) -
     sum
 }
 
-/// Sums over cases and places of `slope`, shape `[cases, filters, outputs]`.
-pub(super) fn bias_gradient(filters: usize, outputs: usize, slope: &[f32]) -> Vec<f32> {
-    let mut sums = vec![0.0; filters];
-    for (index, plane) in slope.chunks_exact(outputs).enumerate() {
-        sums[index % filters] += super::normalisation::sum(plane);
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::testing::{assert_close, leaf, numbers, values_of};
+    use crate::operation::testing::{assert_close, leaf, values_of, with_gradients};
     use burn::tensor::Device;
     use proptest::prelude::*;
-
-    /// Result and the three gradients of `sum(result * mask)`.
-    fn with_gradients(
-        shapes: ([usize; 4], [usize; 4]),
-        convolve: impl Fn(Tensor<4>, Tensor<4>, Tensor<1>) -> Tensor<4>,
-    ) -> [Vec<f32>; 4] {
-        let device = Device::flex().autodiff();
-        let (input, weight) = (leaf(&device, shapes.0, 1), leaf(&device, shapes.1, 2));
-        let bias: Tensor<1> = leaf(&device, [shapes.1[0]], 3);
-        let result = convolve(input.clone(), weight.clone(), bias.clone());
-        let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
-        let gradients = (result.clone() * mask).sum().backward();
-        let of = |gradient: Option<Tensor<4>>| values_of(gradient.unwrap());
-        let (input, weight) = (of(input.grad(&gradients)), of(weight.grad(&gradients)));
-        [values_of(result), input, weight, values_of(bias.grad(&gradients).unwrap())]
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
@@ -238,7 +160,7 @@ mod tests {
                 filters: filters as u32, kernel: kernel as u32, stride: stride as u32,
                 padding: padding as u32, groups: 1, bias: true, dilation: dilation as u32,
             };
-            let shapes = ([cases, channels, height, width], [filters, channels, kernel, kernel]);
+            let shapes = ([cases, channels, height, width], [filters, channels, kernel, kernel], filters);
             let ours = with_gradients(shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
             let options = || ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], 1);
             let burns = with_gradients(shapes, |x, w, b| burn::tensor::module::conv2d(x, w, Some(b), options()));
@@ -254,7 +176,7 @@ mod tests {
         for (groups, filters, dilation) in [(2, 4, 1), (4, 4, 1), (4, 8, 1), (4, 4, 2)] {
             let layer = Conv2d { filters, kernel: 3, stride: 2, padding: 1, groups, bias: true, dilation };
             let (share, per_group) = (4 / groups as usize, (filters / groups) as usize);
-            let shapes = ([2, 4, 7, 6], [filters as usize, share, 3, 3]);
+            let shapes = ([2, 4, 7, 6], [filters as usize, share, 3, 3], filters as usize);
             let ours = with_gradients(shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
             let one = Conv2d { filters: filters / groups, groups: 1, ..layer };
             let parts = with_gradients(shapes, |x, w, b| {

@@ -6,20 +6,13 @@
 
 use std::ops::Range;
 
-use burn::backend::Flex;
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::convolution::bias_gradient;
+use super::kernel::{self, Kernel, Wanted};
 use super::normalisation::sum_of_pairs;
 use super::unfold::{Motion, Windows};
-use super::{Tracked, flex, plain, sides, tracked, wide};
+use super::wide;
 
 /// Convolves each channel of `input` `[cases, channels, height, width]` with its own kernels in `weight`
 /// `[filters, 1, kernel, kernel]`, `filters / channels` of them, and adds `bias` `[filters]`.
@@ -29,69 +22,11 @@ pub(super) fn depthwise(
     bias: Option<Tensor<1>>,
     motion: Motion,
 ) -> Tensor<4> {
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &weight.device()));
-    if !weight.is_autodiff() {
-        let result = forward(&plain(input), &plain(weight), &plain(bias), motion);
-        return Tensor::from_primitive::<Flex>(result);
-    }
-    let (input, weight, bias) = (tracked(input), tracked(weight), tracked(bias));
-    let result = forward(input.primitive(), weight.primitive(), bias.primitive(), motion);
-    let nodes = [input.node(), weight.node(), bias.node()];
-    let result = match Depthwise.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut step) => {
-            let (input, weight) = (step.checkpoint(&input), step.checkpoint(&weight));
-            step.finish(State { input, weight, motion }, result)
-        }
-        OpsKind::UnTracked(step) => step.finish(result),
-    };
-    Tensor::from_primitive::<Tracked>(result)
-}
-
-#[derive(Debug)]
-struct Depthwise;
-
-/// What the backward pass needs.
-#[derive(Clone, Debug)]
-struct State {
-    input: NodeId,
-    weight: NodeId,
-    motion: Motion,
-}
-
-impl Backward<Flex, 3> for Depthwise {
-    type State = State;
-
-    fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
-        let [to_input, to_weight, to_bias] = ops.parents;
-        let State { input, weight, motion } = ops.state;
-        let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
-        let weight = kept.retrieve_node_output::<FlexTensor>(weight).to_contiguous();
-        let map = Map::new(sides(&input), sides(&weight), motion);
-        if let Some(node) = to_input {
-            let gradient = map.input_gradient(weight.storage(), slope.storage());
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
-        }
-        if let Some(node) = to_weight {
-            let gradient = map.weight_gradient(input.storage(), slope.storage());
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&weight)));
-        }
-        if let Some(node) = to_bias {
-            let gradient = bias_gradient(map.filters, map.windows.outputs(), slope.storage());
-            gradients.register::<Flex>(node.id, flex(gradient, &[map.filters]));
-        }
-    }
-}
-
-fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, motion: Motion) -> FlexTensor {
-    let (input, weight, bias) = (input.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-    let map = Map::new(sides(&input), sides(&weight), motion);
-    let results = map.forward(input.storage(), weight.storage(), bias.storage());
-    let Windows { images, rows, columns, .. } = map.windows;
-    flex(results, &[images, map.filters, rows, columns])
+    kernel::apply::<Map>(input, weight, bias, motion)
 }
 
 /// Sides of a depthwise convolution.
+#[derive(Clone, Copy, Debug)]
 struct Map {
     /// Of one channel and one filter.
     windows: Windows,
@@ -99,13 +34,35 @@ struct Map {
     filters: usize,
 }
 
-impl Map {
+impl Kernel for Map {
     fn new(input: [usize; 4], weight: [usize; 4], motion: Motion) -> Self {
         let ([images, channels, height, width], [filters, _, kernel, _]) = (input, weight);
         let windows = Windows::new([images, 1, height, width], [1, 1, kernel, kernel], motion);
         Self { windows, channels, filters }
     }
 
+    fn result(&self) -> [usize; 4] {
+        let Windows { images, rows, columns, .. } = self.windows;
+        [images, self.filters, rows, columns]
+    }
+
+    fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        self.convolve(input, weight, bias)
+    }
+
+    fn backward(
+        &self,
+        input: &[f32],
+        weight: &[f32],
+        slope: &[f32],
+        wanted: Wanted,
+    ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+        let of_input = wanted.input.then(|| self.input_gradient(weight, slope));
+        (of_input, wanted.weight.then(|| self.weight_gradient(input, slope)))
+    }
+}
+
+impl Map {
     /// Filters of a channel.
     const fn share(&self) -> usize {
         self.filters / self.channels
@@ -129,7 +86,7 @@ impl Map {
         }
     }
 
-    fn forward(&self, values: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    fn convolve(&self, values: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
         let Windows { images, stride, .. } = self.windows;
         let (plane, outputs, places) = (self.windows.image(), self.windows.outputs(), self.windows.places());
         let mut results = vec![0.0; images * self.filters * outputs];
@@ -218,26 +175,10 @@ impl Map {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::testing::{assert_close, leaf, numbers, values_of};
+    use crate::operation::testing::{assert_close, leaf, values_of, with_gradients};
     use burn::tensor::Device;
     use burn::tensor::ops::ConvOptions;
     use proptest::prelude::*;
-
-    /// Result and the three gradients of `sum(result * mask)`.
-    fn with_gradients(
-        shapes: ([usize; 4], [usize; 4]),
-        convolve: impl Fn(Tensor<4>, Tensor<4>, Tensor<1>) -> Tensor<4>,
-    ) -> [Vec<f32>; 4] {
-        let device = Device::flex().autodiff();
-        let (input, weight) = (leaf(&device, shapes.0, 1), leaf(&device, shapes.1, 2));
-        let bias: Tensor<1> = leaf(&device, [shapes.1[0]], 3);
-        let result = convolve(input.clone(), weight.clone(), bias.clone());
-        let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
-        let gradients = (result.clone() * mask).sum().backward();
-        let of = |gradient: Option<Tensor<4>>| values_of(gradient.unwrap());
-        let (input, weight) = (of(input.grad(&gradients)), of(weight.grad(&gradients)));
-        [values_of(result), input, weight, values_of(bias.grad(&gradients).unwrap())]
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
@@ -250,7 +191,7 @@ mod tests {
         ) {
             let extent = dilation * (kernel - 1) + 1;
             prop_assume!(padding < extent && extent <= height.min(width) + 2 * padding);
-            let shapes = ([cases, channels, height, width], [channels * share, 1, kernel, kernel]);
+            let shapes = ([cases, channels, height, width], [channels * share, 1, kernel, kernel], channels * share);
             let ours = with_gradients(shapes, |x, w, b| {
                 depthwise(x, w, Some(b), Motion { stride, padding, dilation })
             });

@@ -72,7 +72,7 @@ impl Backward<Flex, 3> for LayerNorm {
             gradients.register::<Flex>(node.id, flex(gradient, &[map.channels]));
         }
         if let Some(node) = to_shift {
-            let gradient = super::convolution::bias_gradient(map.channels, map.plane, slope.storage());
+            let gradient = super::kernel::bias_gradient(map.channels, map.plane, slope.storage());
             gradients.register::<Flex>(node.id, flex(gradient, &[map.channels]));
         }
     }
@@ -219,25 +219,8 @@ impl Map {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::testing::{assert_close, leaf, numbers, values_of};
+    use crate::operation::testing::{assert_close, leaf, values_of, with_gradients};
     use burn::tensor::Device;
-
-    /// Result and the three gradients of `sum(result * mask)`.
-    fn with_gradients(
-        shape: [usize; 4],
-        normalise: impl Fn(Tensor<4>, Tensor<1>, Tensor<1>) -> Tensor<4>,
-    ) -> [Vec<f32>; 4] {
-        let device = Device::flex().autodiff();
-        let input: Tensor<4> = leaf(&device, shape, 1);
-        let (scale, shift): (Tensor<1>, Tensor<1>) =
-            (leaf(&device, [shape[1]], 2), leaf(&device, [shape[1]], 3));
-        let result = normalise(input.clone(), scale.clone(), shift.clone());
-        let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
-        let gradients = (result.clone() * mask).sum().backward();
-        let input = values_of(input.grad(&gradients).unwrap());
-        let of = |gradient: Option<Tensor<1>>| values_of(gradient.unwrap());
-        [values_of(result), input, of(scale.grad(&gradients)), of(shift.grad(&gradients))]
-    }
 
     /// The definition, in burn's elementary operations, which know their own gradients.
     fn by_definition(input: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>) -> Tensor<4> {
@@ -252,8 +235,10 @@ mod tests {
     #[test]
     fn agrees_with_the_definition() {
         for shape in [[3, 4, 5, 3], [2, 6, 4, 8], [5, 37, 1, 1], [1, 2, 1, 2], [2, 8, 7, 7]] {
-            let (ours, definition) =
-                (with_gradients(shape, layer_norm), with_gradients(shape, by_definition));
+            let (ours, definition) = (
+                with_gradients((shape, [shape[1]], shape[1]), layer_norm),
+                with_gradients((shape, [shape[1]], shape[1]), by_definition),
+            );
             for (ours, definition) in ours.iter().zip(&definition) {
                 assert_close(ours, definition, 2e-5);
             }

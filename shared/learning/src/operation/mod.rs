@@ -43,6 +43,7 @@ pub(crate) mod rectifier;
 pub(crate) mod transposed;
 
 mod depthwise;
+mod kernel;
 mod product;
 mod scratch;
 #[cfg(test)]

@@ -333,25 +333,8 @@ pub(super) fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::testing::{assert_close, leaf, numbers, values_of};
+    use crate::operation::testing::{assert_close, leaf, numbers, values_of, with_gradients};
     use burn::tensor::Device;
-
-    /// Result and the three gradients of `sum(result * mask)`.
-    fn with_gradients(
-        shape: [usize; 4],
-        normalise: impl Fn(Tensor<4>, Tensor<1>, Tensor<1>) -> Tensor<4>,
-    ) -> [Vec<f32>; 4] {
-        let device = Device::flex().autodiff();
-        let input: Tensor<4> = leaf(&device, shape, 1);
-        let (scale, shift): (Tensor<1>, Tensor<1>) =
-            (leaf(&device, [shape[1]], 2), leaf(&device, [shape[1]], 3));
-        let result = normalise(input.clone(), scale.clone(), shift.clone());
-        let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
-        let gradients = (result.clone() * mask).sum().backward();
-        let input = values_of(input.grad(&gradients).unwrap());
-        let of = |gradient: Option<Tensor<1>>| values_of(gradient.unwrap());
-        [values_of(result), input, of(scale.grad(&gradients)), of(shift.grad(&gradients))]
-    }
 
     /// The definition, in burn's elementary operations, which know their own gradients.
     fn by_definition(input: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, groups: usize) -> Tensor<4> {
@@ -367,9 +350,11 @@ mod tests {
     #[test]
     fn groups_agree_with_the_definition() {
         for (shape, groups) in [([3, 4, 5, 3], 2), ([2, 6, 4, 8], 6), ([1, 3, 1, 2], 1), ([2, 8, 7, 7], 4)] {
-            let ours =
-                with_gradients(shape, |x, s, b| normalise(x, s, b, Sets::Groups(groups), Then::Keep).0);
-            let definition = with_gradients(shape, |x, s, b| by_definition(x, s, b, groups));
+            let ours = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
+                normalise(x, s, b, Sets::Groups(groups), Then::Keep).0
+            });
+            let definition =
+                with_gradients((shape, [shape[1]], shape[1]), |x, s, b| by_definition(x, s, b, groups));
             for (ours, definition) in ours.iter().zip(&definition) {
                 assert_close(ours, definition, 2e-5);
             }
@@ -379,9 +364,11 @@ mod tests {
     #[test]
     fn channels_agree_with_the_definition() {
         for shape in [[3, 4, 5, 3], [8, 2, 4, 8], [7, 3, 1, 1]] {
-            let ours = with_gradients(shape, |x, s, b| normalise(x, s, b, Sets::Channels, Then::Keep).0);
+            let ours = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
+                normalise(x, s, b, Sets::Channels, Then::Keep).0
+            });
             // A channel over all cases is a group of one channel once cases and channels change places.
-            let definition = with_gradients(shape, |x, s, b| {
+            let definition = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
                 let [cases, channels, height, width] = x.dims();
                 let one = x.swap_dims(0, 1).reshape([1, channels, cases * height, width]);
                 let normal = by_definition(one, s, b, channels);
@@ -398,8 +385,10 @@ mod tests {
     fn rectifying_in_one_pass_is_rectifying_afterwards() {
         for sets in [Sets::Channels, Sets::Groups(2)] {
             let shape = [3, 4, 5, 3];
-            let fused = with_gradients(shape, |x, s, b| normalise(x, s, b, sets, Then::Rectify).0);
-            let apart = with_gradients(shape, |x, s, b| {
+            let fused = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
+                normalise(x, s, b, sets, Then::Rectify).0
+            });
+            let apart = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
                 burn::tensor::activation::relu(normalise(x, s, b, sets, Then::Keep).0)
             });
             assert_eq!(fused[0], apart[0]);

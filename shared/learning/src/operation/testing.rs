@@ -30,3 +30,23 @@ pub(crate) fn assert_close(got: &[f32], want: &[f32], share: f64) {
     let error = norm(&mut got.iter().zip(want).map(|(&got, &want)| f64::from(got) - f64::from(want)));
     assert!(error <= share * size.max(1.0), "off by {error} of {size}");
 }
+
+/// Result and the three gradients of `sum(result * mask)`, from leaves of these shapes.
+pub(crate) fn with_gradients<const D: usize>(
+    (first, second, third): ([usize; 4], [usize; D], usize),
+    apply: impl Fn(Tensor<4>, Tensor<D>, Tensor<1>) -> Tensor<4>,
+) -> [Vec<f32>; 4] {
+    let device = Device::flex().autodiff();
+    let (first, second) = (leaf(&device, first, 1), leaf(&device, second, 2));
+    let third: Tensor<1> = leaf(&device, [third], 3);
+    let result = apply(first.clone(), second.clone(), third.clone());
+    let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
+    let gradients = (result.clone() * mask).sum().backward();
+    let missing = "every leaf has a gradient";
+    [
+        values_of(result),
+        values_of(first.grad(&gradients).expect(missing)),
+        values_of(second.grad(&gradients).expect(missing)),
+        values_of(third.grad(&gradients).expect(missing)),
+    ]
+}

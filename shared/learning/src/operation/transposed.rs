@@ -1,20 +1,13 @@
 //! Transposed convolution, with its gradient: what is the gradient of a convolution there is the result here, and the other
 //! way round.
 
-use burn::backend::Flex;
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
 use consilium_study::graph::TransposedConv2d;
 use rayon::prelude::*;
 
-use super::convolution::{bias_gradient, convolve, input_gradient, weight_gradient};
+use super::convolution::{convolve, input_gradient, weight_gradient};
+use super::kernel::{self, Kernel, Wanted};
 use super::unfold::{Motion, Windows};
-use super::{Tracked, flex, plain, sides, tracked};
 
 /// Spreads `input` `[cases, channels, height, width]` by `weight` `[channels, filters, kernel, kernel]` and adds `bias`
 /// `[filters]`.
@@ -25,106 +18,57 @@ pub(crate) fn transposed_conv2d(
     layer: &TransposedConv2d,
 ) -> Tensor<4> {
     let motion = Motion { stride: layer.stride as usize, padding: layer.padding as usize, dilation: 1 };
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[1]], &weight.device()));
-    if !weight.is_autodiff() {
-        let result = forward(&plain(input), &plain(weight), &plain(bias), motion);
-        return Tensor::from_primitive::<Flex>(result);
+    kernel::apply::<Transposed>(input, weight, bias, motion)
+}
+
+/// The convolution whose transpose this is: from our output, shape `[cases, filters, height, width]`, to our input.
+#[derive(Clone, Copy, Debug)]
+struct Transposed(Windows);
+
+impl Kernel for Transposed {
+    fn new(input: [usize; 4], weight: [usize; 4], motion: Motion) -> Self {
+        let ([cases, _, rows, columns], [_, filters, kernel, _]) = (input, weight);
+        let side = |side: usize| (side - 1) * motion.stride + kernel - 2 * motion.padding;
+        Self(Windows::new([cases, filters, side(rows), side(columns)], weight, motion))
     }
-    let (input, weight, bias) = (tracked(input), tracked(weight), tracked(bias));
-    let result = forward(input.primitive(), weight.primitive(), bias.primitive(), motion);
-    let nodes = [input.node(), weight.node(), bias.node()];
-    let result = match Transposed.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut step) => {
-            let (input, weight) = (step.checkpoint(&input), step.checkpoint(&weight));
-            step.finish(State { input, weight, motion }, result)
-        }
-        OpsKind::UnTracked(step) => step.finish(result),
-    };
-    Tensor::from_primitive::<Tracked>(result)
-}
 
-#[derive(Debug)]
-struct Transposed;
-
-/// What the backward pass needs.
-#[derive(Clone, Debug)]
-struct State {
-    input: NodeId,
-    weight: NodeId,
-    motion: Motion,
-}
-
-impl Backward<Flex, 3> for Transposed {
-    type State = State;
-
-    fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
-        let [to_input, to_weight, to_bias] = ops.parents;
-        let State { input, weight, motion } = ops.state;
-        let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
-        let weight = kept.retrieve_node_output::<FlexTensor>(weight).to_contiguous();
-        let windows = windows(sides(&input), sides(&weight), motion);
-        if let Some(node) = to_input {
-            let none = vec![0.0; windows.filters];
-            let gradient = convolve(&windows, slope.storage(), weight.storage(), &none);
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
-        }
-        if let Some(node) = to_weight {
-            let gradient = weight_gradient(&windows, slope.storage(), input.storage());
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&weight)));
-        }
-        if let Some(node) = to_bias {
-            let gradient = bias_gradient(windows.channels, windows.height * windows.width, slope.storage());
-            gradients.register::<Flex>(node.id, flex(gradient, &[windows.channels]));
-        }
+    fn result(&self) -> [usize; 4] {
+        let Windows { images, channels, height, width, .. } = self.0;
+        [images, channels, height, width]
     }
-}
 
-/// The windows of the convolution whose transpose this is: from our output, shape `[cases, filters, height, width]`, to our
-/// input.
-fn windows(input: [usize; 4], weight: [usize; 4], motion: Motion) -> Windows {
-    let ([cases, _, rows, columns], [_, filters, kernel, _]) = (input, weight);
-    let side = |side: usize| (side - 1) * motion.stride + kernel - 2 * motion.padding;
-    Windows::new([cases, filters, side(rows), side(columns)], weight, motion)
-}
+    fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        let Windows { channels, height, width, .. } = self.0;
+        let mut results = input_gradient(&self.0, weight, input);
+        results.par_chunks_exact_mut(height * width).enumerate().for_each(|(index, plane)| {
+            let bias = bias[index % channels];
+            for value in plane {
+                *value += bias;
+            }
+        });
+        results
+    }
 
-fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor, motion: Motion) -> FlexTensor {
-    let (input, weight, bias) = (input.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
-    let windows = windows(sides(&input), sides(&weight), motion);
-    let mut results = input_gradient(&windows, weight.storage(), input.storage());
-    let (plane, bias) = (windows.height * windows.width, bias.storage::<f32>());
-    results.par_chunks_exact_mut(plane).enumerate().for_each(|(index, plane)| {
-        let bias = bias[index % windows.channels];
-        for value in plane {
-            *value += bias;
-        }
-    });
-    flex(results, &[windows.images, windows.channels, windows.height, windows.width])
+    fn backward(
+        &self,
+        input: &[f32],
+        weight: &[f32],
+        slope: &[f32],
+        wanted: Wanted,
+    ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+        let none = vec![0.0; self.0.filters];
+        let of_input = wanted.input.then(|| convolve(&self.0, slope, weight, &none));
+        (of_input, wanted.weight.then(|| weight_gradient(&self.0, slope, input)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::testing::{assert_close, leaf, numbers, values_of};
+    use crate::operation::testing::{assert_close, leaf, numbers, values_of, with_gradients};
     use burn::tensor::Device;
     use burn::tensor::ops::ConvTransposeOptions;
     use proptest::prelude::*;
-
-    /// Result and the three gradients of `sum(result * mask)`.
-    fn with_gradients(
-        shapes: ([usize; 4], [usize; 4]),
-        spread: impl Fn(Tensor<4>, Tensor<4>, Tensor<1>) -> Tensor<4>,
-    ) -> [Vec<f32>; 4] {
-        let device = Device::flex().autodiff();
-        let (input, weight) = (leaf(&device, shapes.0, 1), leaf(&device, shapes.1, 2));
-        let bias: Tensor<1> = leaf(&device, [shapes.1[1]], 3);
-        let result = spread(input.clone(), weight.clone(), bias.clone());
-        let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
-        let gradients = (result.clone() * mask).sum().backward();
-        let of = |gradient: Option<Tensor<4>>| values_of(gradient.unwrap());
-        let (input, weight) = (of(input.grad(&gradients)), of(weight.grad(&gradients)));
-        [values_of(result), input, weight, values_of(bias.grad(&gradients).unwrap())]
-    }
 
     /// Every value of the input times the kernel, added where its window lies.
     fn by_definition(
@@ -168,11 +112,11 @@ mod tests {
                 filters: filters as u32, kernel: kernel as u32, stride: stride as u32,
                 padding: padding as u32, bias: true,
             };
-            let shapes = ([cases, channels, height, width], [channels, filters, kernel, kernel]);
+            let shapes = ([cases, channels, height, width], [channels, filters, kernel, kernel], filters);
             let ours = with_gradients(shapes, |x, w, b| transposed_conv2d(x, w, Some(b), &layer));
             let values = |shape: &[usize], seed| crate::tensors::values(&numbers(shape, seed));
             let (input, weight, bias) = (values(&shapes.0, 1), values(&shapes.1, 2), values(&[filters], 3));
-            let definition = by_definition(shapes, [stride, padding], [&input, &weight, &bias]);
+            let definition = by_definition((shapes.0, shapes.1), [stride, padding], [&input, &weight, &bias]);
             assert_close(&ours[0], &definition, 1e-6);
             let burns = with_gradients(shapes, |x, w, b| {
                 let options = ConvTransposeOptions::new([stride; 2], [padding; 2], [0; 2], [1; 2], 1);

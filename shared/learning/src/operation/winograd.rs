@@ -8,6 +8,7 @@ mod transform;
 
 use rayon::prelude::*;
 
+use super::kernel::Wanted;
 use super::product::{Matrix, Target, multiply};
 use super::scratch;
 use super::unfold::Windows;
@@ -22,13 +23,6 @@ const PLACES: usize = 16;
 const TILES: usize = 128;
 /// Below so many channels or filters the transformations take as many operations as the products save.
 const LEAST: usize = 32;
-
-/// Which gradients are wanted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub(super) input: bool,
-    pub(super) weight: bool,
-}
 
 /// Sides of a convolution in tiles.
 #[derive(Clone, Copy, Debug)]
