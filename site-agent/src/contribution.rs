@@ -66,6 +66,7 @@ pub fn local_update(
         budget: study.training.extent(),
         seed: LocalSeed { study_seed: study.seed, site: site.clone(), round: round.get() - 1 },
         rounds: study.rounds.count,
+        covers: 1,
         proximal_weight: study.rounds.strategy.proximal_weight(),
     };
     let trained = train(&task, start, cases, progress)?;

@@ -78,6 +78,7 @@ impl Federation {
                         round,
                     },
                     rounds: self.rounds,
+                    covers: 1,
                     proximal_weight: self.strategy.proximal_weight(),
                 };
                 let trained = train(&task, &model, cases, &mut |_| ControlFlow::Continue(()));

@@ -296,6 +296,7 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
                 budget: Extent::Steps(u32::MAX),
                 seed: LocalSeed { study_seed: 1, site: "bench".parse()?, round: 0 },
                 rounds: 1,
+                covers: 1,
                 proximal_weight: 0.0,
             };
             let varied = LocalTraining { recipe: &varied, ..task.clone() };

@@ -169,6 +169,7 @@ fn train_together(
             budget: Extent::Steps(u32::try_from(budget).context("a round has fewer steps than that")?),
             seed: LocalSeed { study_seed: study.seed, site: seed_site.clone(), round },
             rounds: study.rounds.count,
+            covers: 1,
             proximal_weight: 0.0,
         };
         match train(&task, &done.model, &union, &mut |_| ControlFlow::Continue(())) {

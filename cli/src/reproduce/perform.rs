@@ -119,6 +119,8 @@ pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story)
     })
 }
 
+const TOO_LONG: &str = "all rounds together are more than 4294967295 steps";
+
 /// With as many threads as the machine has.
 fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -140,11 +142,11 @@ fn choose(
     let (budget, stretch) = match draft.training.extent() {
         Extent::Epochs(epochs) => {
             let steps = u64::from(epochs) * cases.len().div_ceil(draft.training.batch()) as u64;
-            (Extent::Epochs(rounds * epochs), steps)
+            (Extent::Epochs(rounds.checked_mul(epochs).context(TOO_LONG)?), steps)
         }
         Extent::Steps(steps) => {
-            let steps = steps * u32::try_from(sites)?;
-            (Extent::Steps(rounds * steps), u64::from(steps))
+            let steps = steps.checked_mul(u32::try_from(sites)?).context(TOO_LONG)?;
+            (Extent::Steps(rounds.checked_mul(steps).context(TOO_LONG)?), u64::from(steps))
         }
     };
     let task = LocalTraining {
@@ -153,7 +155,8 @@ fn choose(
         preprocessing: draft.model_identity().preprocessing,
         budget,
         seed: LocalSeed { study_seed: draft.seed, site: site.clone(), round: 0 },
-        rounds: 1,
+        rounds,
+        covers: rounds,
         proximal_weight: 0.0,
     };
     let metric = draft.evaluation.recommend;

@@ -48,6 +48,7 @@ pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
         budget: Extent::Steps(1),
         seed: LocalSeed { study_seed: draft.seed, site, round: 0 },
         rounds: draft.rounds.count,
+        covers: 1,
         proximal_weight: draft.rounds.strategy.proximal_weight(),
     };
     let began = Instant::now();

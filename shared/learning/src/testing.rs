@@ -51,6 +51,7 @@ pub(crate) fn task<'a>(
         budget: recipe.extent(),
         seed,
         rounds: 4,
+        covers: 1,
         proximal_weight: 0.0,
     }
 }

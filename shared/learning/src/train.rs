@@ -29,6 +29,9 @@ pub struct LocalTraining<'a> {
     pub seed: LocalSeed,
     /// Rounds of the whole study, for the schedule.
     pub rounds: u32,
+    /// Rounds of the study that this training stands for, in the schedule: 1 for a site, more for a trainer that goes through
+    /// the whole study at once.
+    pub covers: u32,
     /// Weight μ of the pull towards the starting model, `μ/2 · ‖w - start‖²` in the loss (Li et al. 2020, FedProx); 0 for
     /// none. Trained parameters only; the losses that are reported are without it.
     pub proximal_weight: f64,
@@ -137,8 +140,11 @@ pub fn train(
         if task.proximal_weight > 0.0 {
             pull(graph, start, &model, &mut gradient, task.proximal_weight as f32);
         }
-        let place = (f64::from(task.seed.round) + step as f64 / steps as f64) / f64::from(task.rounds.max(1));
-        stepper.step(&mut model, &gradient, recipe.rate(task.seed.round, place));
+        let past = u64::from(task.covers) * step;
+        let place = (f64::from(task.seed.round) + past as f64 / steps as f64) / f64::from(task.rounds.max(1));
+        // Below `covers`, which is a u32.
+        let round = task.seed.round + (past / steps) as u32;
+        stepper.step(&mut model, &gradient, recipe.rate(round, place));
         pass.update_statistics(graph, &mut model);
         examples += cases as u64;
         loss_sum += f64::from(loss_value) * cases as f64;
@@ -226,6 +232,34 @@ mod tests {
             });
         assert_eq!(stopped, Err(TrainError::Stopped { steps: 4 }));
         assert_eq!(seen, [(1, 6), (2, 6), (3, 6), (4, 6)]);
+    }
+
+    /// One training that stands for all rounds of a study passes through its schedule; one that stands for the first does not.
+    #[test]
+    fn a_training_of_many_rounds_goes_through_their_schedule() {
+        let graph = graph(Preset::Logistic, None);
+        let last = |schedule: &str, covers| {
+            let recipe = recipe(&format!(
+                "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 20\nsteps = 4\nschedule = {schedule}"
+            ));
+            let task = LocalTraining { covers, ..task(&graph, &recipe, "a", 0) };
+            let (mut before, mut moved) = (initial(&graph, 1), Vec::new());
+            let start = before.clone();
+            train(&task, &start, &cases(20, 0), &mut |at| {
+                let way = at.model.iter().zip(&before).map(|(now, then)| (now - then).abs()).sum::<f32>();
+                before = at.model.to_vec();
+                moved.push(way);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            moved[3] / moved[0]
+        };
+        for schedule in
+            ["{ step = { every = 2, factor = 0.001 } }", "{ milestones = { at = [0.5], factor = 0.001 } }"]
+        {
+            assert!(last(schedule, 4) < 0.01, "{schedule}");
+            assert!(last(schedule, 1) > 0.1, "{schedule}");
+        }
     }
 
     #[test]
