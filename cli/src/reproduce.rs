@@ -22,7 +22,7 @@ use consilium_memory::{Freed, settle};
 use serde::Serialize;
 
 use self::experiment::{Cell, Experiment};
-use self::perform::{Result, perform};
+use self::perform::{Finished, perform};
 use self::results::{Results, name_of};
 use self::summary::Summary;
 use crate::demo::progress::Story;
@@ -99,7 +99,7 @@ impl Name {
 struct Line<'a> {
     state: &'static str,
     #[serde(flatten)]
-    result: &'a Result,
+    result: &'a Finished,
 }
 
 /// Runs what is missing, and shows the table.

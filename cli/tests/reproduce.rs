@@ -3,29 +3,26 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 #![cfg(feature = "simulate")]
 
-mod archive;
+mod common;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use archive::write_archive;
+use common::{consilium, write_archive};
 use serde_json::{Value, json};
 
-/// Runs the program and returns its lines.
 fn reproduce(experiment: &str, data: &Path, folder: &Path, arguments: &[&str]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
-        .args(["reproduce", experiment, "--data", data.to_str().unwrap(), "--json"])
-        .args(["--folder", folder.to_str().unwrap()])
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    let paths = ["--data", data.to_str().unwrap(), "--folder", folder.to_str().unwrap()];
+    consilium(Path::new("."), &[&["reproduce", experiment], &paths[..], arguments].concat())
+}
+
+/// What the program says when it fails.
+fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_consilium")).args(arguments).current_dir(folder).output().unwrap();
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
 }
 
 fn states(lines: &[Value]) -> Vec<(&str, &str)> {
@@ -73,13 +70,9 @@ fn what_is_not_there_is_said_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("cases.npz");
     write_archive(&data, 28);
-    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
-        .args(["reproduce", "pneumoniamnist", "--data", data.to_str().unwrap(), "--only", "resnet50"])
-        .current_dir(&folder)
-        .output()
-        .unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.contains("small-cnn/pooled, "), "{error}");
+    let error =
+        refused(folder.path(), &["reproduce", "pneumoniamnist", "--data", "cases.npz", "--only", "resnet50"]);
+    assert!(error.contains("small-cnn/pooled, "), "{error}");
     assert!(!folder.path().join("consilium-reproduce").exists());
 }
 
@@ -94,17 +87,8 @@ fn a_study_of_ones_own_is_compared_over_seeds() {
          [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 8\nepochs = 1\n\
          [rounds]\ncount = 4\nquorum = 3\n";
     fs::write(&study, text).unwrap();
-    let run = |arguments: &[&str]| -> Vec<Value> {
-        let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
-            .args(["compare", "study.toml", "--data", "cases.npz", "--partition", "iid", "--json"])
-            .args(arguments)
-            .current_dir(&folder)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    };
+    let typed = ["compare", "study.toml", "--data", "cases.npz", "--partition", "iid"];
+    let run = |arguments: &[&str]| consilium(folder.path(), &[&typed[..], arguments].concat());
     let lines = run(&["--seeds", "2"]);
     let arms = lines.last().unwrap()["arms"].as_array().unwrap();
     let names: Vec<_> = arms.iter().map(|arm| arm["arm"].as_str().unwrap()).collect();
@@ -156,11 +140,6 @@ fn rows_of_four_hospitals_are_learned_from() {
     assert!(test < 254 && test > 200 && train > 500, "{pooled}");
 
     fs::write(folder.path().join("processed.va.data"), "1,2,3\n").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
-        .args(["reproduce", "heart-disease", "--data", folder.path().to_str().unwrap()])
-        .current_dir(&folder)
-        .output()
-        .unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
+    let error = refused(folder.path(), &["reproduce", "heart-disease", "--data", "."]);
     assert!(error.contains("processed.va.data, line 1: 3 values in place of 14"), "{error}");
 }

@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 #![cfg(feature = "simulate")]
 
-mod archive;
+mod common;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use archive::write_archive;
+use common::{consilium, write_archive};
 use serde_json::Value;
 
 fn study(folder: &Path, labels: &str, side: u32, minimum: u32) -> PathBuf {
@@ -25,19 +24,9 @@ fn study(folder: &Path, labels: &str, side: u32, minimum: u32) -> PathBuf {
     path
 }
 
-/// Runs the program and returns its lines.
 fn simulate(study: &Path, data: &Path, arguments: &[&str]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
-        .args(["simulate", study.to_str().unwrap(), "--data", data.to_str().unwrap(), "--json"])
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    let paths = ["simulate", study.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    consilium(study.parent().unwrap(), &[&paths[..], arguments].concat())
 }
 
 #[test]

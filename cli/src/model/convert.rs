@@ -119,6 +119,7 @@ fn convert(from: &Path, to: &Path) -> anyhow::Result<Converted> {
 #[cfg(test)]
 mod tests {
     use consilium_learning::initial;
+    use consilium_study::data::Input;
     use consilium_study::graph::{ModelSpec, Preset};
     use consilium_study::model_file::ModelIdentity;
     use consilium_study::preprocessing::Preprocessing;
@@ -126,14 +127,29 @@ mod tests {
     use super::*;
 
     fn write(folder: &Path, preset: Preset) -> PathBuf {
-        let graph = ModelSpec::Preset { preset, norm: None, stem: None }.graph([1, 8, 8], 2).unwrap();
+        write_of(folder, preset, [1, 8, 8], None)
+    }
+
+    fn write_of(folder: &Path, preset: Preset, input: [u32; 3], inputs: Option<Vec<Input>>) -> PathBuf {
+        let graph = ModelSpec::Preset { preset, norm: None, stem: None }.graph(input, 2).unwrap();
         let model = initial(&graph, 1);
         let preprocessing = Preprocessing::new(0.5, 0.5).unwrap();
         let identity =
-            ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()], inputs: None };
+            ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()], inputs };
         let file = folder.join(format!("{}.safetensors", preset.name()));
         std::fs::write(&file, ModelFile { identity, origin: None, model }.to_bytes()).unwrap();
         file
+    }
+
+    /// Pictures and rows differ in what goes in, and a file that says "pixels" of laboratory values would be used wrongly.
+    #[test]
+    fn a_model_of_rows_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = vec![Input::Number { column: "age".into(), mean: 50.0, std: 10.0 }];
+        let model = write_of(folder.path(), Preset::Logistic, [1, 1, 1], Some(inputs));
+        let to = folder.path().join("model.onnx");
+        let error = convert(&model, &to).unwrap_err().to_string();
+        assert!(error.contains("rows of a table") && !to.exists(), "{error}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::simulate::setting::{Dealing, Setting};
 
 /// What came of a cell, as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Result {
+pub(super) struct Finished {
     pub(super) cell: String,
     /// [`Cell::recipe`].
     pub(super) recipe: Hash,
@@ -61,7 +61,7 @@ struct Chosen {
 }
 
 /// Trains a cell and scores what came of it.
-pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Result> {
+pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Finished> {
     let started = Instant::now();
     let mut plan = (*Draft::from_toml(&cell.arm.study).context("the study of this cell")?).clone();
     plan.seed = cell.seed;
@@ -102,7 +102,7 @@ pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story)
         }
     };
     let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
-    Ok(Result {
+    Ok(Finished {
         cell: cell.name(),
         recipe,
         auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),

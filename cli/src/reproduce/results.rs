@@ -7,7 +7,7 @@ use consilium_files::write_public;
 use consilium_study::hash::Hash;
 
 use super::experiment::Cell;
-use super::perform::Result;
+use super::perform::Finished;
 
 /// The folder of an experiment's results.
 pub(super) struct Results {
@@ -26,19 +26,19 @@ impl Results {
     }
 
     /// What is kept of a cell, if it is of this very training and data.
-    pub(super) fn get(&self, cell: &Cell<'_>) -> anyhow::Result<Option<Result>> {
+    pub(super) fn get(&self, cell: &Cell<'_>) -> anyhow::Result<Option<Finished>> {
         let path = self.path(cell);
         let bytes = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.with_context(|| format!("reading {}", path.display()))?,
         };
-        let kept: Result = serde_json::from_slice(&bytes)
+        let kept: Finished = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is no result of this command; move it away", path.display()))?;
         Ok((kept.recipe == cell.recipe(self.data)).then_some(kept))
     }
 
     /// Keeps a result. What was there of another training is replaced.
-    pub(super) fn put(&self, cell: &Cell<'_>, result: &Result) -> anyhow::Result<()> {
+    pub(super) fn put(&self, cell: &Cell<'_>, result: &Finished) -> anyhow::Result<()> {
         write_public(&self.path(cell), &serde_json::to_vec_pretty(result)?)
     }
 }

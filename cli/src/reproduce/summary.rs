@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::experiment::{Cell, Experiment, Least, Measure};
 use super::interval::Mean;
-use super::perform::Result;
+use super::perform::Finished;
 use crate::output::table;
 
 /// The last line of `--json`.
@@ -60,7 +60,7 @@ impl Summary {
     pub(super) fn new(
         experiment: &Experiment,
         cells: &[Cell<'_>],
-        done: &[Result],
+        done: &[Finished],
         command: impl Fn(&str) -> String,
     ) -> Self {
         let result = |cell: &Cell<'_>| done.iter().find(|result| result.cell == cell.name());
@@ -169,7 +169,7 @@ impl Summary {
     }
 }
 
-fn figure(result: &Result, measure: Measure) -> Option<f64> {
+fn figure(result: &Finished, measure: Measure) -> Option<f64> {
     match measure {
         Measure::Auroc => result.auroc,
         Measure::Accuracy => result.accuracy,
@@ -177,7 +177,7 @@ fn figure(result: &Result, measure: Measure) -> Option<f64> {
 }
 
 /// A cell in one line.
-pub(super) fn of_cell(state: &str, result: &Result) -> String {
+pub(super) fn of_cell(state: &str, result: &Finished) -> String {
     let figure = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
     format!(
         "{} {state}: AUROC {}, accuracy {} on {} cases; round {} of {}, {:.0} s",

@@ -119,22 +119,9 @@ impl Loader<'_> {
         let [row] = rows else {
             return Err(Stop::at("path", Stage::Found, Reason::DuplicateRow, None));
         };
-        if let Some(site) = self.place.site
-            && row.site.as_ref().is_none_or(|written| written.reveal() != site)
-        {
-            return Err(Stop::at("site", Stage::Found, Reason::OtherSite, row.site.as_ref()));
-        }
-        let written_side = match row.split.as_ref().map(LocalText::reveal) {
-            None => None,
-            Some("train") => Some(Side::Train),
-            Some("val") => Some(Side::HeldOut),
-            Some("test") => {
-                return Err(Stop::at("split", Stage::Found, Reason::ReservedForTest, row.split.as_ref()));
-            }
-            Some(_) => {
-                return Err(Stop::at("split", Stage::Found, Reason::UnknownSplit, row.split.as_ref()));
-            }
-        };
+        let written_side = row
+            .side(self.place.site)
+            .map_err(|(reason, column, written)| Stop::at(column, Stage::Found, reason, written))?;
         if !row.stays_inside {
             return Err(Stop::at("path", Stage::Found, Reason::OutsideFolder, None));
         }
@@ -147,8 +134,7 @@ impl Loader<'_> {
         }
         let content = Hash::of_bytes(&bytes);
         let decoded = self.decode(content, bytes).map_err(|reason| Stop::new(Stage::Retrieved, reason))?;
-        let label = self.criteria.labels.iter().position(|label| label == row.label.reveal());
-        let Some(label) = label.and_then(|label| u16::try_from(label).ok()) else {
+        let Some(label) = row.class(&self.criteria.labels) else {
             return Err(Stop::at("label", Stage::Decoded, Reason::UnknownLabel, Some(&row.label)));
         };
         let patient = row.patient.clone().or_else(|| decoded.facts.patient.clone());

@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use consilium_fuzz::{Target, canonical, run};
 use consilium_study::canonical::Canonical;
+use consilium_study::data::Input;
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
@@ -219,6 +220,19 @@ fn strangers_files_are_read_or_refused() {
             "site-table",
             |bytes| table::read(bytes, table::Content::Files).is_ok(),
             [b"path,label,patient,split,site\na/1.dcm,yes,p1,train,ada\n\"b,2\",no,,,\r\n".to_vec()],
+        ),
+        Target::new(
+            "site-rows",
+            |bytes| {
+                let number = Input::Number { column: "age".into(), mean: 50.0, std: 10.0 };
+                let inputs = [number, Input::Indicator { column: "pain".into(), is: "4".into() }];
+                let table = table::read(bytes, table::Content::Cases(&inputs));
+                table.is_ok_and(|table| {
+                    let mut values = table.rows.iter().flat_map(|row| row.values.iter().zip(&inputs));
+                    values.all(|(value, input)| input.of(value.reveal()).is_ok_and(f32::is_finite))
+                })
+            },
+            [b"age,pain,label,patient\n61.5,4.0,sick,p1\n\"44\",none,well,\r\n".to_vec()],
         ),
         Target::new("site-child-request", frames::<Request>, [request]),
         Target::new("site-child-answer", frames::<Answer>, answers()),

@@ -101,21 +101,14 @@ fn candidate(
     inputs: &[Input],
     criteria: &Criteria,
 ) -> Result<(u16, Option<Side>, Vec<f32>), Stop> {
-    let stop = |reached, reason, column: &'static str, written: Option<&LocalText>| {
-        Err(Stop { reached, reason, column: column.into(), written: written.cloned() })
+    let stop = |reached, reason, column: &'static str, written: Option<&LocalText>| Stop {
+        reached,
+        reason,
+        column: column.into(),
+        written: written.cloned(),
     };
-    if let Some(site) = site
-        && row.site.as_ref().is_none_or(|written| written.reveal() != site)
-    {
-        return stop(Stage::Found, Reason::OtherSite, "site", row.site.as_ref());
-    }
-    let written_side = match row.split.as_ref().map(LocalText::reveal) {
-        None => None,
-        Some("train") => Some(Side::Train),
-        Some("val") => Some(Side::HeldOut),
-        Some("test") => return stop(Stage::Found, Reason::ReservedForTest, "split", row.split.as_ref()),
-        Some(_) => return stop(Stage::Found, Reason::UnknownSplit, "split", row.split.as_ref()),
-    };
+    let written_side =
+        row.side(site).map_err(|(reason, column, written)| stop(Stage::Found, reason, column, written))?;
     let mut values = Vec::with_capacity(inputs.len());
     for (input, written) in inputs.iter().zip(&row.values) {
         let value = input.of(written.reveal()).map_err(|unusable| Stop {
@@ -129,10 +122,9 @@ fn candidate(
         })?;
         values.push(value);
     }
-    let label = criteria.labels.iter().position(|label| label == row.label.reveal());
-    match label.and_then(|label| u16::try_from(label).ok()) {
+    match row.class(&criteria.labels) {
         Some(label) => Ok((label, written_side, values)),
-        None => stop(Stage::Decoded, Reason::UnknownLabel, "label", Some(&row.label)),
+        None => Err(stop(Stage::Decoded, Reason::UnknownLabel, "label", Some(&row.label))),
     }
 }
 

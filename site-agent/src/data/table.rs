@@ -11,6 +11,8 @@ use consilium_study::data::Input;
 use csv::{Position, ReaderBuilder, StringRecord, Trim};
 
 use super::local::{LocalPath, LocalText, Patient};
+use super::reason::Reason;
+use super::split::Side;
 
 /// Most bytes of a table.
 const LONGEST: u64 = 256 << 20;
@@ -54,6 +56,34 @@ pub struct Row {
     pub site: Option<LocalText>,
     /// What stands in the columns of the inputs, in their order; nothing beside files.
     pub values: Vec<LocalText>,
+}
+
+impl Row {
+    /// The side that is written, if one is, of a row that is ours. Otherwise why not, with the column and what stands there.
+    pub(super) fn side(
+        &self,
+        site: Option<&str>,
+    ) -> Result<Option<Side>, (Reason, &'static str, Option<&LocalText>)> {
+        if let Some(site) = site
+            && self.site.as_ref().is_none_or(|written| written.reveal() != site)
+        {
+            return Err((Reason::OtherSite, "site", self.site.as_ref()));
+        }
+        let split = self.split.as_ref();
+        match split.map(LocalText::reveal) {
+            None => Ok(None),
+            Some("train") => Ok(Some(Side::Train)),
+            Some("val") => Ok(Some(Side::HeldOut)),
+            Some("test") => Err((Reason::ReservedForTest, "split", split)),
+            Some(_) => Err((Reason::UnknownSplit, "split", split)),
+        }
+    }
+
+    /// The place of its label among `labels`.
+    pub(super) fn class(&self, labels: &[String]) -> Option<u16> {
+        let place = labels.iter().position(|label| label == self.label.reveal())?;
+        u16::try_from(place).ok()
+    }
 }
 
 /// What the rows of a table are.

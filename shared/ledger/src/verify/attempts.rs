@@ -141,6 +141,7 @@ impl Walk {
     }
 
     pub(super) fn opened(&mut self, study: Hash, sum: &OpenedSum) -> Result<(), Fault> {
+        let keeps_moments = self.study_mut(&study)?.study.rounds.strategy.keeps_moments();
         let attempt = self.attempt_mut(study, &sum.ctx)?;
         let context = &attempt.context;
         let said = (sum.attempt, sum.round, sum.purpose);
@@ -153,8 +154,10 @@ impl Walk {
         if sum.candidate.is_some() != (sum.purpose == Purpose::Train) {
             return Err(Fault::WrongEnd("training makes a model, and nothing else does"));
         }
-        if sum.moments.is_some() && sum.candidate.is_none() {
-            return Err(Fault::WrongEnd("moments stand beside a model"));
+        if sum.moments.is_some() != (sum.candidate.is_some() && keeps_moments) {
+            return Err(Fault::WrongEnd(
+                "moments stand beside the models of a strategy that keeps them, and nowhere else",
+            ));
         }
         attempt.end = Some(End::Opened);
         "the sum was opened".clone_into(&mut attempt.report.outcome);

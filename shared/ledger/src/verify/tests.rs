@@ -13,8 +13,11 @@ use consilium_secagg::guilt::DealerGuilt;
 use consilium_secagg::message::Receipt;
 use consilium_secagg::numbering::{RoundNumber, SiteIndex};
 use consilium_secagg::terms::RosterSet;
+use consilium_study::document::Plan;
 use consilium_study::name::ConsortiumName;
+use consilium_study::quantity::{Adaptivity, ServerLearningRate};
 use consilium_study::sign::SigningKey;
+use consilium_study::strategy::{SecondMoment, Strategy};
 
 use super::*;
 use crate::record::Sealed;
@@ -145,9 +148,33 @@ fn the_checkpoint_must_be_signed_by_the_coordinator_of_the_roster() {
     assert_eq!((failure.entry(), failure.kind()), (None, None));
 }
 
+/// Moments decide the next model, so none may be missing, and none may be made up.
+#[test]
+fn moments_stand_where_the_strategy_keeps_them() {
+    let moments = Some([hash("first"), hash("second")]);
+    let adaptive = |plan: &mut Plan| {
+        plan.rounds.strategy = Strategy::Adaptive {
+            rule: SecondMoment::Adam,
+            server_learning_rate: ServerLearningRate::default(),
+            tau: Adaptivity::default(),
+        };
+    };
+    for (world, kept) in [(World::new(), false), (World::new().with(adaptive), true)] {
+        for given in [None, moments] {
+            let (train, evaluate) = (world.train(), world.evaluate());
+            let mut story = world.story();
+            story[10] = world.opened_with(&train, Some(hash("candidate")), given);
+            assert_eq!(world.verify(&story).is_ok(), kept == given.is_some(), "{kept} {given:?}");
+            story[10] = world.opened_with(&train, Some(hash("candidate")), moments.filter(|_| kept));
+            story[14] = world.opened_with(&evaluate, None, given);
+            assert_eq!(world.verify(&story).is_ok(), given.is_none(), "{kept} {given:?}");
+        }
+    }
+}
+
 #[test]
 fn contexts_are_only_for_what_sites_accepted() {
-    let world = World::new().with_rounds(2);
+    let world = World::new().with(|plan| plan.rounds.count = 2);
     let train = world.train();
     let with = |change: &dyn Fn(&mut consilium_secagg::context::ContextFields)| {
         let mut fields = train.clone();

@@ -16,7 +16,7 @@ use consilium_secagg::numbering::{Attempt, Epoch, RoundNumber, SiteIndex};
 use consilium_secagg::quantiser::ClipNorm;
 use consilium_secagg::terms::Terms;
 use consilium_secagg::threshold::Thresholds;
-use consilium_study::document::Draft;
+use consilium_study::document::{Draft, Plan};
 use consilium_study::statement::{Repeat, Rule, SiteTerms};
 
 use super::*;
@@ -78,10 +78,10 @@ impl World {
         Self { consortium, coordinator, operator, sites, roster, study }
     }
 
-    /// The same with rounds after those of the story.
-    pub(super) fn with_rounds(mut self, count: u32) -> Self {
+    /// The same with another study.
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Plan)) -> Self {
         let mut plan = (*self.study.clone().into_draft()).clone();
-        plan.rounds.count = count;
+        change(&mut plan);
         self.study = Draft::new(plan).unwrap().with_initial_model(hash("initial"));
         self
     }
@@ -224,6 +224,15 @@ impl World {
     }
 
     pub(super) fn opened(&self, fields: &ContextFields, candidate: Option<Hash>) -> Sealed {
+        self.opened_with(fields, candidate, None)
+    }
+
+    pub(super) fn opened_with(
+        &self,
+        fields: &ContextFields,
+        candidate: Option<Hash>,
+        moments: Option<[Hash; 2]>,
+    ) -> Sealed {
         self.told(&Happened::Opened(OpenedSum {
             attempt: fields.attempt,
             ctx: Context::new(fields.clone()).unwrap().hash(),
@@ -231,7 +240,7 @@ impl World {
             purpose: fields.purpose,
             aggregate: hash("sum"),
             candidate,
-            moments: None,
+            moments,
         }))
     }
 

@@ -1,11 +1,26 @@
-//! A MedMNIST archive of made-up pictures.
+//! What tests of the command line share.
 
 use std::path::Path;
+use std::process::Command;
 
 use npyz::WriterBuilder as _;
 use npyz::npz::NpzWriter;
+use serde_json::Value;
 
-/// 150 pictures to train on, 60 to hold out, 60 to test; those of the second class are bright on their right.
+/// Runs the program in a folder, and returns its lines of JSON.
+pub(crate) fn consilium(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_consilium"))
+        .arg("--json")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A MedMNIST archive of made-up pictures: 150 to train on, 60 to hold out, 60 to test; those of the second class are bright on their right.
 pub(crate) fn write_archive(path: &Path, side: u64) {
     let mut writer = NpzWriter::create(path).unwrap();
     for (part, cases) in [("train", 150u64), ("val", 60), ("test", 60)] {
