@@ -33,4 +33,5 @@ pixels = torch.from_numpy(numpy.fromfile(sys.argv[2], dtype="<f4"))
 side = int(sys.argv[3])
 cases = (pixels.reshape(-1, channels, side, side) - float(about["mean"])) / float(about["std"])
 with torch.no_grad():
-    print(json.dumps({"logits": network(cases).tolist()}))
+    by = f"torchvision {torchvision.__version__}"
+    print(json.dumps({"by": by, "logits": network(cases).tolist()}))

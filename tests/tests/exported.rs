@@ -5,7 +5,8 @@ use std::path::Path;
 use consilium_export::{to_onnx, to_torchvision};
 use consilium_learning::{Dataset, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score};
 use consilium_study::graph::{ModelGraph, ModelSpec, Role};
-use consilium_tests::reference::{ONNX, python, run};
+use consilium_study::hash::Hash;
+use consilium_tests::reference::{ONNX, folder, python, run};
 use serde_json::{Value, json};
 
 /// A Python with torch, torchvision and safetensors, for those who have one: the packages take gigabytes.
@@ -170,25 +171,44 @@ fn onnxruntime_computes_what_this_program_does() {
     }
 }
 
-/// Run by hand, because torch takes gigabytes: `docs/developer.md` says how.
+/// Networks that torchvision has loaded, by every tensor's name (`strict = True`), and scored.
+const NETWORKS: [(&str, u32, u32); 5] = [
+    ("preset = \"resnet18\"", 3, 28),
+    ("preset = \"resnet18\"", 1, 33),
+    ("preset = \"resnet34\"\nstem = \"imagenet\"", 3, 64),
+    ("preset = \"resnet50\"", 3, 28),
+    ("preset = \"resnet50\"\nstem = \"imagenet\"", 1, 64),
+];
+
+/// The files are those, byte for byte, that torchvision has loaded, and its logits are in `vectors/torchvision.json`. Where a
+/// Python that has it is named, it is asked anew, and a new file of vectors lies in the folder that is printed.
 #[test]
-#[ignore = "needs a Python with torch and torchvision, named by CONSILIUM_TORCHVISION_PYTHON"]
 fn torchvision_loads_its_networks_and_computes_what_this_program_does() {
-    let python = std::env::var_os(TORCHVISION).expect("it names a Python with torch and torchvision");
-    let networks = [
-        ("preset = \"resnet18\"", 3, 28),
-        ("preset = \"resnet18\"", 1, 33),
-        ("preset = \"resnet34\"\nstem = \"imagenet\"", 3, 64),
-        ("preset = \"resnet50\"", 3, 28),
-        ("preset = \"resnet50\"\nstem = \"imagenet\"", 1, 64),
-    ];
-    for (spec, channels, side) in networks {
+    let recorded = std::fs::read(folder("vectors").join("torchvision.json")).expect("vectors");
+    let recorded: Value = serde_json::from_slice(&recorded).expect("JSON");
+    let python = std::env::var_os(TORCHVISION);
+    let mut made = Vec::new();
+    for (place, (spec, channels, side)) in NETWORKS.into_iter().enumerate() {
         let file = model(&graph(spec, [channels, side, side]));
         let (pixels, scores) = scored(&file);
         let bytes = to_torchvision(&file).expect("a network of torchvision");
-        let written = ("model.safetensors", &bytes[..]);
-        let side = side.to_string();
-        let got = outputs(Path::new(&python), "torchvision_outputs.py", written, &pixels, &[&side]);
-        assert_logits(spec, &got["logits"], &scores);
+        let hash = Hash::of_bytes(&bytes);
+        let network = match &python {
+            None => recorded["networks"][place].clone(),
+            Some(python) => {
+                let (model, side) = (("model.safetensors", &bytes[..]), side.to_string());
+                let got = outputs(Path::new(python), "torchvision_outputs.py", model, &pixels, &[&side]);
+                json!({ "network": spec, "side": side, "file": hash, "by": got["by"], "logits": got["logits"] })
+            }
+        };
+        assert_eq!(network["file"], json!(hash), "{spec} is another file than torchvision has loaded");
+        assert_logits(spec, &network["logits"], &scores);
+        made.push(network);
+    }
+    if python.is_some() {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("torchvision.json");
+        let vectors = serde_json::to_string_pretty(&json!({ "networks": made })).expect("JSON");
+        std::fs::write(&file, vectors + "\n").expect("written");
+        println!("torchvision's own word is in {}", file.display());
     }
 }
