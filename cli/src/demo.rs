@@ -322,7 +322,7 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
     let text = format!(
         "format = 1\nname = \"demo\"\ntitle = \"{title}\"\nsites = [{sites}]\nseed = {seed}\n\n\
          [data]\nlabels = [{labels}]\nchannels = {channels}\nheight = {height}\nwidth = {width}\n\
-         mean = {mean:?}\nstd = {std:?}\n{floors}\n\
+         mean = {mean:?}\nstd = {std:?}\ntask = \"{task}\"\n{floors}\n\
          [model]\npreset = \"{model}\"\n\n\
          [training]\n{training}\n\n\
          [rounds]\ncount = {rounds}\nquorum = 3\ncollect_timeout = \"{patience}\"\nevaluate_timeout = \"{patience}\"\nsetup_timeout = \"1m\"\n\
@@ -332,6 +332,7 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
         floors = if is_small(collection) { "minimum_cases = 1\nsmallest_usable_share = 0.5\n" } else { "" },
         sites = quoted(&mut names.iter().map(SiteName::as_str)),
         seed = args.seed,
+        task = collection.task.name(),
         labels = quoted(&mut collection.labels.iter().map(String::as_str)),
         model = args.model,
         training = args.training.as_deref().unwrap_or(collection.recipe.training),
@@ -365,6 +366,7 @@ const LOOK: Duration = Duration::from_secs(2);
 mod tests {
     use super::*;
     use clap::Parser as _;
+    use consilium_study::task::Task;
 
     #[derive(clap::Parser)]
     struct Line {
@@ -380,6 +382,7 @@ mod tests {
             let collection = Collection {
                 title: "t".into(),
                 labels: vec!["a".into(), "b".into()],
+                task: Task::Classification,
                 shape: [1, 28, 28],
                 statistics: (0.5, 0.25),
                 largest: 300,

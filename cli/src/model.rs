@@ -300,6 +300,16 @@ fn keep(mut part: NamedTempFile, file: &Path) -> anyhow::Result<()> {
     write().with_context(|| format!("writing {}", file.display()))
 }
 
+/// A temperature of probabilities, from the command line.
+fn temperature(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if (0.01..=100.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("it is not between 0.01 and 100".to_owned())
+    }
+}
+
 /// Reads a model file.
 pub(crate) fn open(path: &Path) -> anyhow::Result<ModelFile> {
     let about = || format!("reading {}", path.display());

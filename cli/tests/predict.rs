@@ -12,6 +12,7 @@ use consilium_site_agent::data::{
     source::{Case, Criteria},
 };
 use consilium_study::graph::{ModelSpec, Norm, Preset};
+use consilium_study::task::Task;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
@@ -43,8 +44,13 @@ fn model(folder: &Path) -> ModelFile {
     let graph = spec.graph([1, SIDES[0], SIDES[1]], 3).unwrap();
     let model = initial(&graph, 5);
     let preprocessing = Preprocessing::new(0.4, 0.3).unwrap();
-    let identity =
-        ModelIdentity { graph, preprocessing, labels: LABELS.map(str::to_owned).to_vec(), inputs: None };
+    let identity = ModelIdentity {
+        graph,
+        preprocessing,
+        labels: LABELS.map(str::to_owned).to_vec(),
+        inputs: None,
+        task: Task::Classification,
+    };
     let file = ModelFile { identity, origin: None, model };
     std::fs::write(folder.join("model.safetensors"), file.to_bytes()).unwrap();
     file
@@ -95,12 +101,16 @@ fn probabilities(file: &ModelFile, source: &Source) -> Vec<Vec<f32>> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_consilium"));
     command.args(["demo-part", &std::process::id().to_string(), "site-agent", "decode"]);
     let target = Target::new(1, SIDES[0], SIDES[1]).unwrap();
-    let criteria =
-        Criteria { labels: file.identity.labels.clone(), case: Case::Picture(target), holdout: 0.0 };
+    let criteria = Criteria {
+        labels: file.identity.labels.clone(),
+        task: Task::Classification,
+        case: Case::Picture(target),
+        holdout: 0.0,
+    };
     let key = SplitKey::new([0; 32]);
     let cohort = load(source, &criteria, &key, &mut Decoder::new(command), None, &mut |_| {}).unwrap();
     let ModelIdentity { graph, preprocessing, .. } = &file.identity;
-    let scores = score(graph, *preprocessing, &file.model, &cohort.train).unwrap();
+    let scores = score(graph, *preprocessing, Task::Classification, &file.model, &cohort.train).unwrap();
     scores.iter().map(<[f32]>::to_vec).collect()
 }
 
@@ -151,6 +161,34 @@ fn a_training_picture_gets_the_scores_that_it_has_in_training() {
     let text = String::from_utf8_lossy(&output.stdout);
     let at: Vec<_> = LABELS.map(|label| text.find(&format!("{label} 0.")).unwrap()).to_vec();
     assert!(at.is_sorted() && text.contains(&format!("zebra {:.4}", wanted[0][0])), "{text}");
+}
+
+/// Findings stand for themselves, and a temperature divides their outputs.
+#[test]
+fn findings_have_probabilities_of_their_own_at_any_temperature() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pictures, model_file) = (folder.path().join("pictures"), folder.path().join("model.safetensors"));
+    let mut file = model(folder.path());
+    file.identity.task = Task::MultiLabel;
+    std::fs::write(&model_file, file.to_bytes()).unwrap();
+    write_pictures(&pictures);
+    let at = |more: &[&str]| {
+        let arguments = [&*model_file, &*pictures, Path::new("--json")].into_iter();
+        let output = consilium(&arguments.chain(more.iter().map(Path::new)).collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        lines(&output)
+    };
+    let logit = |probability: f32| (f64::from(probability) / (1.0 - f64::from(probability))).ln();
+    let (plain, warm) = (at(&[]), at(&["--temperature", "2.5"]));
+    assert_eq!(plain.len(), 5);
+    for (plain, warm) in plain.iter().zip(&warm).take(4) {
+        assert!(plain.get("likeliest").is_none(), "{plain}");
+        for (plain, warm) in scores(plain).unwrap().into_iter().zip(scores(warm).unwrap()) {
+            assert!((logit(plain) - 2.5 * logit(warm)).abs() < 1e-4, "{plain} {warm}");
+        }
+    }
+    let refused = consilium(&[&model_file, &pictures, Path::new("--temperature"), Path::new("0")]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not between 0.01 and 100"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
     let data = &plan.data;
     Ok(Criteria {
         labels: data.labels.clone(),
+        task: data.task,
         case: match &data.inputs {
             None => Case::Picture(Target::new(data.channels, data.height, data.width)?),
             Some(inputs) => Case::Row(inputs.clone()),
@@ -86,7 +87,7 @@ pub fn evaluation_counts(
 ) -> EvaluationCounts {
     let mut counts = EvaluationCounts::new(evaluation_shape(study));
     for ((candidate, start), label) in candidate.iter().zip(start.iter()).zip(cases.labels()) {
-        counts.add(candidate, start, usize::from(*label));
+        counts.add(candidate, start, *label);
     }
     counts
 }

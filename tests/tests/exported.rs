@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use consilium_export::{to_onnx, to_torchvision};
-use consilium_learning::{Dataset, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score};
+use consilium_learning::{
+    Dataset, Link, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score,
+};
 use consilium_study::graph::{ModelGraph, ModelSpec, Role};
 use consilium_study::hash::Hash;
+use consilium_study::task::{Label, Task};
 use consilium_tests::reference::{ONNX, folder, python, run};
 use serde_json::{Value, json};
 
@@ -100,23 +103,42 @@ fn model(graph: &ModelGraph) -> ModelFile {
     }
     let labels = ["no", "perhaps", "yes"].map(str::to_owned).to_vec();
     let preprocessing = Preprocessing::new(0.3, 0.4).expect("a preprocessing");
-    let identity = ModelIdentity { graph: graph.clone(), preprocessing, labels, inputs: None };
+    let identity = ModelIdentity {
+        graph: graph.clone(),
+        preprocessing,
+        labels,
+        inputs: None,
+        task: Task::Classification,
+    };
     let origin = Some(Origin { study: identity.hash(), round: 7 });
     ModelFile { identity, origin, model }
 }
 
 /// Pictures and what this program makes of them.
-fn scored(file: &ModelFile) -> (Vec<u8>, Scores) {
+fn scored(file: &ModelFile, link: Link) -> (Vec<u8>, Scores) {
     let identity = &file.identity;
     let pixels: Vec<f32> =
         numbers(0).take(CASES * identity.graph.input_len()).map(|number| 0.5 + 0.5 * number).collect();
     let bytes = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let cases = Dataset::new(identity.graph.input(), Pixels::Floats(pixels), vec![0; CASES]).expect("cases");
-    let scores = score(&identity.graph, identity.preprocessing, &file.model, &cases).expect("scores");
+    let cases =
+        Dataset::new(identity.graph.input(), Pixels::Floats(pixels), vec![Label::unknown(link.task); CASES]);
+    let cases = cases.expect("cases");
+    let scores = score(&identity.graph, identity.preprocessing, link, &file.model, &cases).expect("scores");
     // Where one class has it all, anything agrees.
     let unsure = scores.iter().filter(|case| case.iter().all(|&probability| probability < 0.99)).count();
     assert!(unsure > CASES / 2, "{scores:?}");
     (bytes, scores)
+}
+
+fn assert_probabilities(what: &str, rows: &Value, scores: &Scores) {
+    let rows = rows.as_array().unwrap_or_else(|| panic!("{what}: {rows}"));
+    assert_eq!(rows.len(), CASES, "{what}");
+    for (row, want) in rows.iter().zip(scores.iter()) {
+        for (class, &want) in want.iter().enumerate() {
+            let got = row[class].as_f64().expect("a number");
+            assert!((got - f64::from(want)).abs() < TOLERANCE, "{what}: {got} is not {want}");
+        }
+    }
 }
 
 /// Scores before softmax are known up to a number that a case's have in common.
@@ -153,21 +175,40 @@ fn onnxruntime_computes_what_this_program_does() {
     let specs = PRESETS.into_iter().chain([EVERY_LAYER]);
     for (spec, input) in specs.flat_map(|spec| [(spec, [3, 32, 32]), (spec, [1, 37, 45])]) {
         let file = model(&graph(spec, input));
-        let (pixels, scores) = scored(&file);
-        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file)), &pixels, &[]);
+        let (pixels, scores) = scored(&file, file.identity.task.into());
+        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, 1.0)), &pixels, &[]);
         let what = format!("{spec} {input:?}");
         assert_eq!(got["input"], json!(["pixels", "cases", input[0], input[1], input[2]]), "{what}");
         let shapes = json!({ "probabilities": ["cases", 3], "logits": ["cases", 3] });
         assert_eq!(got["outputs"], shapes, "{what}");
         assert_eq!(got["metadata"], json!(file.about()), "{what}");
-        for (row, want) in got["probabilities"].as_array().expect("rows").iter().zip(scores.iter()) {
-            for (class, &want) in want.iter().enumerate() {
-                let got = row[class].as_f64().expect("a number");
-                assert!((got - f64::from(want)).abs() < TOLERANCE, "{what}: {got} is not {want}");
-            }
-        }
+        assert_probabilities(&what, &got["probabilities"], &scores);
         assert_logits(&what, &got["logits"], &scores);
         assert_logits(&what, &got["alone"], &scores);
+    }
+}
+
+#[test]
+fn probabilities_of_findings_and_at_a_temperature_are_the_same_there() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let mut file = model(&graph("preset = \"small-cnn\"", [3, 32, 32]));
+    for (task, temperature, is_told) in [
+        (Task::MultiLabel, 1.0, false),
+        (Task::MultiLabel, 2.5, true),
+        (Task::Ordinal, 0.5, true),
+        (Task::Classification, 2.5, true),
+    ] {
+        file.identity.task = task;
+        let (pixels, scores) = scored(&file, Link { task, temperature });
+        let got =
+            outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, temperature)), &pixels, &[]);
+        let what = format!("{} at {temperature}", task.name());
+        assert_probabilities(&what, &got["probabilities"], &scores);
+        let told = |key: &str, value: String, is_told: bool| {
+            assert_eq!(got["metadata"][key].as_str(), is_told.then_some(&*value), "{what}");
+        };
+        told("temperature", temperature.to_string(), is_told);
+        told("task", task.name().to_owned(), task != Task::Classification);
     }
 }
 
@@ -180,17 +221,17 @@ const NETWORKS: [(&str, u32, u32); 5] = [
     ("preset = \"resnet50\"\nstem = \"imagenet\"", 1, 64),
 ];
 
-/// The files are those, byte for byte, that torchvision has loaded, and its logits are in `vectors/torchvision.json`. Where a
+/// The files are those, byte for byte, that torchvision has loaded, and its logits are in `reference/torchvision.json`. Where a
 /// Python that has it is named, it is asked anew, and a new file of vectors lies in the folder that is printed.
 #[test]
 fn torchvision_loads_its_networks_and_computes_what_this_program_does() {
-    let recorded = std::fs::read(folder("vectors").join("torchvision.json")).expect("vectors");
+    let recorded = std::fs::read(folder("reference").join("torchvision.json")).expect("vectors");
     let recorded: Value = serde_json::from_slice(&recorded).expect("JSON");
     let python = std::env::var_os(TORCHVISION);
     let mut made = Vec::new();
     for (place, (spec, channels, side)) in NETWORKS.into_iter().enumerate() {
         let file = model(&graph(spec, [channels, side, side]));
-        let (pixels, scores) = scored(&file);
+        let (pixels, scores) = scored(&file, file.identity.task.into());
         let bytes = to_torchvision(&file).expect("a network of torchvision");
         let hash = Hash::of_bytes(&bytes);
         let network = match &python {

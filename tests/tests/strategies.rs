@@ -7,6 +7,7 @@ use consilium_learning::{Dataset, LocalSeed, LocalTraining, Pixels, Preprocessin
 use consilium_rounds::strategy::{Memory, first_moments, next_block};
 use consilium_study::graph::{ModelGraph, ModelSpec, Preset};
 use consilium_study::strategy::{SecondMoment, Strategy};
+use consilium_study::task::Task;
 use consilium_tests::reference::{PROTOCOL, folder, python, run};
 use serde_json::{Value, json};
 
@@ -107,8 +108,12 @@ impl Federation {
     fn loss(&self) -> f64 {
         let model = self.run();
         let of_site = |cases: &Dataset| {
-            let scores = score(&self.graph, Self::preprocessing(), &model, cases).expect("scores");
-            let right = scores.iter().zip(cases.labels()).map(|(case, label)| case[usize::from(*label)]);
+            let scores = score(&self.graph, Self::preprocessing(), Task::Classification, &model, cases)
+                .expect("scores");
+            let right = scores
+                .iter()
+                .zip(cases.labels())
+                .map(|(case, label)| case[usize::from(label.class().expect("a class"))]);
             right.map(|right| -f64::from(right).ln()).sum::<f64>()
         };
         hospitals(self.scale).iter().map(of_site).sum::<f64>() / SIZES.iter().sum::<usize>() as f64
@@ -118,7 +123,7 @@ impl Federation {
     fn to_json(&self) -> Value {
         let site = |cases: &Dataset| {
             let Pixels::Floats(inputs) = cases.pixels() else { panic!("floats") };
-            json!({ "inputs": inputs.chunks(INPUTS).collect::<Vec<_>>(), "labels": cases.labels() })
+            json!({ "inputs": inputs.chunks(INPUTS).collect::<Vec<_>>(), "labels": cases.labels().iter().map(|label| label.class()).collect::<Vec<_>>() })
         };
         json!({
             "sites": hospitals(self.scale).iter().map(site).collect::<Vec<_>>(),

@@ -17,6 +17,7 @@ use consilium_learning::{
 use consilium_memory::{Freed, settle};
 use consilium_study::graph::{ModelSpec, Preset};
 use consilium_study::recipe::Extent;
+use consilium_study::task::Task;
 use serde::{Deserialize, Serialize};
 
 use super::memory::peak;
@@ -322,11 +323,11 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
                 .min_by(f64::total_cmp);
         }
         Mode::Infer => {
-            score(&graph, preprocessing, &model, &data)?;
+            score(&graph, preprocessing, Task::Classification, &model, &data)?;
             let began = Instant::now();
             while times.len() < 3 || began.elapsed().as_secs_f64() < case.seconds {
                 let start = Instant::now();
-                score(&graph, preprocessing, &model, &data)?;
+                score(&graph, preprocessing, Task::Classification, &model, &data)?;
                 times.push(start.elapsed().as_secs_f64() * f64::from(case.batch) / f64::from(CASES));
             }
         }

@@ -131,10 +131,11 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
 
 /// What a model makes of cases, exactly.
 pub(crate) fn figures(plan: &Plan, model: &[f32], cases: &Dataset) -> anyhow::Result<Figures> {
-    let scores = score(&plan.model, plan.model_identity().preprocessing, model, cases)?;
+    let (preprocessing, task) = (plan.model_identity().preprocessing, plan.data.task);
+    let scores = score(&plan.model, preprocessing, task, model, cases)?;
     let rows: Vec<&[f32]> = scores.iter().collect();
-    let labels: Vec<usize> = cases.labels().iter().map(|label| usize::from(*label)).collect();
-    exact::figures(&rows, &labels, plan.evaluation.operating_point.get()).context("there is no case to score")
+    exact::figures(&rows, cases.labels(), task, plan.evaluation.operating_point.get())
+        .context("there is no case to score")
 }
 
 /// The study's recipe on the union of some sites' cases, round by round as the federation made them: in each

@@ -4,7 +4,7 @@
 //! and its `test` part goes to no site. With a folder of images and its table, patients are dealt out; a
 //! fifth of them, or the rows whose `split` is `test`, goes to no site.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use consilium_site_agent::data::Source;
 use consilium_study::name::SiteName;
+use consilium_study::task::Task;
 use consilium_study::weight::WeightRule;
 use npyz::WriterBuilder as _;
 use npyz::npz::{NpzArchive, NpzWriter};
@@ -68,8 +69,10 @@ pub(crate) struct Dealt {
 pub(crate) struct Collection {
     /// Where they come from, in words.
     pub title: String,
-    /// Names of the classes.
+    /// Names of the classes, or of the findings.
     pub labels: Vec<String>,
+    /// Which of the two they are.
+    pub task: Task,
     /// Channels, rows, columns.
     pub shape: [u32; 3],
     /// Mean and standard deviation of pixel values between 0 and 1.
@@ -107,6 +110,7 @@ pub(crate) fn synthetic(places: &Places<'_>, seed: u64) -> anyhow::Result<Dealt>
     let collection = Collection {
         title: "Synthetic chest pictures with a faint finding".to_owned(),
         labels: synthetic::LABELS.map(str::to_owned).to_vec(),
+        task: Task::Classification,
         shape: [1, u32::from(side), u32::from(side)],
         statistics: (0.5, 0.25),
         largest,
@@ -125,6 +129,8 @@ fn dicom(folder: &str) -> Source {
 struct Part {
     images: Vec<u8>,
     labels: Vec<u8>,
+    /// Numbers in a label: one, or a 0 or 1 for each finding.
+    numbers: usize,
     /// Shape of one picture.
     shape: Vec<u64>,
 }
@@ -141,14 +147,21 @@ impl Part {
         let (images, shape) = array("images")?;
         let (labels, label_shape) = array("labels")?;
         let cases = usize::try_from(shape.first().copied().unwrap_or(0))?;
-        if !(3..=4).contains(&shape.len()) || labels.len() != cases || label_shape.first() != shape.first() {
+        let numbers = labels.len().checked_div(cases).unwrap_or(1);
+        let fit = matches!(*label_shape, [_] | [_, _]) && numbers * cases == labels.len() && numbers > 0;
+        if !(3..=4).contains(&shape.len()) || !fit || label_shape.first() != shape.first() {
             bail!("the part \"{part}\" does not hold one label per picture");
         }
-        Ok(Self { images, labels, shape: shape[1..].to_vec() })
+        Ok(Self { images, labels, numbers, shape: shape[1..].to_vec() })
     }
 
     fn len(&self) -> usize {
-        self.labels.len()
+        self.labels.len() / self.numbers
+    }
+
+    /// The label of each picture.
+    fn each_label(&self) -> impl Iterator<Item = &[u8]> {
+        self.labels.chunks_exact(self.numbers)
     }
 
     fn select(&self, wanted: impl Fn(usize) -> bool) -> Self {
@@ -160,7 +173,12 @@ impl Part {
                 .flat_map(|case| &self.images[case * size..(case + 1) * size])
                 .copied()
                 .collect(),
-            labels: chosen.iter().map(|case| self.labels[*case]).collect(),
+            labels: chosen
+                .iter()
+                .flat_map(|case| &self.labels[case * self.numbers..][..self.numbers])
+                .copied()
+                .collect(),
+            numbers: self.numbers,
             shape: self.shape.clone(),
         }
     }
@@ -178,7 +196,7 @@ impl Part {
         let mut labels = to
             .array(&format!("{part}_labels"), Default::default())?
             .default_dtype()
-            .shape(&[cases, 1])
+            .shape(&[cases, self.numbers as u64])
             .begin_nd()?;
         labels.extend(&self.labels)?;
         labels.finish()?;
@@ -203,7 +221,10 @@ pub(crate) fn archive(
         Partition::Dirichlet(alpha) => Some(*alpha),
         Partition::By(_) => bail!("an archive has no columns to deal by; use iid or dirichlet:A"),
     };
-    let classes = |part: &Part| part.labels.iter().map(|label| u16::from(*label)).collect::<Vec<_>>();
+    // Sets of findings are dealt like classes.
+    let kinds: BTreeSet<&[u8]> = train.each_label().chain(val.each_label()).collect();
+    let kinds: BTreeMap<&[u8], u16> = kinds.into_iter().zip(0..).collect();
+    let classes = |part: &Part| part.each_label().map(|label| kinds[label]).collect::<Vec<_>>();
     let count = places.sites.len();
     let of_train = deal(&classes(&train), count, alpha, LEAST, seed)?;
     // What a site is scored on is what its patients are like; so `val` is dealt in the proportions of `train`.
@@ -226,6 +247,7 @@ pub(crate) fn archive(
     let collection = Collection {
         title: format!("Cases of {}", file.file_name().unwrap_or_default().to_string_lossy()),
         labels: label_names(file, &train),
+        task: if train.numbers > 1 { Task::MultiLabel } else { Task::Classification },
         shape: shape_of(&train.shape),
         statistics: statistics(&train.images),
         largest,
@@ -298,6 +320,7 @@ pub(crate) fn hand_out(
     let collection = Collection {
         title: format!("Images of {}", folder.file_name().unwrap_or_default().to_string_lossy()),
         labels: table.labels.clone(),
+        task: Task::Classification,
         shape: [1, 64, 64],
         statistics: (0.5, 0.25),
         largest,
@@ -372,6 +395,9 @@ fn shape_of(shape: &[u64]) -> [u32; 3] {
 }
 
 fn label_names(file: &Path, train: &Part) -> Vec<String> {
+    if train.numbers > 1 {
+        return (0..train.numbers).map(|finding| format!("finding-{finding}")).collect();
+    }
     let classes = usize::from(train.labels.iter().copied().max().unwrap_or(0)) + 1;
     let pneumonia = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pneumonia"));
     if pneumonia && classes == 2 {

@@ -10,7 +10,7 @@ use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFile;
 use serde::Serialize;
 
-use super::{already_there, keep, open, part_of};
+use super::{already_there, keep, open, part_of, temperature};
 use crate::output::{Output, bytes};
 
 /// Write a model file for other programs: ONNX, or the names of torchvision
@@ -26,6 +26,9 @@ pub(super) struct ConvertArgs {
     /// Where to write it; the ending says in which format
     #[arg(long, value_name = "FILE.onnx|FILE.safetensors")]
     to: PathBuf,
+    /// Divide outputs by this before they become probabilities: the temperature that the study's card gives
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = temperature)]
+    temperature: f64,
 }
 
 /// What other programs read.
@@ -48,10 +51,15 @@ impl Format {
         }
     }
 
-    fn write(self, model: &ModelFile) -> anyhow::Result<Vec<u8>> {
+    fn write(self, model: &ModelFile, temperature: f64) -> anyhow::Result<Vec<u8>> {
         match self {
-            Self::Onnx => Ok(to_onnx(model)),
+            Self::Onnx => Ok(to_onnx(model, temperature)),
             Self::Torchvision => {
+                if temperature.to_bits() != 1.0_f64.to_bits() {
+                    bail!(
+                        "networks of torchvision end in outputs: leave --temperature out, and divide them by it there"
+                    );
+                }
                 to_torchvision(model).context("write it as FILE.onnx, which takes every graph")
             }
         }
@@ -94,18 +102,18 @@ impl Converted {
 
 /// Runs the command.
 pub(super) fn run(args: &ConvertArgs, output: Output) -> anyhow::Result<()> {
-    let converted = convert(&args.model, &args.to)?;
+    let converted = convert(&args.model, &args.to, args.temperature)?;
     Ok(output.show(&converted, Converted::people)?)
 }
 
 /// The file appears when it is whole; another file of the same name is never touched.
-fn convert(from: &Path, to: &Path) -> anyhow::Result<Converted> {
+fn convert(from: &Path, to: &Path, temperature: f64) -> anyhow::Result<Converted> {
     let format = Format::of(to)?;
     let model = open(from)?;
     if model.identity.inputs.is_some() {
         bail!("this model reads rows of a table, and `convert` writes models of pictures");
     }
-    let written = format.write(&model)?;
+    let written = format.write(&model, temperature)?;
     let (length, hash) = (written.len() as u64, Hash::of_bytes(&written));
     if already_there(to, hash)?.is_none() {
         let mut part = part_of(to)?;
@@ -123,6 +131,7 @@ mod tests {
     use consilium_study::graph::{ModelSpec, Preset};
     use consilium_study::model_file::ModelIdentity;
     use consilium_study::preprocessing::Preprocessing;
+    use consilium_study::task::Task;
 
     use super::*;
 
@@ -134,11 +143,20 @@ mod tests {
         let graph = ModelSpec::Preset { preset, norm: None, stem: None }.graph(input, 2).unwrap();
         let model = initial(&graph, 1);
         let preprocessing = Preprocessing::new(0.5, 0.5).unwrap();
-        let identity =
-            ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()], inputs };
+        let identity = ModelIdentity {
+            graph,
+            preprocessing,
+            labels: vec!["no".into(), "yes".into()],
+            inputs,
+            task: Task::Classification,
+        };
         let file = folder.join(format!("{}.safetensors", preset.name()));
         std::fs::write(&file, ModelFile { identity, origin: None, model }.to_bytes()).unwrap();
         file
+    }
+
+    fn convert(from: &Path, to: &Path) -> anyhow::Result<Converted> {
+        super::convert(from, to, 1.0)
     }
 
     /// Pictures and rows differ in what goes in, and a file that says "pixels" of laboratory values would be used wrongly.
@@ -171,6 +189,10 @@ mod tests {
         assert!(error.contains("layers.0 (flatten)"), "{error}");
         let resnet = write(folder.path(), Preset::Resnet18);
         convert(&resnet, &folder.path().join("torchvision.safetensors")).unwrap();
+        let warm = super::convert(&model, &folder.path().join("warm.onnx"), 2.0).unwrap();
+        assert_ne!(warm.hash, first.hash);
+        let refused = super::convert(&resnet, &folder.path().join("warm.safetensors"), 2.0).unwrap_err();
+        assert!(refused.to_string().contains("leave --temperature out"), "{refused}");
         assert!(convert(&folder.path().join("none"), &to).is_err());
         assert!(convert(&to, &folder.path().join("again.onnx")).is_err(), "an ONNX file is no model file");
     }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use consilium_learning::{Dataset, ModelFile, Pixels, score};
+use consilium_learning::{Dataset, Link, ModelFile, ModelIdentity, Pixels, score};
 use consilium_site_agent::data::alone::{Unreadable, decode_file, files_below};
 use consilium_site_agent::data::reason::Reason;
 use consilium_site_agent::data::{Decoder, Target};
+use consilium_study::task::Label;
 use serde::{Serialize, Serializer};
 
-use super::open;
+use super::{open, temperature};
 use crate::demo::arms::decoder;
 use crate::output::Output;
 
@@ -39,11 +40,14 @@ pub(super) struct PredictArgs {
     /// Pictures, or folders of pictures
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
+    /// Divide outputs by this before they become probabilities: the temperature that the study's card gives
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = temperature)]
+    temperature: f64,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
-    let mut predictor = Predictor::new(open(&args.model)?)?;
+    let mut predictor = Predictor::new(open(&args.model)?, args.temperature)?;
     let mut meter = Meter::new(output);
     let mut counts = Counts::default();
     let mut left = find(&args.paths);
@@ -97,18 +101,20 @@ fn find(paths: &[PathBuf]) -> VecDeque<Found> {
 /// A model that scores files.
 struct Predictor {
     file: ModelFile,
+    link: Link,
     target: Target,
     decoder: Decoder,
 }
 
 impl Predictor {
-    fn new(file: ModelFile) -> anyhow::Result<Self> {
+    fn new(file: ModelFile, temperature: f64) -> anyhow::Result<Self> {
         if file.identity.inputs.is_some() {
             bail!("this model reads rows of a table, and `predict` reads pictures");
         }
         let [channels, height, width] = file.identity.graph.input();
         let target = Target::new(channels, height, width).context("no picture becomes this model's input")?;
-        Ok(Self { file, target, decoder: decoder()? })
+        let link = Link { task: file.identity.task, temperature };
+        Ok(Self { file, link, target, decoder: decoder()? })
     }
 
     /// Takes the first of the files that are left, scores them, counts, and says what came of each. `progress` is told
@@ -145,12 +151,13 @@ impl Predictor {
         counts.scored += scored;
         // Scoring wants cases with labels, and looks at none of them.
         let identity = &self.file.identity;
-        let cases = Dataset::new(identity.graph.input(), Pixels::Floats(pixels), vec![0; scored])?;
-        let scores = score(&identity.graph, identity.preprocessing, &self.file.model, &cases)?;
+        let unknown = vec![Label::unknown(identity.task); scored];
+        let cases = Dataset::new(identity.graph.input(), Pixels::Floats(pixels), unknown)?;
+        let scores = score(&identity.graph, identity.preprocessing, self.link, &self.file.model, &cases)?;
         let mut scores = scores.iter();
         let line = |(path, picture): (PathBuf, Result<(), Unreadable>)| {
             let finding = match picture {
-                Ok(()) => Finding::scored(&identity.labels, scores.next().expect("one for each picture")),
+                Ok(()) => Finding::scored(identity, scores.next().expect("one for each picture")),
                 Err(why) => Finding::Unreadable { reason: why.code(), explanation: why.to_string() },
             };
             Line { file: path.display().to_string(), finding }
@@ -170,22 +177,43 @@ struct Line {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Finding {
-    Scored { likeliest: String, probabilities: Probabilities },
-    Unreadable { reason: &'static str, explanation: String },
+    /// One of the classes.
+    Class {
+        likeliest: String,
+        probabilities: Probabilities,
+    },
+    /// Each finding by itself; none stands out.
+    Findings {
+        probabilities: Probabilities,
+    },
+    Unreadable {
+        reason: &'static str,
+        explanation: String,
+    },
 }
 
 impl Finding {
-    fn scored(labels: &[String], scores: &[f32]) -> Self {
-        let pairs: Vec<_> = labels.iter().cloned().zip(scores.iter().copied()).collect();
+    fn scored(identity: &ModelIdentity, scores: &[f32]) -> Self {
+        let pairs: Vec<_> = identity.labels.iter().cloned().zip(scores.iter().copied()).collect();
+        if !identity.task.is_exclusive() {
+            return Self::Findings { probabilities: Probabilities(pairs) };
+        }
         let likeliest = pairs.iter().rev().max_by(|one, other| one.1.total_cmp(&other.1));
         let (likeliest, _) = likeliest.expect("a model scores two classes at least");
-        Self::Scored { likeliest: likeliest.clone(), probabilities: Probabilities(pairs) }
+        Self::Class { likeliest: likeliest.clone(), probabilities: Probabilities(pairs) }
     }
 }
 
 /// Of each label, in the model's order.
 #[derive(Debug)]
 struct Probabilities(Vec<(String, f32)>);
+
+impl Probabilities {
+    fn people(&self) -> String {
+        let all = self.0.iter().map(|(label, value)| format!("{label} {value:.4}"));
+        all.collect::<Vec<_>>().join(", ")
+    }
+}
 
 impl Serialize for Probabilities {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -196,10 +224,10 @@ impl Serialize for Probabilities {
 impl Line {
     fn people(&self) -> String {
         match &self.finding {
-            Finding::Scored { likeliest, probabilities } => {
-                let all = probabilities.0.iter().map(|(label, value)| format!("{label} {value:.4}"));
-                format!("{}: {likeliest} ({})", self.file, all.collect::<Vec<_>>().join(", "))
+            Finding::Class { likeliest, probabilities } => {
+                format!("{}: {likeliest} ({})", self.file, probabilities.people())
             }
+            Finding::Findings { probabilities } => format!("{}: {}", self.file, probabilities.people()),
             Finding::Unreadable { explanation, .. } => format!("{}: not read: {explanation}", self.file),
         }
     }

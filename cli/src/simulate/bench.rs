@@ -178,7 +178,7 @@ impl<'a> Bench<'a> {
                 }
                 let preprocessing = self.study.model_identity().preprocessing;
                 let score = |model: &[f32]| {
-                    score(&self.study.model, preprocessing, model, &hospital.held_out)
+                    score(&self.study.model, preprocessing, self.study.data.task, model, &hospital.held_out)
                         .map_err(|_| Withdrawal::TrainingFailed)
                 };
                 let candidate = score(&model)?;

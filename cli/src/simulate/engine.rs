@@ -171,7 +171,7 @@ fn federation(study: &Study, hospitals: &Hospitals, shelf: Shelf) -> anyhow::Res
 fn weight(study: &Study, hospitals: &Hospitals, site: &SiteName) -> u32 {
     let classes = study.model.classes();
     let cases = match hospitals.get(site) {
-        Some(Ok(hospital)) => hospital.train.class_counts(classes),
+        Some(Ok(hospital)) => hospital.train.parts(study.data.task, classes),
         Some(Err(_)) | None => vec![0; classes],
     };
     study.aggregation.weight_of(&cases, Floor::LOWEST)

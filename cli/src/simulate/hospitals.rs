@@ -61,7 +61,9 @@ fn deal_table(
     root: &Path,
     test: &Path,
 ) -> anyhow::Result<Shared> {
-    table.relabel(&plan.data.labels);
+    if plan.data.task.is_exclusive() {
+        table.relabel(&plan.data.labels);
+    }
     let by_column = matches!(dealing.partition, Partition::By(_));
     // Values of a column may have one patient each: without a split in the table, all patients stay with them.
     let keeps_test = table.names_test() || !by_column || dealing.keeps_test;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use consilium_learning::{Dataset, LocalSeed, LocalTraining, Pixels, initial, score, train};
 use consilium_study::document::Draft;
 use consilium_study::recipe::Extent;
+use consilium_study::task::Label;
 use serde::Serialize;
 
 /// Cases of the step: normalisation over a batch needs more than one.
@@ -18,7 +19,7 @@ const CASES: usize = 4;
 pub struct Probe {
     /// Made-up cases in the step.
     pub cases: usize,
-    /// Loss before the step. Near the logarithm of the number of classes.
+    /// Loss before the step. Near the logarithm of the number of classes, or of 2 where each finding is asked.
     pub loss: f64,
     /// Time of the step on this machine.
     pub seconds: f64,
@@ -32,11 +33,17 @@ pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
     let values = draft.model.input_len() * cases;
     // Any image does; one without a pattern would hide a layer that passes nothing on.
     let pixels = (0..values).map(|place| (place.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
-    let labels = (0..cases).map(|case| (case % draft.classes()) as u16).collect();
+    let label = |case: usize| {
+        let place = case % draft.classes();
+        if draft.data.task.is_exclusive() { Label::Class(place as u16) } else { Label::Findings(1 << place) }
+    };
+    let labels: Vec<Label> = (0..cases).map(label).collect();
     let data = Dataset::new(graph.input(), Pixels::Bytes(pixels), labels)?;
     let preprocessing = draft.model_identity().preprocessing;
 
-    let scores = score(graph, preprocessing, &start, &data).context("the initial model cannot be scored")?;
+    let task = draft.data.task;
+    let scores =
+        score(graph, preprocessing, task, &start, &data).context("the initial model cannot be scored")?;
     let finite = scores.iter().all(|case| case.iter().all(|value| value.is_finite()));
     ensure!(finite, "the initial model gives scores that are not finite; check data.mean and data.std");
 

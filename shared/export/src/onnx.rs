@@ -2,7 +2,7 @@
 //!
 //! The input `pixels` `[cases, channels, height, width]` holds values between 0 and 1, as the loader of a site makes
 //! them; subtracting the mean and dividing by the deviation are the first two nodes. The outputs are `logits` and
-//! `probabilities`, both `[cases, classes]`. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
+//! `probabilities`, both `[cases, classes]`: the softmax of the logits, or of each finding the logistic function. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
 //! bears the layer's name, each block of numbers that of [`ParameterSpec::name`].
 //!
 //! [`ParameterSpec::name`]: consilium_study::graph::ParameterSpec::name
@@ -27,11 +27,12 @@ const EPSILON: f32 = 1e-5;
 /// Slope of a leaky rectifier below zero, as in training.
 const LEAK: f32 = 0.01;
 
-/// The bytes of an ONNX file. Equal models give equal bytes.
+/// The bytes of an ONNX file. Equal models give equal bytes. Probabilities are made of the logits divided by `temperature`
+/// (Guo et al. 2017); 1 leaves them as they are.
 ///
 /// # Panics
 /// When the model has another length than its graph says.
-pub fn to_onnx(file: &ModelFile) -> Vec<u8> {
+pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
     let graph = &file.identity.graph;
     assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
     let mut writer =
@@ -40,12 +41,24 @@ pub fn to_onnx(file: &ModelFile) -> Vec<u8> {
     writer.layers("layers", graph.layers(), input);
     let last = writer.nodes.last_mut().expect("the preprocessing gave two nodes");
     last.output = vec!["logits".to_owned()];
+    let (op_type, attribute) = if file.identity.task.is_exclusive() {
+        ("Softmax", vec![integer("axis", 1)])
+    } else {
+        ("Sigmoid", vec![])
+    };
+    let is_divided = temperature.to_bits() != 1.0_f64.to_bits();
+    let outputs = if is_divided {
+        let temperature = writer.number("temperature", temperature as f32);
+        writer.node("Div", "calibrated", ["logits".to_owned(), temperature], [])
+    } else {
+        "logits".to_owned()
+    };
     writer.nodes.push(Node {
-        input: vec!["logits".to_owned()],
+        input: vec![outputs],
         output: vec!["probabilities".to_owned()],
         name: "probabilities".to_owned(),
-        op_type: "Softmax".to_owned(),
-        attribute: vec![integer("axis", 1)],
+        op_type: op_type.to_owned(),
+        attribute,
     });
     let classes = || Side::Fixed(side(graph.classes()));
     let labels = file.identity.labels.join(", ");
@@ -59,11 +72,15 @@ pub fn to_onnx(file: &ModelFile) -> Vec<u8> {
             "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left",
         )],
         output: vec![
-            value("probabilities", vec![classes()], &format!("of each class: {labels}")),
-            value("logits", vec![classes()], "scores before softmax"),
+            value("probabilities", vec![classes()], &format!("of each label: {labels}")),
+            value("logits", vec![classes()], "scores before probabilities are made of them"),
         ],
     };
-    let about = file.about().into_iter();
+    let mut about = file.about();
+    if is_divided {
+        about.insert("temperature", temperature.to_string());
+    }
+    let about = about.into_iter();
     let model = Model {
         ir_version: FORMAT,
         producer_name: "consilium".to_owned(),

@@ -247,6 +247,7 @@ mod tests {
     use consilium_study::graph::ModelSpec;
     use consilium_study::model_file::{ModelIdentity, Origin};
     use consilium_study::preprocessing::Preprocessing;
+    use consilium_study::task::Task;
     use safetensors::{Dtype, SafeTensors};
 
     /// The state dictionary of `torchvision.models.resnet18(num_classes=2)`, torchvision 0.29.2 (BSD-3-Clause), in its
@@ -257,8 +258,13 @@ mod tests {
 
     pub(super) fn file(graph: ModelGraph) -> ModelFile {
         let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
-        let identity =
-            ModelIdentity { preprocessing, labels: vec!["no".into(), "yes".into()], inputs: None, graph };
+        let identity = ModelIdentity {
+            preprocessing,
+            labels: vec!["no".into(), "yes".into()],
+            inputs: None,
+            task: Task::Classification,
+            graph,
+        };
         let origin = Origin { study: identity.hash(), round: 3 };
         let model = (0..identity.graph.len()).map(|index| index as f32).collect();
         ModelFile { identity, origin: Some(origin), model }

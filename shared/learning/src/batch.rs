@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use consilium_study::recipe::Sampling;
+use consilium_study::task::Label;
 
 use crate::augment;
 use crate::dataset::Dataset;
@@ -95,7 +96,7 @@ pub fn read_epoch(task: &LocalTraining, data: &Dataset) -> usize {
 const NUMBERED: &str = "a dataset numbers its cases by u32";
 
 /// Every case once.
-fn shuffled(labels: &[u16], draws: &mut Draws) -> Vec<Place> {
+fn shuffled(labels: &[Label], draws: &mut Draws) -> Vec<Place> {
     let mut cases: Vec<u32> = (0..u32::try_from(labels.len()).expect(NUMBERED)).collect();
     draws.shuffle(&mut cases);
     cases.into_iter().map(|case| Place { case, before: 0 }).collect()
@@ -124,19 +125,19 @@ impl Deck {
 }
 
 /// As many places as cases. Each is for a class drawn evenly from those that there are, and for the next case of its deck.
-fn balanced(labels: &[u16], draws: &mut Draws) -> Vec<Place> {
-    let mut decks: BTreeMap<u16, Deck> = BTreeMap::new();
+fn balanced(labels: &[Label], draws: &mut Draws) -> Vec<Place> {
+    let mut decks: BTreeMap<Label, Deck> = BTreeMap::new();
     for (case, &label) in (0_u32..).zip(labels) {
         decks.entry(label).or_default().cases.push(case);
     }
     let mut decks: Vec<Deck> = decks.into_values().collect();
-    let classes = u32::try_from(decks.len()).expect("labels are u16");
+    let classes = u32::try_from(decks.len()).expect(NUMBERED);
     labels.iter().map(|_| decks[draws.below(classes) as usize].take(draws)).collect()
 }
 
 /// Mixes each image of a batch with that of a shuffled batch, all in one share drawn from `Beta(alpha, alpha)` (Zhang et al.
 /// 2018). Returns what the others are.
-fn mix(images: &mut [f32], labels: &[u16], alpha: f64, draws: &mut Draws) -> Mixed {
+fn mix(images: &mut [f32], labels: &[Label], alpha: f64, draws: &mut Draws) -> Mixed {
     let share = draws.beta(alpha);
     let mut others: Vec<u32> = (0..u32::try_from(labels.len()).expect(NUMBERED)).collect();
     draws.shuffle(&mut others);
@@ -171,7 +172,8 @@ mod tests {
         for _ in 0..6 {
             let batch = batches.next_batch();
             bytes.extend(values(&batch.images.into_data()).iter().flat_map(|value| value.to_be_bytes()));
-            bytes.extend(batch.targets.labels.iter().flat_map(|label| label.to_be_bytes()));
+            let classes = batch.targets.labels.iter().filter_map(|label| label.class());
+            bytes.extend(classes.flat_map(u16::to_be_bytes));
         }
         assert_eq!(
             Hash::of_bytes(&bytes).to_string(),
@@ -188,7 +190,8 @@ mod tests {
     proptest! {
         /// An epoch is as long as there are cases; decks of one class come in turn, each time varied in another way.
         #[test]
-        fn balanced_epochs_deal_each_class_in_turn(labels in prop::collection::vec(0_u16..4, 1..60), seed in 0_usize..1000) {
+        fn balanced_epochs_deal_each_class_in_turn(classes in prop::collection::vec(0_u16..4, 1..60), seed in 0_usize..1000) {
+            let labels: Vec<Label> = classes.into_iter().map(Label::Class).collect();
             let places = balanced(&labels, &mut Draws::initial(seed as u64, 0));
             prop_assert_eq!(places.len(), labels.len());
             let mut taken = vec![0_u32; labels.len()];
@@ -204,7 +207,7 @@ mod tests {
         /// One class, and one case, are what they are without balance: every case once.
         #[test]
         fn a_site_with_one_class_passes_each_case_once(cases in 1_usize..40, label in 0_u16..4) {
-            let places = balanced(&vec![label; cases], &mut Draws::initial(1, 0));
+            let places = balanced(&vec![Label::Class(label); cases], &mut Draws::initial(1, 0));
             let mut all: Vec<u32> = places.iter().map(|place| place.case).collect();
             all.sort_unstable();
             prop_assert_eq!(all, (0..cases as u32).collect::<Vec<_>>());
@@ -215,9 +218,10 @@ mod tests {
     #[test]
     fn each_class_that_is_there_is_as_likely() {
         // One case in ten is of class 0, none of class 1.
-        let labels: Vec<u16> = (0..3000).map(|case| if case % 10 == 0 { 0 } else { 2 }).collect();
+        let labels: Vec<Label> =
+            (0..3000).map(|case| Label::Class(if case % 10 == 0 { 0 } else { 2 })).collect();
         let places = balanced(&labels, &mut Draws::initial(1, 0));
-        let rare = places.iter().filter(|place| labels[place.case as usize] == 0).count();
+        let rare = places.iter().filter(|place| labels[place.case as usize].holds(0)).count();
         // Binomial(3000, 0.5): standard deviation 27.
         assert!(rare.abs_diff(1500) < 140, "{rare}");
     }
@@ -229,7 +233,7 @@ mod tests {
             recipe(&format!("{SHORT}\nsampling = \"balanced\"").replace("flip = true", "noise = 0.1"));
         let task = task(&graph, &recipe, "a", 0);
         // One case of class 1 among seven of class 0: it comes about four times in an epoch.
-        let mut labels = vec![0; 7];
+        let mut labels = vec![0_u16; 7];
         labels.push(1);
         let data = Dataset::new([1, 8, 8], Pixels::Bytes(vec![100; 8 * 64]), labels).unwrap();
         let batch = Batches::new(&task, &data).next_batch();
@@ -237,7 +241,7 @@ mod tests {
         let rare: Vec<&[f32]> = images
             .chunks(64)
             .zip(&batch.targets.labels)
-            .filter(|(_, label)| **label == 1)
+            .filter(|(_, label)| label.holds(1))
             .map(|(image, _)| image)
             .collect();
         assert!(rare.len() > 1, "the seed of this test draws it more than once");
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn mixed_cases_are_sums_of_two_in_one_share() {
         // Case k is all k, so a mixed value tells what went in.
-        let labels: Vec<u16> = (0..6).collect();
+        let labels: Vec<Label> = (0..6).map(Label::Class).collect();
         for seed in 0..50 {
             let mut images: Vec<f32> = (0..18).map(|place| (place / 3) as f32).collect();
             let mixed = mix(&mut images, &labels, 0.4, &mut Draws::initial(seed, 0));
@@ -255,7 +259,8 @@ mod tests {
             others.sort_unstable();
             assert_eq!(others, labels, "the others are the same batch in another order");
             for (case, image) in images.chunks(3).enumerate() {
-                let want = mixed.share * case as f64 + (1.0 - mixed.share) * f64::from(mixed.labels[case]);
+                let want = mixed.share * case as f64
+                    + (1.0 - mixed.share) * f64::from(mixed.labels[case].class().unwrap());
                 assert!(
                     image.iter().all(|value| (f64::from(*value) - want).abs() < 1e-5),
                     "{image:?} {want}"

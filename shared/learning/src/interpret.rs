@@ -283,6 +283,7 @@ mod tests {
     use consilium_study::graph::ModelSpec;
     use consilium_study::name::SiteName;
     use consilium_study::recipe::Training;
+    use consilium_study::task::Label;
 
     /// Every kind of layer with a gradient of its own, smooth but for the ReLU of squeeze and excitation: max pooling and
     /// ReLU have kinks where differences lie.
@@ -344,7 +345,7 @@ mod tests {
         let graph = spec.graph([2, 6, 6], 3).unwrap();
         let model = initial(&graph, 3);
         let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
-        let targets = Targets { labels: vec![0, 2, 1, 1], mixed: None };
+        let targets = Targets { labels: [0, 2, 1, 1].map(Label::Class).to_vec(), mixed: None };
         let recipe: Training = toml::from_str(
             "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 4\nepochs = 1\nclass_weights = [1.0, 2.0, 0.5]",
         )
@@ -425,7 +426,7 @@ mod tests {
             assert!((score - want).abs() < 2e-5, "{score} {want}");
         }
         let mut gradient = vec![0.0; graph.len()];
-        let targets = Targets { labels: vec![0, 2], mixed: None };
+        let targets = Targets { labels: [0, 2].map(Label::Class).to_vec(), mixed: None };
         let recipe = "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 2\nepochs = 1";
         let loss = loss(scores, &targets, &toml::from_str(recipe).unwrap());
         leaves.gradient(&graph, loss.backward(), &mut gradient);

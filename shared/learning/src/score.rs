@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use consilium_study::graph::ModelGraph;
 
 use consilium_study::preprocessing::Preprocessing;
+use consilium_study::task::Task;
 
 use crate::dataset::{Dataset, InvalidDataset};
 use crate::interpret::{ScoringPass, logits};
@@ -15,7 +16,7 @@ const BATCH: u64 = 64;
 /// Values in the layers above which fewer are: 256 MiB in f32.
 const BATCH_ACTIVATIONS: u64 = 1 << 26;
 
-/// A probability per case and class.
+/// A probability per case and class, or per case and finding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     classes: usize,
@@ -33,12 +34,12 @@ impl Scores {
         self.values.is_empty()
     }
 
-    /// Number of classes.
+    /// Number of classes or findings.
     pub const fn classes(&self) -> usize {
         self.classes
     }
 
-    /// Probabilities of each case, in the order of the data; each sums to 1.
+    /// Probabilities of each case, in the order of the data. Those of classes sum to 1.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.classes)
     }
@@ -46,6 +47,21 @@ impl Scores {
     /// Probability of one class for each case.
     pub fn of_class(&self, class: usize) -> impl ExactSizeIterator<Item = f32> + '_ {
         self.iter().map(move |case| case[class])
+    }
+}
+
+/// How a model's outputs become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    /// What is asked of a case.
+    pub task: Task,
+    /// What outputs are divided by before (Guo et al. 2017); above 0.
+    pub temperature: f64,
+}
+
+impl From<Task> for Link {
+    fn from(task: Task) -> Self {
+        Self { task, temperature: 1.0 }
     }
 }
 
@@ -65,10 +81,11 @@ pub enum ScoreError {
     Dataset(#[from] InvalidDataset),
 }
 
-/// Scores every case of `data`. Running statistics are used, nothing is dropped or varied.
+/// Scores every case of `data`; its labels are not looked at. Running statistics are used, nothing is dropped or varied.
 pub fn score(
     graph: &ModelGraph,
     preprocessing: Preprocessing,
+    link: impl Into<Link>,
     model: &[f32],
     data: &Dataset,
 ) -> Result<Scores, ScoreError> {
@@ -76,6 +93,7 @@ pub fn score(
         return Err(ScoreError::WrongLength { got: model.len(), want: graph.len() });
     }
     data.check(graph)?;
+    let link = link.into();
     let leaves = Leaves::constant(graph, model);
     let size = data.case_len();
     let [channels, height, width] = data.shape().map(|side| side as usize);
@@ -90,7 +108,7 @@ pub fn score(
         let images = TensorData::new(images, [past - first, channels, height, width]);
         let images = Tensor::from_data(images, &Device::flex());
         let scores = logits(graph, &leaves, images, &mut ScoringPass);
-        all.extend(probabilities(&values(&scores.into_data()), graph.classes()));
+        all.extend(probabilities(&values(&scores.into_data()), graph.classes(), link));
     }
     Ok(Scores { classes: graph.classes(), values: all })
 }

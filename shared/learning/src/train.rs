@@ -177,6 +177,7 @@ mod tests {
     use crate::score::score;
     use crate::testing::{SHORT, cases, graph, recipe, task};
     use consilium_study::graph::{Norm, Preset};
+    use consilium_study::task::{Label, Task};
 
     fn go_on(_: Progress<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -212,9 +213,9 @@ mod tests {
             let trained = train(&task, &start, &cases(160, 0), &mut go_on).unwrap();
             let unseen = cases(100, 1);
             let right = |model: &[f32]| {
-                let scores = score(&graph, task.preprocessing, model, &unseen).unwrap();
+                let scores = score(&graph, task.preprocessing, Task::Classification, model, &unseen).unwrap();
                 let sure = scores.of_class(1).zip(unseen.labels());
-                sure.filter(|(p, label)| (*p > 0.5) == (**label == 1)).count()
+                sure.filter(|(p, label)| (*p > 0.5) == label.holds(1)).count()
             };
             let (before, after) = (right(&start), right(&trained.model));
             assert!(before < 80 && after > 90, "{}: {before} to {after} of 100", preset.name());
@@ -291,10 +292,49 @@ mod tests {
             let task = task(&graph, &recipe, "a", 0);
             let trained = train(&task, &start, &data, &mut go_on).unwrap();
             assert_eq!(trained, train(&task, &start, &data, &mut go_on).unwrap());
-            let scores = score(&graph, task.preprocessing, &trained.model, &unseen).unwrap();
+            let scores =
+                score(&graph, task.preprocessing, Task::Classification, &trained.model, &unseen).unwrap();
             let sure = scores.of_class(1).zip(unseen.labels());
-            let right = sure.filter(|(p, label)| (*p > 0.5) == (**label == 1)).count();
+            let right = sure.filter(|(p, label)| (*p > 0.5) == label.holds(1)).count();
             assert!(right > 85, "{loss}: {right} of 100");
+        }
+    }
+
+    /// Pictures of which the upper half is bright where the first finding is there, and the left half where the second is.
+    fn findings(count: u64, seed: u64) -> Dataset {
+        let data = cases(u32::try_from(count).unwrap(), usize::try_from(seed).unwrap());
+        let Pixels::Floats(mut pixels) = data.pixels().clone() else { panic!("these cases are floats") };
+        let labels: Vec<Label> = (0..count).map(|case| Label::Findings((case * 7 + seed) % 4)).collect();
+        for (picture, label) in pixels.chunks_exact_mut(64).zip(&labels) {
+            for (place, value) in picture.iter_mut().enumerate() {
+                let bright = label.holds(0) && place / 8 < 4 || label.holds(1) && place % 8 < 4;
+                *value = 0.5 * *value + if bright { 0.4 } else { 0.0 };
+            }
+        }
+        Dataset::new([1, 8, 8], Pixels::Floats(pixels), labels).unwrap()
+    }
+
+    #[test]
+    fn findings_are_learned_each_by_itself() {
+        let graph = graph(Preset::SmallCnn, Some(Norm::Group));
+        let (start, data, unseen) = (initial(&graph, 1), findings(160, 0), findings(100, 1));
+        for extra in [
+            "",
+            "loss = { kind = \"focal\", gamma = 2.0 }",
+            "augment = { mixup = 0.2 }\nlabel_smoothing = 0.1",
+        ] {
+            let recipe = recipe(&format!(
+                "optimiser = \"adamw\"\nlearning_rate = 0.003\nbatch = 16\nepochs = 8\n{extra}"
+            ));
+            let task = task(&graph, &recipe, "a", 0);
+            let trained = train(&task, &start, &data, &mut go_on).unwrap();
+            let scores =
+                score(&graph, task.preprocessing, Task::MultiLabel, &trained.model, &unseen).unwrap();
+            for finding in 0..2 {
+                let told = scores.of_class(finding).zip(unseen.labels());
+                let right = told.filter(|(p, label)| (*p > 0.5) == label.holds(finding)).count();
+                assert!(right > 85, "{extra}: {right} of 100 of finding {finding}");
+            }
         }
     }
 
@@ -316,7 +356,8 @@ mod tests {
                 let one = cases(1, 0);
                 let trained = train(&task, &initial(&graph, 1), &one, &mut go_on).unwrap();
                 assert_eq!((trained.steps, trained.examples), (12, 12));
-                let scores = score(&graph, task.preprocessing, &trained.model, &one).unwrap();
+                let scores =
+                    score(&graph, task.preprocessing, Task::Classification, &trained.model, &one).unwrap();
                 let finite = scores.iter().all(|case| case.iter().all(|value| value.is_finite()));
                 assert!(finite && trained.mean_loss.is_finite(), "{}", preset.name());
             }
@@ -331,10 +372,13 @@ mod tests {
         let run = |start: &[f32], data: &Dataset| train(&task, start, data, &mut go_on).unwrap_err();
         assert_eq!(run(&start[1..], &cases(4, 0)), TrainError::WrongLength { got: 129, want: 130 });
         assert_eq!(run(&start, &cases(0, 0)), TrainError::NoCases);
-        let wrong = Dataset::new([1, 4, 16], Pixels::Bytes(vec![0; 64]), vec![0]).unwrap();
+        let wrong = Dataset::new([1, 4, 16], Pixels::Bytes(vec![0; 64]), vec![0_u16]).unwrap();
         assert!(matches!(run(&start, &wrong), TrainError::Dataset(InvalidDataset::Shape { .. })));
-        let wrong = Dataset::new([1, 8, 8], Pixels::Bytes(vec![0; 64]), vec![2]).unwrap();
-        assert!(matches!(run(&start, &wrong), TrainError::Dataset(InvalidDataset::Label { label: 2, .. })));
+        let wrong = Dataset::new([1, 8, 8], Pixels::Bytes(vec![0; 64]), vec![2_u16]).unwrap();
+        assert!(matches!(
+            run(&start, &wrong),
+            TrainError::Dataset(InvalidDataset::Label { label: Label::Class(2), .. })
+        ));
         let mut infinite = start.clone();
         infinite[0] = f32::INFINITY;
         assert_eq!(run(&infinite, &cases(4, 0)), TrainError::Diverged { step: 1 });

@@ -8,6 +8,7 @@ use consilium_study::graph::ModelSpec;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, ModelReader, Origin};
 use consilium_study::preprocessing::Preprocessing;
+use consilium_study::task::Task;
 use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
@@ -18,6 +19,7 @@ fn identity(model: &str) -> ModelIdentity {
         preprocessing: Preprocessing::new(0.5, 0.25).expect("both are finite"),
         labels: vec!["normal".into(), "pneumonia".into()],
         inputs: None,
+        task: Task::Classification,
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use consilium_rounds::metrics::Figures;
 use consilium_study::hash::Hash;
+use consilium_study::metric::Metric;
 use consilium_study::name::{ConsortiumName, SiteName, StudyName};
 use serde::Serialize;
 
@@ -272,8 +273,17 @@ impl fmt::Display for RoundReport {
         if let Some(start) = figures.start_loss {
             write!(f, " (before {start:.4})")?;
         }
-        write!(f, ", accuracy {:.4}", figures.accuracy)?;
-        figures.auroc.map_or(Ok(()), |auroc| write!(f, ", AUROC {auroc:.4}"))
+        for (name, metric) in
+            [("accuracy", Metric::Accuracy), ("AUROC", Metric::Auroc), ("kappa", Metric::Kappa)]
+        {
+            let Some(figure) = figures.get(metric) else { continue };
+            write!(f, ", {name} {figure:.4}")?;
+            if let Some([low, high]) = figures.intervals.get(&metric) {
+                write!(f, " (95 %: {low:.3} to {high:.3})")?;
+            }
+        }
+        let Some(temperature) = figures.temperature else { return Ok(()) };
+        write!(f, ", temperature {temperature:.2}")
     }
 }
 

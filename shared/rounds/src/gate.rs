@@ -55,6 +55,8 @@ mod tests {
     use consilium_study::template::study_toml;
 
     use super::*;
+    use consilium_study::task::Label;
+
     use crate::metrics::{EvaluationCounts, EvaluationShape};
 
     const GATE: AcceptanceGate = AcceptanceGate { max_loss_increase: 0.1, max_norm_growth: 1.5 };
@@ -77,7 +79,7 @@ mod tests {
     fn evaluated(loss: f64, start: f64, sites: &[&str]) -> Evaluated {
         let shape = EvaluationShape::new(2, 2, 0.5).unwrap();
         let mut counts = EvaluationCounts::new(shape);
-        counts.add(&[0.5, 0.5], &[0.5, 0.5], 0);
+        counts.add(&[0.5, 0.5], &[0.5, 0.5], Label::Class(0));
         let mut figures = counts.figures().unwrap();
         (figures.loss, figures.start_loss) = (loss, Some(start));
         let ctx = minicbor::decode(&minicbor::to_vec(Hash::of_bytes(b"ctx")).unwrap()).unwrap();

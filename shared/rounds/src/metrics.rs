@@ -11,11 +11,14 @@
 mod counts;
 pub mod exact;
 mod figures;
+mod interval;
+mod temperature;
 mod train;
 mod wide;
 
-pub use counts::{EvaluationCounts, EvaluationShape, InvalidShape, MalformedCounts};
+pub use counts::{EvaluationCounts, EvaluationShape, InvalidShape, MalformedCounts, loss};
 pub use figures::Figures;
+pub use interval::{Interval, Intervals};
 pub use train::{TrainCounts, TrainFigures};
 pub use wide::Wide;
 
@@ -25,11 +28,14 @@ pub const LOSS_CLIP: f64 = 16.0;
 /// Fixed-point steps per unit.
 pub(crate) const UNIT: f64 = 65_536.0;
 
-/// Cross-entropy of one case, clipped, in fixed point. A probability that is not a number costs the most.
-pub(crate) fn fixed_loss(probability: f32) -> u64 {
-    let loss = -f64::from(probability).ln();
-    let loss = if loss.is_nan() { LOSS_CLIP } else { loss.clamp(0.0, LOSS_CLIP) };
-    (loss * UNIT).round() as u64
+/// A loss between 0 and [`LOSS_CLIP`]. What is not a number costs the most.
+pub(crate) fn clipped(loss: f64) -> f64 {
+    if loss.is_nan() { LOSS_CLIP } else { loss.clamp(0.0, LOSS_CLIP) }
+}
+
+/// A loss, clipped, in fixed point.
+pub(crate) fn fixed(loss: f64) -> u64 {
+    (clipped(loss) * UNIT).round() as u64
 }
 
 #[cfg(test)]

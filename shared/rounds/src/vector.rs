@@ -89,6 +89,8 @@ pub fn evaluation_shape(study: &Study) -> EvaluationShape {
     let bins = u16::try_from(study.evaluation.bins).unwrap_or(u16::MAX);
     EvaluationShape::new(classes, bins, study.evaluation.operating_point.get())
         .expect("the check of a study admits only countable evaluations")
+        .of_task(study.data.task)
+        .calibrated(study.evaluation.calibrate)
 }
 
 /// A study that no party can take part in.

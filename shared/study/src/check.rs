@@ -11,8 +11,10 @@ use crate::document::{
     least_honest,
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
+use crate::loss::Loss;
 use crate::quantity::HumanDuration;
-use crate::recipe::Optimiser;
+use crate::recipe::{Optimiser, Sampling};
+use crate::task::Task;
 use crate::weight::WeightRule;
 
 /// Fewest sites: with two, the sum and one's own update give the other's.
@@ -133,6 +135,7 @@ pub fn problems(plan: &Plan) -> Vec<Problem> {
     rounds(plan, &plan.rounds, f);
     aggregation(plan, f);
     evaluation(&plan.evaluation, f);
+    task(plan, f);
     findings.0
 }
 
@@ -392,6 +395,36 @@ fn groups(plan: &Plan, split: Groups, f: &mut Findings) {
             "write fewer groups, name more sites, or leave groups out",
         );
     }
+}
+
+/// What goes with some tasks and not with others.
+fn task(plan: &Plan, f: &mut Findings) {
+    let task = plan.data.task;
+    let metric = plan.evaluation.recommend;
+    f.require(
+        metric.is_of(task),
+        "evaluation.recommend",
+        || format!("\"{metric}\" is about grades, and the task is {}", task.name()),
+        "write task = \"ordinal\" under [data] if the labels are grades in ascending order, or name another metric",
+    );
+    f.require(
+        plan.training.loss() != Loss::EarthMover || task == Task::Ordinal,
+        "training.loss",
+        || format!("\"earth-mover\" is about grades, and the task is {}", task.name()),
+        "write task = \"ordinal\" under [data] if the labels are grades in ascending order, or name another loss",
+    );
+    f.require(
+        plan.training.sampling() != Sampling::Balanced || task.is_exclusive(),
+        "training.sampling",
+        || "a case with several findings is of no class that could come as often as others".into(),
+        "leave it out, and weigh findings by class_weights",
+    );
+    f.require(
+        plan.aggregation.weight != WeightRule::Effective || task.is_exclusive(),
+        "aggregation.weight",
+        || "effective cases are of classes that exclude each other, and findings do not".into(),
+        "write weight = \"coarse\"",
+    );
 }
 
 fn evaluation(evaluation: &Evaluation, f: &mut Findings) {

@@ -3,7 +3,9 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::canonical::is_default;
 use crate::quantity::Share;
+use crate::task::Task;
 
 /// What a case is, and how it becomes numbers.
 ///
@@ -13,7 +15,7 @@ use crate::quantity::Share;
 #[serde(try_from = "Section", into = "Section")]
 #[cbor(map)]
 pub struct Data {
-    /// Names of the classes; the position is the class number.
+    /// Names of the classes, or of the findings; the position is the number.
     #[n(0)]
     pub labels: Vec<String>,
     /// Colour channels of an image.
@@ -43,6 +45,10 @@ pub struct Data {
     /// Where cases are rows: what is taken from each.
     #[n(9)]
     pub inputs: Option<Vec<Input>>,
+    /// What is asked about a case.
+    #[n(10)]
+    #[cbor(skip_if = "is_default")]
+    pub task: Task,
 }
 
 /// One number of a row.
@@ -137,6 +143,8 @@ struct Section {
     smallest_usable_share: Share,
     #[serde(skip_serializing_if = "Option::is_none")]
     inputs: Option<Vec<Input>>,
+    #[serde(default)]
+    task: Task,
 }
 
 fn default_holdout() -> Share {
@@ -184,7 +192,7 @@ impl TryFrom<Section> for Data {
 
     fn try_from(section: Section) -> Result<Self, Mismatch> {
         let Section { labels, channels, height, width, mean, std, .. } = section;
-        let Section { holdout, minimum_cases, smallest_usable_share, inputs, .. } = section;
+        let Section { holdout, minimum_cases, smallest_usable_share, inputs, task, .. } = section;
         let ([channels, height, width], mean, std) = match &inputs {
             None => {
                 let side = |value: Option<u32>, key| value.ok_or(Mismatch::NoPicture(key));
@@ -217,6 +225,7 @@ impl TryFrom<Section> for Data {
             minimum_cases,
             smallest_usable_share,
             inputs,
+            task,
         })
     }
 }
@@ -224,7 +233,7 @@ impl TryFrom<Section> for Data {
 impl From<Data> for Section {
     fn from(data: Data) -> Self {
         let Data { labels, channels, height, width, mean, std, .. } = data;
-        let Data { holdout, minimum_cases, smallest_usable_share, inputs, .. } = data;
+        let Data { holdout, minimum_cases, smallest_usable_share, inputs, task, .. } = data;
         let is_picture = inputs.is_none();
         Self {
             labels,
@@ -237,6 +246,7 @@ impl From<Data> for Section {
             minimum_cases,
             smallest_usable_share,
             inputs,
+            task,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::ops::Deref;
 use minicbor::{Decode, Decoder, Encode, decode};
 use serde::{Deserialize, Serialize};
 
+use crate::canonical::is_default;
 use crate::check::{self, Problem};
 pub use crate::data::{Data, Input};
 use crate::disclosure::Floor;
@@ -215,11 +216,21 @@ pub struct Evaluation {
     #[n(3)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<AcceptanceGate>,
+    /// Whether losses at several temperatures are counted, so that the temperature of calibrated probabilities comes out.
+    #[n(4)]
+    #[cbor(skip_if = "is_default")]
+    pub calibrate: bool,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Self { bins: 256, operating_point: Share::constant(0.5), recommend: Metric::Auroc, gate: None }
+        Self {
+            bins: 256,
+            operating_point: Share::constant(0.5),
+            recommend: Metric::Auroc,
+            gate: None,
+            calibrate: false,
+        }
     }
 }
 

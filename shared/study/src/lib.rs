@@ -32,5 +32,6 @@ pub mod shape;
 pub mod sign;
 pub mod statement;
 pub mod strategy;
+pub mod task;
 pub mod template;
 pub mod weight;

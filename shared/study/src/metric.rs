@@ -9,6 +9,8 @@ use std::str::FromStr;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::task::Task;
+
 /// A figure of a model over held-out cases.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
@@ -19,7 +21,7 @@ pub enum Metric {
     /// Mean clipped cross-entropy.
     #[n(0)]
     Loss,
-    /// Area under the ROC curve; with more than two classes the mean of one-against-rest.
+    /// Area under the ROC curve; with more than two classes the mean of one-against-rest, of findings the mean over them.
     #[n(1)]
     Auroc,
     /// Share of cases whose most probable class is the label.
@@ -40,11 +42,14 @@ pub enum Metric {
     /// Expected calibration error over the histogram's bins (Naeini et al. 2015).
     #[n(7)]
     Ece,
+    /// Cohen's kappa with quadratic weights (Cohen 1968): how well grades agree beyond chance. Of ordinal studies.
+    #[n(8)]
+    Kappa,
 }
 
 impl Metric {
     /// Every metric, in the order of the list.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Loss,
         Self::Auroc,
         Self::Accuracy,
@@ -53,6 +58,7 @@ impl Metric {
         Self::Specificity,
         Self::Brier,
         Self::Ece,
+        Self::Kappa,
     ];
 
     /// The name used in files and listings.
@@ -66,17 +72,26 @@ impl Metric {
             Self::Specificity => "specificity",
             Self::Brier => "brier",
             Self::Ece => "ece",
+            Self::Kappa => "kappa",
         }
     }
 
     /// Whether a larger value is the better one.
     pub const fn larger_is_better(self) -> bool {
         match self {
-            Self::Auroc | Self::Accuracy | Self::BalancedAccuracy | Self::Sensitivity | Self::Specificity => {
-                true
-            }
+            Self::Auroc
+            | Self::Accuracy
+            | Self::BalancedAccuracy
+            | Self::Sensitivity
+            | Self::Specificity
+            | Self::Kappa => true,
             Self::Loss | Self::Brier | Self::Ece => false,
         }
+    }
+
+    /// Whether it says anything about a model that is asked this.
+    pub fn is_of(self, task: Task) -> bool {
+        self != Self::Kappa || task == Task::Ordinal
     }
 
     /// Whether `candidate` is strictly better than `best`. Not-a-number is never better.
@@ -94,7 +109,7 @@ impl fmt::Display for Metric {
 /// A text that names no metric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no metric of this name; use loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier or ece"
+    "there is no metric of this name; use loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier, ece or kappa"
 )]
 pub struct UnknownMetric;
 

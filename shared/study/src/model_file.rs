@@ -17,12 +17,13 @@ use std::io::{self, Cursor, Read, Seek, Write};
 use minicbor::{Decode, Encode};
 use serde_json::json;
 
-use crate::canonical::{Canonical, NotCanonical};
+use crate::canonical::{Canonical, NotCanonical, is_default};
 use crate::data::Input;
 use crate::document::Plan;
 use crate::graph::ModelGraph;
 use crate::hash::Hash;
 use crate::preprocessing::Preprocessing;
+use crate::task::Task;
 
 pub use self::header::{Entry, header};
 use self::reader::LONGEST_HEADER;
@@ -48,6 +49,10 @@ pub struct ModelIdentity {
     /// Where cases are rows of a table: what is taken from each.
     #[n(3)]
     pub inputs: Option<Vec<Input>>,
+    /// What the scores answer.
+    #[n(4)]
+    #[cbor(skip_if = "is_default")]
+    pub task: Task,
 }
 
 impl ModelIdentity {
@@ -77,6 +82,9 @@ impl ModelIdentity {
         }
         if self.inputs != wanted.inputs {
             return Err(ModelFileError::OtherInputs);
+        }
+        if self.task != wanted.task {
+            return Err(ModelFileError::OtherTask { file: self.task.name(), wanted: wanted.task.name() });
         }
         Ok(())
     }
@@ -131,7 +139,7 @@ impl ModelFile {
 
     /// What the file says of itself for people and for other programs, key by key.
     pub fn about(&self) -> BTreeMap<&'static str, String> {
-        let ModelIdentity { graph, preprocessing, labels, inputs } = &self.identity;
+        let ModelIdentity { graph, preprocessing, labels, inputs, task } = &self.identity;
         let mut about = BTreeMap::from([
             ("graph_hash", graph.hash().to_string()),
             ("labels", json!(labels).to_string()),
@@ -140,6 +148,9 @@ impl ModelFile {
         ]);
         if let Some(inputs) = inputs {
             about.insert("inputs", json!(inputs).to_string());
+        }
+        if !is_default(task) {
+            about.insert("task", task.name().to_owned());
         }
         if let Some(origin) = self.origin {
             about.insert("study", origin.study.to_string());
@@ -270,6 +281,14 @@ pub enum ModelFileError {
     /// A model of rows with other inputs.
     #[error("the file was trained on other inputs than are wanted")]
     OtherInputs,
+    /// A model that answers another question.
+    #[error("the file is of a task of {file}, wanted is {wanted}")]
+    OtherTask {
+        /// The file's.
+        file: &'static str,
+        /// What is wanted.
+        wanted: &'static str,
+    },
 }
 
 impl Plan {
@@ -282,6 +301,7 @@ impl Plan {
             preprocessing,
             labels: self.data.labels.clone(),
             inputs: self.data.inputs.clone(),
+            task: self.data.task,
         }
     }
 }

@@ -330,9 +330,9 @@ impl TryFrom<Written> for Training {
         if let Loss::Focal { gamma } = written.loss {
             let fits = gamma > 0.0 && gamma <= MAX_GAMMA;
             finite("loss.gamma", gamma, fits, "a number above 0 and at most 10, for example 2.0")?;
-            if written.label_smoothing != 0.0 {
-                return Err(RecipeError::SmoothingOfFocal);
-            }
+        }
+        if written.loss != Loss::CrossEntropy && written.label_smoothing != 0.0 {
+            return Err(RecipeError::SmoothingOfOtherLoss);
         }
         let smoothing = written.label_smoothing;
         finite("label_smoothing", smoothing, (0.0..1.0).contains(&smoothing), "a number from 0 to below 1")?;
@@ -390,9 +390,10 @@ pub enum RecipeError {
     /// Only `sgd` has momentum; Adam's moments are fixed.
     #[error("`momentum` belongs to optimiser \"sgd\"")]
     MomentumWithoutSgd,
-    /// Of a smoothed label most of the focal loss would be about the classes that it is not.
+    /// Of a smoothed label most of the focal loss would be about the classes that it is not, and the earth mover's distance
+    /// knows already which are near.
     #[error("`label_smoothing` belongs to loss = \"cross-entropy\": leave one of the two out")]
-    SmoothingOfFocal,
+    SmoothingOfOtherLoss,
     /// Both or neither.
     #[error("[training] has either `epochs` or `steps`")]
     EpochsOrSteps,

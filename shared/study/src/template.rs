@@ -40,6 +40,8 @@ mean = 0.57                          # pixel values lie between 0 and 1; each be
 std = 0.17
 # In place of these five, where cases are rows of a table (13 laboratory values, say): what is taken from each row, as
 #     inputs = [{ column = "age", mean = 53.0, std = 9.6 }, { column = "pain", is = "4" }]: (age - 53) / 9.6, and 1 or 0
+# task = "classification"            # each case has one label; or "ordinal": labels are grades in ascending order;
+#     or "multi-label": a case has any number of them, which are findings (in a table: effusion|nodule, or none)
 # holdout = 0.2                      # share of patients held out, where the source has no split of its own
 # minimum_cases = 10                 # a site with fewer labelled, usable cases does not upload
 # smallest_usable_share = 0.9        # a site with a smaller share of usable items sits the round out
@@ -57,7 +59,8 @@ epochs = 1                           # or steps = N: as much work for a large si
 # schedule = "constant"              # or "cosine", or { step = { every = 5, factor = 0.5 } }, over the whole study,
 #     or { milestones = { at = [0.5, 0.75], factor = 0.1 } }: after half and three quarters of all rounds
 # sampling = "shuffled"              # every case once an epoch; or "balanced": each class of a hospital equally often
-# loss = "cross-entropy"             # or { kind = "focal", gamma = 2.0 }: what is told apart already counts little
+# loss = "cross-entropy"             # or { kind = "focal", gamma = 2.0 }: what is told apart already counts little;
+#     or, of grades, "earth-mover": a grade further from the true one costs more
 # label_smoothing = 0.0              # share of a label that is spread over all classes; 0.1 is usual
 # augment = { flip = false, crop = 0, rotate = 0.0, zoom = 0.0, brightness = 0.0, contrast = 0.0, noise = 0.0, erase = 0, mixup = 0.0 }
 #     mirror; shift by up to so many pixels; turn by up to so many degrees; enlarge by up to 1 +- zoom; brightness, contrast
@@ -89,7 +92,8 @@ quorum = {quorum}                           # fewest sites that a round may end 
 [evaluation]
 # bins = 256                         # resolution of the score histograms behind AUROC
 # operating_point = 0.5              # probability from which a case counts as positive
-# recommend = "auroc"                # loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier, ece
+# recommend = "auroc"                # loss, auroc, accuracy, balanced_accuracy, sensitivity, specificity, brier, ece, kappa
+# calibrate = false                  # true: the temperature at which probabilities say what they mean is fitted by all sites
 # A model is refused that loses more than max_loss_increase, or whose update is more than max_norm_growth times as long as
 # the last ones: one bad hospital among eight must not get its way. Without the line nothing is refused for that.
 gate = { max_loss_increase = 0.05, max_norm_growth = 1.5 }

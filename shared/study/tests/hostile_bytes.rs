@@ -19,6 +19,7 @@ use consilium_study::preprocessing::Preprocessing;
 use consilium_study::quantity::{HumanDuration, HumanSize};
 use consilium_study::sign::{Signed, SigningKey};
 use consilium_study::statement::{Acceptance, Readiness, Refusal, Repeat, Rule, SiteTerms};
+use consilium_study::task::Task;
 use consilium_study::template::study_toml;
 
 fn text() -> String {
@@ -67,8 +68,12 @@ fn model(origin: Option<Origin>) -> Vec<u8> {
     let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
     let labels = vec!["normal".to_owned(), "pneumonia".to_owned()];
     let (model, graph) = (vec![0.5; graph().len()], graph());
-    ModelFile { identity: ModelIdentity { graph, preprocessing, labels, inputs: None }, origin, model }
-        .to_bytes()
+    ModelFile {
+        identity: ModelIdentity { graph, preprocessing, labels, inputs: None, task: Task::Classification },
+        origin,
+        model,
+    }
+    .to_bytes()
 }
 
 /// People are shown a rounded size; files hold the exact one.

@@ -7,6 +7,7 @@ use consilium_study::document::{Draft, InvalidStudy, MAX_BYTES, Plan, Study};
 use consilium_study::grouping::{Combine, Groups};
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
+use consilium_study::task::Task;
 use consilium_study::weight::WeightRule;
 use minicbor::{Decode, Encode};
 use proptest::prelude::*;
@@ -28,6 +29,7 @@ std = 0.17
 holdout = 0.2
 minimum_cases = 10
 smallest_usable_share = 0.9
+task = "classification"
 [model]
 preset = "small-cnn"
 norm = "group"
@@ -65,6 +67,7 @@ bins = 256
 operating_point = 0.5
 recommend = "auroc"
 gate = { max_loss_increase = 0.1 }
+calibrate = false
 "#;
 
 fn draft(text: &str) -> Draft {
@@ -140,11 +143,11 @@ fn two_files_with_the_same_meaning_have_the_same_hash() {
     }
 }
 
-/// The hash of this file in the build before recipes had more than `flip` and `crop`.
+/// The hash of this file in the build before recipes had more than `flip` and `crop`, and studies other tasks.
 #[test]
 fn a_study_that_uses_nothing_new_keeps_its_hash() {
     let mut old = FULL.to_owned();
-    for key in ["sampling", "loss", "label_smoothing"] {
+    for key in ["sampling", "loss", "label_smoothing", "task", "calibrate"] {
         let line = old.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap().to_owned();
         old = old.replacen(&format!("{line}\n"), "", 1);
     }
@@ -196,6 +199,9 @@ fn files_with_another_meaning_have_another_hash() {
         ("recommend = \"auroc\"", "recommend = \"loss\""),
         ("gate = { max_loss_increase = 0.1 }\n", ""),
         ("max_loss_increase = 0.1", "max_loss_increase = 0.2"),
+        ("task = \"classification\"", "task = \"ordinal\""),
+        ("task = \"classification\"", "task = \"multi-label\""),
+        ("calibrate = false", "calibrate = true"),
     ];
     let mut hashes = vec![study(FULL).hash()];
     for (from, to) in other {
@@ -248,11 +254,21 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("max_loss_increase = 0.1", "max_loss_increase = -0.1", "evaluation.gate.max_loss_increase"),
         ("max_loss_increase = 0.1", "max_loss_increase = nan", "evaluation.gate.max_loss_increase"),
         ("= 0.1 }", "= 0.1, max_norm_growth = 0.9 }", "evaluation.gate.max_norm_growth"),
+        ("\"auroc\"", "\"kappa\"", "evaluation.recommend"),
+        ("loss = \"cross-entropy\"\nlabel_smoothing = 0.0", "loss = \"earth-mover\"", "training.loss"),
     ];
-    for (from, to, key) in broken {
-        let error = Draft::from_toml(&edited(from, to)).expect_err(to);
+    let of_findings = [
+        ("\"auroc\"", "\"kappa\"", "evaluation.recommend"),
+        ("\"shuffled\"", "\"balanced\"", "training.sampling"),
+        ("\"coarse\"", "\"effective\"", "aggregation.weight"),
+    ];
+    let of_findings = of_findings
+        .map(|(from, to, key)| (edited(from, to).replace("\"classification\"", "\"multi-label\""), to, key));
+    let broken = broken.map(|(from, to, key)| (edited(from, to), to, key));
+    for (text, to, key) in broken.into_iter().chain(of_findings) {
+        let error = Draft::from_toml(&text).expect_err(to);
         let keys: Vec<_> = error.problems().iter().map(Problem::key).collect();
-        assert_eq!(keys, [key], "{from} -> {to}: {error}");
+        assert_eq!(keys, [key], "{to}: {error}");
         assert!(error.to_string().contains("; "), "no advice in: {error}");
     }
 }
@@ -431,7 +447,7 @@ fn every_layer_refuses_unknown_keys() {
 #[test]
 fn a_hostile_signer_cannot_get_round_the_rules() {
     type Change = fn(&mut Plan);
-    let changes: [(&str, Change); 17] = [
+    let changes: [(&str, Change); 19] = [
         ("format", |plan| plan.format = 2),
         ("sites", |plan| plan.sites.truncate(2)),
         ("sites", |plan| plan.sites.reverse()),
@@ -448,6 +464,10 @@ fn a_hostile_signer_cannot_get_round_the_rules() {
         ("rounds.required", |plan| plan.rounds.required.reverse()),
         ("aggregation.weight_cap", |plan| plan.aggregation.weight_cap = 0),
         ("evaluation.bins", |plan| plan.evaluation.bins = u32::MAX),
+        ("evaluation.recommend", |plan| plan.evaluation.recommend = Metric::Kappa),
+        ("aggregation.weight", |plan| {
+            (plan.data.task, plan.aggregation.weight) = (Task::MultiLabel, WeightRule::Effective);
+        }),
         ("rounds.count", |plan| plan.rounds.count = u32::MAX),
     ];
     for (key, change) in changes {
@@ -478,6 +498,20 @@ fn a_weight_is_at_most_the_cap_and_at_least_one() {
     assert_eq!(aggregation.weight_of(&[5000, 0], Floor::LOWEST), 16);
 }
 
+/// Lines that say a task, with a metric that is of it.
+fn tasks_with_metrics() -> Vec<(&'static str, Metric)> {
+    let tasks = [
+        ("", Task::Classification),
+        ("task = \"classification\"\n", Task::Classification),
+        ("task = \"ordinal\"\n", Task::Ordinal),
+        // Of findings no weight by classes is allowed.
+    ];
+    let of = |(line, task)| {
+        Metric::ALL.into_iter().filter(move |metric| metric.is_of(task)).map(move |metric| (line, metric))
+    };
+    tasks.into_iter().flat_map(of).collect()
+}
+
 prop_compose! {
     /// A file with every free choice drawn, and its keys in any spelling that means the same.
     fn files()(
@@ -491,7 +525,8 @@ prop_compose! {
         timeout in 1_u64..86_400,
         clip in 0.1..100.0_f64,
         (weight, cap) in prop::sample::select(vec![("coarse", 64), ("effective", 64), ("examples", 1 << 20), ("equal", 1)]),
-        metric in prop::sample::select(Metric::ALL.to_vec()),
+        (task, metric) in prop::sample::select(tasks_with_metrics()),
+        calibrate in any::<bool>(),
         gate in prop::option::of(0.0..1.0_f64),
         bins in 2_u32..=256,
         quorum in 0_usize..100,
@@ -501,13 +536,13 @@ prop_compose! {
         let gate = gate.map_or_else(String::new, |loss| format!("gate = {{ max_loss_increase = {loss:?} }}"));
         format!(
             "format = 1\nname = \"s\"\ntitle = \"t\"\nsites = [{}]\nseed = {seed}\n\
-             [data]\nlabels = [\"no\", \"yes\"]\nchannels = 3\nheight = {height}\nwidth = {width}\n\
+             [data]\nlabels = [\"no\", \"yes\"]\nchannels = 3\nheight = {height}\nwidth = {width}\n{task}\
              mean = {mean:?}\nstd = {std:?}\nholdout = {share:?}\nsmallest_usable_share = {share:?}\n\
              [model]\npreset = \"{preset}\"\n\
              [training]\noptimiser = \"adam\"\nlearning_rate = {std:?}\nbatch = 2\nsteps = 3\n\
              [rounds]\ncount = 5\nquorum = {}\nrequired = [{}]\ncollect_timeout = \"{timeout}s\"\n\
              [aggregation]\nclip_norm = {clip:?}\nweight = \"{weight}\"\nweight_cap = {cap}\n\
-             [evaluation]\nbins = {bins}\nrecommend = \"{metric}\"\n{gate}\n",
+             [evaluation]\nbins = {bins}\nrecommend = \"{metric}\"\ncalibrate = {calibrate}\n{gate}\n",
             names.join(", "),
             3 + quorum % (sites - 2),
             names[..required % (sites + 1)].join(", "),

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use consilium_study::hash::Hash;
+use consilium_study::task::Label;
 
 use super::access::open_file;
 use super::cohort::{Assembly, Cohort, LoadError, Quarantined};
@@ -25,12 +26,14 @@ struct Begun {
     height: usize,
     width: usize,
     channels: usize,
+    /// Numbers in a label.
+    numbers: usize,
     pictures: u64,
 }
 
 struct Case {
     part: Part,
-    label: u16,
+    label: Label,
     content: Hash,
     values: Vec<f32>,
 }
@@ -47,24 +50,27 @@ pub(super) fn load(
     let (mut cases, mut quarantine) = (Vec::new(), Vec::new());
     let mut begun: Option<Begun> = None;
     decoder.read_archive(archive, &mut |piece, body| match piece {
-        ArchivePiece::Begin { part, height, width, channels } => {
+        ArchivePiece::Begin { part, height, width, channels, numbers } => {
             let (height, width, channels) = (height as usize, width as usize, channels as usize);
-            begun = Some(Begun { part, height, width, channels, pictures: 0 });
-            Ok(())
+            let numbers = numbers as usize;
+            begun = Some(Begun { part, height, width, channels, numbers, pictures: 0 });
+            if numbers == criteria.numbers_in_label() { Ok(()) } else { Err(ArchiveDefect::OtherTask) }
         }
         ArchivePiece::Cases => {
             let begun = begun.as_mut().ok_or(ArchiveDefect::DecoderFailed)?;
             let size = begun.height * begun.width * begun.channels;
-            let mut records = body.chunks_exact(2 + size);
+            let mut records = body.chunks_exact(2 * begun.numbers + size);
             for record in records.by_ref() {
-                let label = u16::from_le_bytes([record[0], record[1]]);
-                if usize::from(label) < criteria.labels.len() {
-                    let values = picture(begun, &record[2..])?.fitted(target);
-                    let content = Hash::of_bytes(&record[2..]);
+                let (label, pixels) = record.split_at(2 * begun.numbers);
+                let numbers: Vec<u16> =
+                    label.as_chunks::<2>().0.iter().copied().map(u16::from_le_bytes).collect();
+                if let Some(label) = criteria.label_of_numbers(&numbers) {
+                    let values = picture(begun, pixels)?.fitted(target);
+                    let content = Hash::of_bytes(pixels);
                     cases.push(Case { part: begun.part, label, content, values });
                 } else {
                     assembly.counts.note(Stage::Decoded);
-                    quarantine.push(unknown_label(begun, label));
+                    quarantine.push(unknown_label(begun, &numbers));
                 }
                 begun.pictures += 1;
             }
@@ -94,7 +100,7 @@ fn picture(begun: &Begun, bytes: &[u8]) -> Result<Picture, ArchiveDefect> {
     Picture::new(begun.channels, begun.height, begun.width, values).ok_or(ArchiveDefect::DecoderFailed)
 }
 
-fn unknown_label(begun: &Begun, label: u16) -> Quarantined {
+fn unknown_label(begun: &Begun, numbers: &[u16]) -> Quarantined {
     let part = match begun.part {
         Part::Train => "train",
         Part::Val => "val",
@@ -105,6 +111,6 @@ fn unknown_label(begun: &Begun, label: u16) -> Quarantined {
         column: None,
         reached: Stage::Decoded,
         reason: Reason::UnknownLabel,
-        written: Some(LocalText::new(label.to_string())),
+        written: Some(LocalText::new(numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" "))),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use consilium_learning::{Dataset, Pixels};
 use consilium_study::hash::{Hash, Hasher};
+use consilium_study::task::Label;
 
 use super::cache::Cache;
 use super::counts::{Counts, Stage};
@@ -48,8 +49,8 @@ pub struct Used {
     pub line: u64,
     /// Its side of the split.
     pub side: Side,
-    /// Its label, as a place in the study's list.
-    pub label: u16,
+    /// Its label.
+    pub label: Label,
     /// What was seen of the file; a row has none.
     pub facts: Option<Facts>,
 }
@@ -187,7 +188,7 @@ pub fn load(
 /// Cases on their way into the two data sets.
 pub(super) struct Assembly {
     shape: [u32; 3],
-    sides: [(Vec<f32>, Vec<u16>); 2],
+    sides: [(Vec<f32>, Vec<Label>); 2],
     patients: BTreeSet<Patient>,
     pub(super) counts: Counts,
 }
@@ -200,7 +201,7 @@ impl Assembly {
     }
 
     /// Adds a usable case.
-    pub(super) fn add(&mut self, side: Side, label: u16, patient: Option<&Patient>, values: &[f32]) {
+    pub(super) fn add(&mut self, side: Side, label: Label, patient: Option<&Patient>, values: &[f32]) {
         let (pixels, labels) = &mut self.sides[usize::from(side == Side::HeldOut)];
         pixels.extend_from_slice(values);
         labels.push(label);
@@ -234,7 +235,7 @@ impl Assembly {
     }
 }
 
-fn fingerprint(shape: [u32; 3], sides: &[(Vec<f32>, Vec<u16>); 2]) -> Hash {
+fn fingerprint(shape: [u32; 3], sides: &[(Vec<f32>, Vec<Label>); 2]) -> Hash {
     let mut hasher = Hasher::labelled("cohort");
     for number in shape {
         hasher.update(&number.to_le_bytes());
@@ -242,7 +243,10 @@ fn fingerprint(shape: [u32; 3], sides: &[(Vec<f32>, Vec<u16>); 2]) -> Hash {
     for (pixels, labels) in sides {
         hasher.update(&(labels.len() as u64).to_le_bytes());
         for label in labels {
-            hasher.update(&label.to_le_bytes());
+            match label {
+                Label::Class(class) => hasher.update(&class.to_le_bytes()),
+                Label::Findings(set) => hasher.update(&set.to_le_bytes()),
+            }
         }
         for value in pixels {
             hasher.update(&value.to_le_bytes());

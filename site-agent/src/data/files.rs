@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use consilium_study::hash::Hash;
+use consilium_study::task::Label;
 
 use super::access::{Root, open_file};
 use super::cache::Cache;
@@ -51,7 +52,7 @@ impl Stop {
 struct Candidate {
     line: u64,
     content: Hash,
-    label: u16,
+    label: Label,
     patient: Option<Patient>,
     written_side: Option<Side>,
     decoded: Decoded,
@@ -134,7 +135,7 @@ impl Loader<'_> {
         }
         let content = Hash::of_bytes(&bytes);
         let decoded = self.decode(content, bytes).map_err(|reason| Stop::new(Stage::Retrieved, reason))?;
-        let Some(label) = row.class(&self.criteria.labels) else {
+        let Some(label) = self.criteria.label_of_text(row.label.reveal()) else {
             return Err(Stop::at("label", Stage::Decoded, Reason::UnknownLabel, Some(&row.label)));
         };
         let patient = row.patient.clone().or_else(|| decoded.facts.patient.clone());

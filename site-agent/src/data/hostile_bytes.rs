@@ -132,15 +132,16 @@ fn rasters() -> Vec<Vec<u8>> {
     vec![png, jpeg]
 }
 
-fn archive(labels: &[u8]) -> Vec<u8> {
+fn archive(labels: &[u8], numbers: u64) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npz");
     let mut npz = npyz::npz::NpzWriter::create(&path).unwrap();
-    let pixels: Vec<u8> = (0..labels.len() as u8 * 4).collect();
+    let pixels: Vec<u8> = (0..labels.len() as u8 / numbers as u8 * 4).collect();
     for part in ["train", "val"] {
         let count = labels.len() as u64;
+        let label_shape = [count / numbers, numbers];
         for (name, shape, bytes) in
-            [("images", &[count, 2, 2][..], &pixels[..]), ("labels", &[count, 1], labels)]
+            [("images", &[count / numbers, 2, 2][..], &pixels[..]), ("labels", &label_shape, labels)]
         {
             let writer = npz.array(&format!("{part}_{name}"), Default::default()).unwrap();
             let mut writer = writer.default_dtype().shape(shape).begin_nd().unwrap();
@@ -180,7 +181,7 @@ fn pieces() -> Vec<u8> {
     let mut frames = Vec::new();
     write_frame(
         &mut frames,
-        &ArchivePiece::Begin { part: Part::Train, height: 2, width: 2, channels: 1 },
+        &ArchivePiece::Begin { part: Part::Train, height: 2, width: 2, channels: 1, numbers: 1 },
         &[],
     )
     .unwrap();
@@ -215,7 +216,12 @@ fn strangers_files_are_read_or_refused() {
             [[&rle[..], &[15], &[7; 16]].concat()],
         ),
         Target::new("site-jpeg", |bytes| check_jpeg(bytes, CLAIM).is_ok(), [jpeg]),
-        Target::new("site-npz", archived, [archive(&[0, 1, 1]), archive(&[2; 40])]).holding(64 << 20),
+        Target::new(
+            "site-npz",
+            archived,
+            [archive(&[0, 1, 1], 1), archive(&[2; 40], 1), archive(&[0, 1, 1, 0, 0, 0], 3)],
+        )
+        .holding(64 << 20),
         Target::new(
             "site-table",
             |bytes| table::read(bytes, table::Content::Files).is_ok(),

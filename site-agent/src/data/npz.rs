@@ -1,7 +1,7 @@
 //! MedMNIST archives (Yang et al. 2023): a zip file of NumPy arrays. Runs in the decode child.
 //!
 //! `train_images` and `val_images` are bytes `[n, height, width]` or `[n, height, width, 3]` with labels
-//! `[n]` or `[n, 1]`. The `test` arrays are not even opened: no site ever sees them. Members may be stored
+//! `[n]` or `[n, 1]`, or `[n, labels]` with a 0 or 1 for each. The `test` arrays are not even opened: no site ever sees them. Members may be stored
 //! or deflated. Shapes are checked against limits and then only *read*, never allocated for.
 
 use std::io::{Read, Seek, Write};
@@ -11,8 +11,11 @@ use npyz::{DType, NpyFile, Order, TypeChar};
 
 use super::protocol::{ArchiveDefect, ArchivePiece, BrokenPipe, Part, write_frame};
 
+/// Most cases, and most numbers in all their labels.
 const MOST_CASES: u64 = 16_000_000;
 const LONGEST_SIDE: u64 = 4096;
+/// Most numbers in a label: as many as a study has labels.
+const MOST_NUMBERS: u64 = 64;
 /// Longest header of an array, as NumPy itself has it: the library that reads one allocates what it declares.
 const LONGEST_HEADER: u32 = 10_000;
 /// Bodies of [`ArchivePiece::Cases`] are at most about this long.
@@ -64,7 +67,7 @@ fn send<R: Read + Seek>(
     prefix: &str,
     output: &mut impl Write,
 ) -> Result<(), Stop> {
-    let labels = read_labels(open(archive, &format!("{prefix}_labels"))?)?;
+    let (labels, numbers) = read_labels(open(archive, &format!("{prefix}_labels"))?)?;
     let images = open(archive, &format!("{prefix}_images"))?;
     let (height, width, channels) = match *images.shape() {
         [_, height, width] => (height, width, 1),
@@ -77,17 +80,24 @@ fn send<R: Read + Seek>(
     if height > LONGEST_SIDE || width > LONGEST_SIDE {
         return Err(ArchiveDefect::TooLarge.into());
     }
-    if images.shape()[0] != labels.len() as u64 {
+    if images.shape()[0] != labels.len() as u64 / numbers {
         return Err(ArchiveDefect::LabelShape.into());
     }
-    let begin =
-        ArchivePiece::Begin { part, height: height as u32, width: width as u32, channels: channels as u32 };
+    let [height32, width32, channels32, numbers32] =
+        [height, width, channels, numbers].map(|side| side as u32);
+    let begin = ArchivePiece::Begin {
+        part,
+        height: height32,
+        width: width32,
+        channels: channels32,
+        numbers: numbers32,
+    };
     write_frame(output, &begin, &[])?;
     let size = (height * width * channels) as usize;
     let mut bytes = images.data::<u8>().map_err(|_| ArchiveDefect::ImageShape)?;
     let mut batch = Vec::new();
-    for label in labels {
-        batch.extend(label.to_le_bytes());
+    for label in labels.chunks_exact(numbers as usize) {
+        batch.extend(label.iter().flat_map(|number| number.to_le_bytes()));
         let start = batch.len();
         for byte in bytes.by_ref().take(size) {
             batch.push(byte.map_err(|_| ArchiveDefect::DamagedArray)?);
@@ -151,11 +161,21 @@ fn is_plain<R: Read>(array: &NpyFile<R>, kind: TypeChar, bytes: u64) -> bool {
     }
 }
 
-fn read_labels<R: Read>(array: NpyFile<R>) -> Result<Vec<u16>, Stop> {
-    let ([count] | [count, 1]) = *array.shape() else { return Err(ArchiveDefect::LabelShape.into()) };
-    if count > MOST_CASES {
+/// The numbers of all labels, and how many each label has.
+fn read_labels<R: Read>(array: NpyFile<R>) -> Result<(Vec<u16>, u64), Stop> {
+    let (cases, numbers) = match *array.shape() {
+        [cases] => (cases, 1),
+        [cases, numbers @ 1..=MOST_NUMBERS] if array.order() == Order::C => (cases, numbers),
+        _ => return Err(ArchiveDefect::LabelShape.into()),
+    };
+    if cases.saturating_mul(numbers) > MOST_CASES {
         return Err(ArchiveDefect::TooLarge.into());
     }
+    let labels = read_numbers(array, cases * numbers)?;
+    Ok((labels, numbers))
+}
+
+fn read_numbers<R: Read>(array: NpyFile<R>, count: u64) -> Result<Vec<u16>, Stop> {
     let DType::Plain(plain) = array.dtype() else { return Err(ArchiveDefect::LabelShape.into()) };
     match (plain.type_char(), plain.size_field()) {
         (TypeChar::Uint, 1) => narrow::<u8, R>(array, count),

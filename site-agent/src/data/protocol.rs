@@ -128,18 +128,25 @@ pub enum ArchiveDefect {
     #[n(4)]
     #[error("its images are not bytes of shape [n, height, width] or [n, height, width, 3]")]
     ImageShape,
-    /// Labels are not whole numbers of shape `[n]` or `[n, 1]`, one for each image, each below 65536.
+    /// Labels are not whole numbers of shape `[n]`, `[n, 1]` or `[n, labels]`, each below 65536, for at most 64 labels.
     #[n(5)]
-    #[error("its labels are not one whole number per image")]
+    #[error("its labels are not whole numbers of shape [n], [n, 1] or [n, labels], as many as images")]
     LabelShape,
     /// More pictures, or larger ones, than are read.
     #[n(6)]
-    #[error("it has more than 16 million pictures, or larger ones than 4096 x 4096")]
+    #[error("it has more than 16 million pictures or numbers in labels, or larger pictures than 4096 x 4096")]
     TooLarge,
     /// The decoder died or fell silent.
     #[n(7)]
     #[error("the decoder failed on it")]
     DecoderFailed,
+    /// One number per image for a study of findings, or several for one of classes.
+    #[n(8)]
+    #[error(
+        "it has another kind of labels than the study: one number per image is a class, and a 0 or 1 for each label is a \
+         set of findings (task = \"multi-label\")"
+    )]
+    OtherTask,
 }
 
 /// A piece of an archive on its way to the parent.
@@ -160,8 +167,11 @@ pub enum ArchivePiece {
         /// Channels of each picture: 1 or 3.
         #[n(3)]
         channels: u32,
+        /// Numbers in the label of each picture.
+        #[n(4)]
+        numbers: u32,
     },
-    /// Pictures of the part: the body is for each of them its label (`u16`, little endian) and its
+    /// Pictures of the part: the body is for each of them the numbers of its label (`u16`, little endian) and its
     /// bytes, shape `[height, width, channels]`.
     #[n(1)]
     Cases,

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use consilium_learning::Dataset;
 use serde::Serialize;
 
 use super::cohort::{Cohort, Quarantined};
@@ -154,12 +155,12 @@ impl Place {
 impl Check {
     /// Sums a cohort up. `user` is who this program runs as ([`super::access::user_name`]).
     pub fn of(source: &Source, criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
-        let count =
-            |labels: &[u16], label: usize| labels.iter().filter(|&&l| usize::from(l) == label).count();
-        let classes = criteria.labels.iter().enumerate().map(|(index, label)| ClassCount {
+        let counts = |cases: &Dataset| cases.counts(criteria.labels.len());
+        let sides = counts(&cohort.train).into_iter().zip(counts(&cohort.held_out));
+        let classes = criteria.labels.iter().zip(sides).map(|(label, (train, held_out))| ClassCount {
             label: label.clone(),
-            train: count(cohort.train.labels(), index),
-            held_out: count(cohort.held_out.labels(), index),
+            train: train as usize,
+            held_out: held_out as usize,
         });
         // Reasons with details (which defect, which syntax) are kinds of their own.
         let mut kinds: BTreeMap<_, Vec<&Quarantined>> = BTreeMap::new();
@@ -274,7 +275,7 @@ impl Explanation {
     /// Accounts for every file of a cohort.
     pub fn of(source: &Source, criteria: &Criteria, cohort: &Cohort, user: &str) -> Self {
         let used = cohort.used.iter().map(|case| {
-            let label = criteria.labels.get(usize::from(case.label)).map_or("", String::as_str);
+            let label = criteria.words(case.label);
             Explained {
                 place: Place {
                     file: case.path.reveal().to_owned(),

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use consilium_study::data::{Input, Unusable};
 use consilium_study::hash::Hasher;
+use consilium_study::task::Label;
 
 use super::access::open_file;
 use super::cohort::{Assembly, Cohort, LoadError, Quarantined, Used};
@@ -30,7 +31,7 @@ struct Stop {
 /// A row that can be used.
 struct Candidate {
     row: Row,
-    label: u16,
+    label: Label,
     written_side: Option<Side>,
     values: Vec<f32>,
 }
@@ -100,7 +101,7 @@ fn candidate(
     site: Option<&str>,
     inputs: &[Input],
     criteria: &Criteria,
-) -> Result<(u16, Option<Side>, Vec<f32>), Stop> {
+) -> Result<(Label, Option<Side>, Vec<f32>), Stop> {
     let stop = |reached, reason, column: &'static str, written: Option<&LocalText>| Stop {
         reached,
         reason,
@@ -122,7 +123,7 @@ fn candidate(
         })?;
         values.push(value);
     }
-    match row.class(&criteria.labels) {
+    match criteria.label_of_text(row.label.reveal()) {
         Some(label) => Ok((label, written_side, values)),
         None => Err(stop(Stage::Decoded, Reason::UnknownLabel, "label", Some(&row.label))),
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use consilium_study::data::Input;
+use consilium_study::task::{Label, Task};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -146,12 +147,63 @@ pub enum Case {
 /// What a study asks of a case.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Criteria {
-    /// Names of the classes, in the order of the model's outputs.
+    /// Names of the classes or findings, in the order of the model's outputs.
     pub labels: Vec<String>,
+    /// Whether a case has one of them, or any number.
+    pub task: Task,
     /// What a case is.
     pub case: Case,
     /// Share of patients held out where the source has no split of its own, from 0 to below 1.
     pub holdout: f64,
+}
+
+/// Between findings of a case, in a table.
+const BETWEEN_FINDINGS: char = '|';
+/// What is written of a case without any finding, in upper or lower case.
+const NO_FINDINGS: [&str; 2] = ["none", "no finding"];
+
+impl Criteria {
+    /// The label that a text of a table stands for: a class, or findings with `|` between them, or `none`.
+    pub(super) fn label_of_text(&self, text: &str) -> Option<Label> {
+        let place = |name: &str| self.labels.iter().position(|label| label == name);
+        if self.task.is_exclusive() {
+            return Some(Label::Class(u16::try_from(place(text)?).ok()?));
+        }
+        if place(text).is_none() && NO_FINDINGS.iter().any(|none| text.eq_ignore_ascii_case(none)) {
+            return Some(Label::Findings(0));
+        }
+        // A study has at most 64 labels.
+        let bit = |name: &str| 1_u64.checked_shl(u32::try_from(place(name.trim())?).ok()?);
+        let set = text.split(BETWEEN_FINDINGS).try_fold(0, |set, name| Some(set | bit(name)?))?;
+        Some(Label::Findings(set))
+    }
+
+    /// How many numbers an archive has for the label of a case.
+    pub(super) fn numbers_in_label(&self) -> usize {
+        if self.task.is_exclusive() { 1 } else { self.labels.len() }
+    }
+
+    /// The label that the numbers of an archive stand for: that of a class, or 0 or 1 for each finding.
+    pub(super) fn label_of_numbers(&self, numbers: &[u16]) -> Option<Label> {
+        let label = if self.task.is_exclusive() {
+            let &[class] = numbers else { return None };
+            Label::Class(class)
+        } else {
+            let bit = |(place, number): (usize, &u16)| {
+                (*number <= 1).then(|| u64::from(*number).checked_shl(u32::try_from(place).ok()?)).flatten()
+            };
+            let set = numbers.iter().enumerate().try_fold(0, |set, number| Some(set | bit(number)?))?;
+            Label::Findings(set)
+        };
+        label.fits(self.task, self.labels.len()).then_some(label)
+    }
+
+    /// A label in words, as a table has it.
+    pub(super) fn words(&self, label: Label) -> String {
+        let names = self.labels.iter().enumerate().filter(|(place, _)| label.holds(*place));
+        let names: Vec<&str> = names.map(|(_, name)| name.as_str()).collect();
+        if names.is_empty() { NO_FINDINGS[0].to_owned() } else { names.join("|") }
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +216,43 @@ mod tests {
         assert!(Target::new(3, 1024, 1).is_ok());
         for (channels, height, width) in [(0, 1, 1), (2, 8, 8), (1, 0, 8), (1, 8, 1025), (1, 65_544, 8)] {
             assert!(Target::new(channels, height, width).is_err());
+        }
+    }
+
+    #[test]
+    fn labels_are_read_as_the_task_has_them() {
+        let of = |task| Criteria {
+            labels: ["mass", "nodule", "effusion"].map(str::to_owned).to_vec(),
+            task,
+            case: Case::Row(Vec::new()),
+            holdout: 0.0,
+        };
+        let (classes, findings) = (of(Task::Classification), of(Task::MultiLabel));
+        for (text, class, set) in [
+            ("mass", Some(0), Some(0b001)),
+            ("effusion", Some(2), Some(0b100)),
+            ("effusion|mass", None, Some(0b101)),
+            ("mass | nodule|effusion", None, Some(0b111)),
+            ("none", None, Some(0)),
+            ("No Finding", None, Some(0)),
+            ("none|mass", None, None),
+            ("mass|", None, None),
+            ("masses", None, None),
+            ("Mass", None, None),
+        ] {
+            assert_eq!(classes.label_of_text(text), class.map(Label::Class), "{text}");
+            assert_eq!(findings.label_of_text(text), set.map(Label::Findings), "{text}");
+            if let Some(label) = findings.label_of_text(text) {
+                assert_eq!(findings.label_of_text(&findings.words(label)), Some(label));
+            }
+        }
+        assert_eq!(classes.label_of_numbers(&[2]), Some(Label::Class(2)));
+        assert_eq!(findings.label_of_numbers(&[1, 0, 1]), Some(Label::Findings(0b101)));
+        for numbers in [&[3][..], &[0, 1], &[]] {
+            assert_eq!(classes.label_of_numbers(numbers), None, "{numbers:?}");
+        }
+        for numbers in [&[0, 0, 0, 1][..], &[0, 2, 0], &[1; 70]] {
+            assert_eq!(findings.label_of_numbers(numbers), None, "{numbers:?}");
         }
     }
 

@@ -78,12 +78,6 @@ impl Row {
             Some(_) => Err((Reason::UnknownSplit, "split", split)),
         }
     }
-
-    /// The place of its label among `labels`.
-    pub(super) fn class(&self, labels: &[String]) -> Option<u16> {
-        let place = labels.iter().position(|label| label == self.label.reveal())?;
-        u16::try_from(place).ok()
-    }
 }
 
 /// What the rows of a table are.

@@ -232,6 +232,7 @@ impl Federation {
             preprocessing: Preprocessing::new(data.mean, data.std).unwrap(),
             labels: data.labels.clone(),
             inputs: None,
+            task: data.task,
         };
         let file =
             ModelFile { identity: identity.clone(), origin: None, model: initial(&draft.model, draft.seed) };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use consilium_learning::{ModelFile, Preprocessing, Scores, TrainError, score, threads};
 use consilium_memory::trim;
 use consilium_rounds::message::Stage;
-use consilium_rounds::metrics::TrainCounts;
+use consilium_rounds::metrics::{TrainCounts, loss};
 use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
@@ -25,6 +25,7 @@ use consilium_study::graph::ParameterSpec;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
+use consilium_study::task;
 use zeroize::Zeroizing;
 
 use super::cases::{Found, criteria};
@@ -38,12 +39,13 @@ use crate::store::{Kind, Store, StoreError};
 pub(super) const TELL_AFTER: Duration = Duration::from_secs(1);
 
 /// The largest loss of a starting model that is accepted, in nats: `trap_factor` times the last one, which
-/// counts as at least what guessing among `classes` costs.
+/// counts as at least what guessing among `classes` costs, or of findings whether each is there.
 ///
 /// Where cases are few or of one class, the loss of honest models goes up and down by more than any factor: a
 /// hospital with one class in the demo went from 0.06 to 1.6 nats in one round and back in the next.
-fn most_loss(last: f64, trap_factor: f64, classes: usize) -> f64 {
-    let guess = (classes.max(2) as f64).ln();
+fn most_loss(last: f64, trap_factor: f64, task: task::Task, classes: usize) -> f64 {
+    let answers = if task.is_exclusive() { classes.max(2) } else { 2 };
+    let guess = (answers as f64).ln();
     trap_factor * last.max(guess)
 }
 
@@ -178,7 +180,7 @@ impl Worker {
             Job::Load(study) => {
                 let found = bench.load(&study, cohorts, &mut |_, _| {}).map(|cohort| Found {
                     counts: cohort.counts,
-                    train: cohort.train.class_counts(study.model.classes()),
+                    train: cohort.train.parts(study.data.task, study.model.classes()),
                 });
                 tell(Outcome::Loaded { study: study.hash(), found });
             }
@@ -322,9 +324,9 @@ impl Task<'_> {
     /// Whether a model with this loss here is too bad to train from. A site that has not trained yet has nothing to
     /// compare with, and declines nothing.
     fn is_too_bad(&self, loss: f64) -> bool {
-        let classes = self.study.data.labels.len();
+        let data = &self.study.data;
         let last = self.job.reference.and_then(|last| last.loss);
-        last.is_some_and(|last| loss > most_loss(last, self.trap_factor, classes))
+        last.is_some_and(|last| loss > most_loss(last, self.trap_factor, data.task, data.labels.len()))
     }
 
     /// Refuses a starting model that is further from the last one than the rounds since then can have moved it.
@@ -419,19 +421,17 @@ impl Task<'_> {
     }
 
     fn score(&self, model: &[f32]) -> Result<Scores, Halt> {
-        score(&self.study.model, self.preprocessing(), model, &self.cohort.held_out).map_err(|error| {
+        let (graph, task) = (&self.study.model, self.study.data.task);
+        score(graph, self.preprocessing(), task, model, &self.cohort.held_out).map_err(|error| {
             tracing::warn!(study = self.study.hash().short(), %error, "the held-out cases cannot be scored");
             Halt::Withdraw(Withdrawal::TrainingFailed)
         })
     }
 
-    /// Mean cross-entropy on the held-out cases, which are not empty.
+    /// Mean clipped cross-entropy on the held-out cases, which are not empty and were scored.
     fn mean_loss(&self, scores: &Scores) -> f64 {
         let labels = self.cohort.held_out.labels();
-        let losses = scores.iter().zip(labels).map(|(case, label)| {
-            let probability = case.get(usize::from(*label)).copied().unwrap_or(0.0);
-            -f64::from(probability.max(1e-7)).ln()
-        });
+        let losses = scores.iter().zip(labels).map(|(case, label)| loss(case, *label));
         losses.sum::<f64>() / labels.len() as f64
     }
 }
@@ -468,9 +468,13 @@ mod tests {
     fn only_a_model_that_is_worse_than_a_guess_can_be_a_trap() {
         let guess = 2_f64.ln();
         // A hospital with one class: its loss jumps between nothing and more than a guess.
-        assert!(2.0 * guess < most_loss(1e-3, 3.0, 2));
-        assert!(4.0 * guess > most_loss(1e-3, 3.0, 2));
-        assert!(2.9 < most_loss(1.0, 3.0, 2) && 3.1 > most_loss(1.0, 3.0, 2));
+        assert!(2.0 * guess < most_loss(1e-3, 3.0, task::Task::Classification, 2));
+        assert!(4.0 * guess > most_loss(1e-3, 3.0, task::Task::Classification, 2));
+        // Of five classes a guess costs more, of five findings it does not.
+        assert!(6.9 * guess < most_loss(1e-3, 3.0, task::Task::Ordinal, 5));
+        assert!(4.0 * guess > most_loss(1e-3, 3.0, task::Task::MultiLabel, 5));
+        let most = most_loss(1.0, 3.0, task::Task::Classification, 2);
+        assert!(2.9 < most && 3.1 > most);
     }
 
     #[test]

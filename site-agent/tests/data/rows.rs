@@ -8,6 +8,7 @@ use consilium_site_agent::data::report::{Check, Explanation};
 use consilium_site_agent::data::table::TableDefect;
 use consilium_site_agent::data::{Case, Cohort, Criteria, LoadError, Source, load};
 use consilium_study::data::Input;
+use consilium_study::task::{Label, Task};
 
 use super::{decoder, key, target};
 
@@ -19,7 +20,7 @@ fn inputs() -> Vec<Input> {
 }
 
 fn criteria(case: Case) -> Criteria {
-    Criteria { labels: vec!["well".into(), "sick".into()], case, holdout: 0.5 }
+    Criteria { labels: vec!["well".into(), "sick".into()], task: Task::Classification, case, holdout: 0.5 }
 }
 
 fn loaded(text: &str, site: Option<&str>) -> Result<Cohort, LoadError> {
@@ -40,7 +41,10 @@ fn whole_rows_are_cases_and_the_others_are_accounted_for() {
     )
     .unwrap();
     assert_eq!(cohort.train.shape(), [2, 1, 1]);
-    assert_eq!((cohort.train.labels(), cohort.train.pixels()), (&[1][..], &Pixels::Floats(vec![2.0, 1.0])));
+    assert_eq!(
+        (cohort.train.labels(), cohort.train.pixels()),
+        (&[Label::Class(1)][..], &Pixels::Floats(vec![2.0, 1.0]))
+    );
     assert_eq!(cohort.held_out.pixels(), &Pixels::Floats(vec![-0.45, 0.0]));
     let stopped: Vec<_> = cohort
         .quarantine
@@ -98,4 +102,22 @@ fn a_source_of_the_other_kind_says_what_to_write() {
     let error = load(&source, &row, &key(1), &mut decoder(), None, &mut |_| {}).unwrap_err();
     assert_eq!(error, LoadError::PicturesForRows);
     assert!(error.remedy("me").contains("kind = \"table\""));
+}
+
+#[test]
+fn a_row_names_its_findings() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("cases.csv");
+    fs::write(
+        &table,
+        "age,pain,label,split\n50,4,well|sick,train\n60,3,none,train\n70,3,sick,train\n40,3,sick|dead,train\n",
+    )
+    .unwrap();
+    let findings = Criteria { task: Task::MultiLabel, ..criteria(Case::Row(inputs())) };
+    let source = Source::Table { table, site: None };
+    let cohort = load(&source, &findings, &key(1), &mut decoder(), None, &mut |_| {}).unwrap();
+    assert_eq!(cohort.train.labels(), [0b11, 0b00, 0b10].map(Label::Findings));
+    assert_eq!((cohort.quarantine.len(), cohort.quarantine[0].reason.code()), (1, "unknown_label"));
+    let text = Explanation::of(&source, &findings, &cohort, "fl").text();
+    assert!(text.contains("labelled well|sick") && text.contains("labelled none"), "{text}");
 }

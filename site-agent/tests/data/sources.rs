@@ -12,6 +12,7 @@ use consilium_site_agent::data::report::{Check, Explanation};
 use consilium_site_agent::data::split::Side;
 use consilium_site_agent::data::table::TableDefect;
 use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, Decoder, LoadError, Source, load};
+use consilium_study::task::{Label, Task};
 use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 use proptest::prelude::*;
@@ -21,6 +22,7 @@ use super::{data_folder, decoder, file, grey, key, put, target};
 fn criteria() -> Criteria {
     Criteria {
         labels: vec!["normal".into(), "sick".into()],
+        task: Task::Classification,
         case: Case::Picture(target(1, 4, 4)),
         holdout: 0.3,
     }
@@ -210,7 +212,7 @@ fn unusable_files_are_named_counted_and_change_nothing_else() {
     assert_eq!((cohort.train.len() + cohort.held_out.len()) as u64, counts.usable);
 
     // The same cases as the clean hospital's, save the one that is in doubt now.
-    let of = |cohort: &Cohort| -> Vec<(String, Side, u16)> {
+    let of = |cohort: &Cohort| -> Vec<(String, Side, Label)> {
         let used = cohort.used.iter().filter(|case| case.path.reveal() != "1/5.dcm");
         used.map(|case| (case.path.reveal().to_owned(), case.side, case.label)).collect()
     };
@@ -353,9 +355,8 @@ fn medmnist_archives_are_read_stored_and_deflated() {
         ("pneumoniamnist_balanced.npz", [1214, 1214], [135, 135]),
     ] {
         let cohort = archive(&folder.join(name), &criteria).unwrap();
-        let count = |labels: &[u16]| [0, 1].map(|class| labels.iter().filter(|&&l| l == class).count());
-        assert_eq!(count(cohort.train.labels()), train, "{name}");
-        assert_eq!(count(cohort.held_out.labels()), val, "{name}");
+        assert_eq!(cohort.train.counts(2), train, "{name}");
+        assert_eq!(cohort.held_out.counts(2), val, "{name}");
         assert!(cohort.quarantine.is_empty());
         assert_eq!(cohort.train.shape(), [1, 28, 28]);
     }
@@ -385,7 +386,33 @@ fn a_colour_archive_is_read_channel_by_channel() {
     let planes = [0, 60, 120, 180, 20, 80, 140, 200, 40, 100, 160, 220];
     let values = planes.map(|byte: u8| f32::from(byte) / 255.0).to_vec();
     let pixels = consilium_learning::Pixels::Floats(values);
-    assert_eq!(cohort.train, consilium_learning::Dataset::new([3, 2, 2], pixels, vec![1]).unwrap());
+    assert_eq!(cohort.train, consilium_learning::Dataset::new([3, 2, 2], pixels, vec![1_u16]).unwrap());
+}
+
+#[test]
+fn an_archive_of_findings_has_a_number_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("findings.npz");
+    let mut npz = npyz::npz::NpzWriter::create(&path).unwrap();
+    write_array(&mut npz, "train_images", &[4, 2, 2], &(0..16).map(|byte| byte * 10).collect::<Vec<u8>>());
+    write_array(&mut npz, "train_labels", &[4, 3], &[0, 0, 0, 1, 0, 1, 1, 2, 0, 0, 1, 0]);
+    drop(npz);
+    let labels = ["mass", "nodule", "effusion"].map(str::to_owned).to_vec();
+    let findings =
+        Criteria { labels, task: Task::MultiLabel, case: Case::Picture(target(1, 2, 2)), holdout: 0.0 };
+    let cohort = archive(&path, &findings).unwrap();
+    assert_eq!(cohort.train.labels(), [0b000, 0b101, 0b010].map(Label::Findings));
+    let [unknown] = &cohort.quarantine[..] else { panic!("one label is no set of findings") };
+    assert_eq!(unknown.path.reveal(), "train_images[2]");
+    assert_eq!(unknown.written.as_ref().unwrap().reveal(), "1 2 0");
+    let check = Check::of(&Source::Npz { file: path.clone() }, &findings, &cohort, "fl");
+    let counts: Vec<_> = check.classes.iter().map(|class| (class.label.as_str(), class.train)).collect();
+    assert_eq!(counts, [("mass", 1), ("nodule", 1), ("effusion", 1)]);
+    // Neither kind of labels is taken for the other.
+    let other = LoadError::Archive(ArchiveDefect::OtherTask);
+    assert_eq!(archive(&path, &criteria()).unwrap_err(), other);
+    let two = Criteria { labels: criteria().labels, ..findings };
+    assert_eq!(archive(&path, &two).unwrap_err(), other);
 }
 
 type Writer = npyz::npz::NpzWriter<std::io::BufWriter<fs::File>>;

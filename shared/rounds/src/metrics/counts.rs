@@ -1,8 +1,10 @@
 //! Counts over held-out cases, as integers that add.
 
+use consilium_study::task::{Label, Task};
 use minicbor::{Decode, Encode};
 
-use super::{UNIT, Wide, fixed_loss};
+use super::temperature::{TEMPERATURES, tempered_losses};
+use super::{UNIT, Wide, clipped, fixed};
 
 /// Bins of the confidence diagram behind the calibration error.
 pub(crate) const CONFIDENCE_BINS: usize = 16;
@@ -19,6 +21,16 @@ pub struct EvaluationShape {
     bins: u16,
     #[n(2)]
     operating_point: f64,
+    #[n(3)]
+    #[cbor(skip_if = "is_default")]
+    task: Task,
+    #[n(4)]
+    #[cbor(skip_if = "is_default")]
+    is_calibrated: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Why a shape cannot be counted.
@@ -36,7 +48,7 @@ pub enum InvalidShape {
 }
 
 impl EvaluationShape {
-    /// Checks and makes a shape.
+    /// Checks and makes a shape of a classification whose temperature is not fitted.
     pub fn new(classes: u16, bins: u16, operating_point: f64) -> Result<Self, InvalidShape> {
         if classes < 2 {
             return Err(InvalidShape::Classes(classes));
@@ -47,10 +59,28 @@ impl EvaluationShape {
         if !(0.0..=1.0).contains(&operating_point) {
             return Err(InvalidShape::OperatingPoint(operating_point));
         }
-        Ok(Self { classes, bins, operating_point })
+        let (task, is_calibrated) = Default::default();
+        Ok(Self { classes, bins, operating_point, task, is_calibrated })
     }
 
-    /// Number of classes.
+    /// The shape for another task.
+    #[must_use]
+    pub const fn of_task(self, task: Task) -> Self {
+        Self { task, ..self }
+    }
+
+    /// The shape with losses at several temperatures, or without.
+    #[must_use]
+    pub const fn calibrated(self, is_calibrated: bool) -> Self {
+        Self { is_calibrated, ..self }
+    }
+
+    /// What the model is asked.
+    pub const fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Number of classes, or of findings.
     pub fn classes(&self) -> usize {
         usize::from(self.classes)
     }
@@ -65,15 +95,30 @@ impl EvaluationShape {
         self.operating_point
     }
 
-    /// Classes whose score is counted against all others: the second of two, or each of several.
+    /// Classes whose score is counted against all others: the second of two, or each of several; or each finding.
     pub fn scored(&self) -> std::ops::Range<usize> {
-        if self.classes == 2 { 1..2 } else { 0..self.classes() }
+        if self.classes == 2 && self.task.is_exclusive() { 1..2 } else { 0..self.classes() }
+    }
+
+    /// Entries of the confusion matrix; findings have none, because they do not exclude each other.
+    fn confusion_len(&self) -> usize {
+        if self.task.is_exclusive() { self.classes().pow(2) } else { 0 }
+    }
+
+    /// Answers that a case has: its class, or whether each finding is there.
+    fn answers(&self) -> u64 {
+        if self.task.is_exclusive() { 1 } else { u64::from(self.classes) }
+    }
+
+    fn temperatures(&self) -> usize {
+        if self.is_calibrated { TEMPERATURES } else { 0 }
     }
 
     /// Ring words that the counts take.
     pub fn words(&self) -> usize {
         let per_score = 2 + 2 * self.bins();
-        2 + 6 + self.classes().pow(2) + self.scored().len() * per_score + CONFIDENCE_BINS * CONFIDENCE_WORDS
+        let diagram = CONFIDENCE_BINS * CONFIDENCE_WORDS;
+        2 + 6 + self.confusion_len() + self.scored().len() * per_score + diagram + 2 * self.temperatures()
     }
 
     pub(crate) fn bin(&self, score: f64) -> usize {
@@ -117,10 +162,12 @@ pub struct EvaluationCounts {
     pub(crate) loss: Wide,
     pub(crate) start_loss: Wide,
     pub(crate) brier: Wide,
-    /// `[label][prediction]`, row by row.
+    /// `[label][prediction]`, row by row; nothing of findings.
     pub(crate) confusion: Vec<u32>,
     pub(crate) scores: Vec<ScoreCounts>,
     pub(crate) confidence: Vec<ConfidenceBin>,
+    /// Losses at each temperature of the grid, where the shape has them.
+    pub(crate) tempered: Vec<Wide>,
 }
 
 /// Why words are no counts. A site may have sent anything: masks hide it until the sum is open.
@@ -155,29 +202,33 @@ impl EvaluationCounts {
             loss: Wide::default(),
             start_loss: Wide::default(),
             brier: Wide::default(),
-            confusion: vec![0; shape.classes().pow(2)],
+            confusion: vec![0; shape.confusion_len()],
             scores: vec![score; shape.scored().len()],
             confidence: vec![ConfidenceBin::default(); CONFIDENCE_BINS],
+            tempered: vec![Wide::default(); shape.temperatures()],
         }
     }
 
-    /// Adds one case: the candidate's probabilities, the starting model's, and the true class.
+    /// Adds one case: the candidate's probabilities, the starting model's, and the truth.
     ///
     /// # Panics
-    /// When the probabilities are not one per class or `label` is no class: both are this program's own.
-    pub fn add(&mut self, candidate: &[f32], start: &[f32], label: usize) {
-        let classes = self.shape.classes();
+    /// When the probabilities are not one per class or `label` is not of the shape's task: both are this program's own.
+    pub fn add(&mut self, candidate: &[f32], start: &[f32], label: Label) {
+        let shape = self.shape;
+        let classes = shape.classes();
         assert!(candidate.len() == classes && start.len() == classes, "one probability per class");
+        assert!(label.fits(shape.task, classes), "a label of the task");
         self.cases += 1;
-        self.loss.add(fixed_loss(candidate[label]));
-        self.start_loss.add(fixed_loss(start[label]));
-        let prediction = argmax(candidate);
-        self.confusion[label * classes + prediction] += 1;
+        self.loss.add(fixed(loss(candidate, label)));
+        self.start_loss.add(fixed(loss(start, label)));
         self.brier.add((squared_error(candidate, label) * UNIT).round() as u64);
-        for (class, counts) in self.shape.scored().zip(&mut self.scores) {
+        for (sum, loss) in self.tempered.iter_mut().zip(tempered_losses(candidate, label)) {
+            sum.add(fixed(loss));
+        }
+        for (class, counts) in shape.scored().zip(&mut self.scores) {
             let score = f64::from(candidate[class]);
-            let called = score >= self.shape.operating_point;
-            if label == class {
+            let called = score >= shape.operating_point;
+            if label.holds(class) {
                 counts.true_positive += u32::from(called);
                 counts.positives[self.shape.bin(score)] += 1;
             } else {
@@ -185,10 +236,26 @@ impl EvaluationCounts {
                 counts.negatives[self.shape.bin(score)] += 1;
             }
         }
-        let confidence = f64::from(candidate[prediction]);
+        match label {
+            Label::Class(class) => {
+                let prediction = argmax(candidate);
+                self.confusion[usize::from(class) * classes + prediction] += 1;
+                self.answer(candidate[prediction].into(), label.holds(prediction));
+            }
+            Label::Findings(_) => {
+                for (finding, &probability) in candidate.iter().enumerate() {
+                    let (confidence, is_there) = likelier(probability);
+                    self.answer(confidence, is_there == label.holds(finding));
+                }
+            }
+        }
+    }
+
+    /// Counts an answer in the confidence diagram.
+    fn answer(&mut self, confidence: f64, is_correct: bool) {
         let bin = &mut self.confidence[bin(confidence, CONFIDENCE_BINS)];
         bin.cases += 1;
-        bin.correct += u32::from(prediction == label);
+        bin.correct += u32::from(is_correct);
         bin.confidence.add((confidence.clamp(0.0, 1.0) * UNIT).round() as u64);
     }
 
@@ -218,6 +285,7 @@ impl EvaluationCounts {
             words.extend([bin.cases, bin.correct]);
             words.extend(bin.confidence.words());
         }
+        words.extend(self.tempered.iter().flat_map(|loss| loss.words()));
         words
     }
 
@@ -229,7 +297,7 @@ impl EvaluationCounts {
         let mut rest = words;
         let [cases, declines] = [(); 2].map(|()| take(&mut rest, 1)[0]);
         let [loss, start_loss, brier] = [(); 3].map(|()| take_wide(&mut rest));
-        let confusion = take(&mut rest, shape.classes().pow(2)).to_vec();
+        let confusion = take(&mut rest, shape.confusion_len()).to_vec();
         let scores = shape
             .scored()
             .map(|_| {
@@ -248,7 +316,9 @@ impl EvaluationCounts {
                 ConfidenceBin { cases: counts[0], correct: counts[1], confidence: take_wide(&mut rest) }
             })
             .collect();
-        let counts = Self { shape, cases, declines, loss, start_loss, brier, confusion, scores, confidence };
+        let tempered = (0..shape.temperatures()).map(|_| take_wide(&mut rest)).collect();
+        let counts =
+            Self { shape, cases, declines, loss, start_loss, brier, confusion, scores, confidence, tempered };
         counts.check()?;
         Ok(counts)
     }
@@ -262,7 +332,9 @@ impl EvaluationCounts {
         if self.declines > self.cases {
             return Err(MalformedCounts::Inconsistent("the number of sites that decline"));
         }
-        agree("the confusion matrix", total(&self.confusion))?;
+        if self.shape.task.is_exclusive() {
+            agree("the confusion matrix", total(&self.confusion))?;
+        }
         for score in &self.scores {
             let (positives, negatives) = (total(&score.positives), total(&score.negatives));
             agree("a score histogram", positives + negatives)?;
@@ -270,7 +342,10 @@ impl EvaluationCounts {
                 return Err(MalformedCounts::Inconsistent("a count at the operating point"));
             }
         }
-        agree("the confidence diagram", self.confidence.iter().map(|bin| u64::from(bin.cases)).sum())?;
+        let answers: u64 = self.confidence.iter().map(|bin| u64::from(bin.cases)).sum();
+        if answers != cases * self.shape.answers() {
+            return Err(MalformedCounts::Inconsistent("the confidence diagram"));
+        }
         let steps = UNIT as u64;
         for bin in &self.confidence {
             // Half a step of rounding per case.
@@ -279,8 +354,9 @@ impl EvaluationCounts {
                 return Err(MalformedCounts::Inconsistent("a bin of the confidence diagram"));
             }
         }
-        let most_loss = cases * fixed_loss(0.0);
-        if self.loss.get() > most_loss || self.start_loss.get() > most_loss {
+        let most_loss = cases * fixed(f64::INFINITY);
+        let mut losses = [self.loss, self.start_loss].into_iter().chain(self.tempered.iter().copied());
+        if losses.any(|loss| loss.get() > most_loss) {
             return Err(MalformedCounts::Inconsistent("a clipped loss"));
         }
         if self.brier.get() > cases * 2 * steps {
@@ -305,14 +381,44 @@ pub(crate) fn argmax(probabilities: &[f32]) -> usize {
     best
 }
 
-/// Sum over classes of the squared difference to the truth (Brier 1950): 0 to 2. The worst where a
-/// probability is no number.
-pub(crate) fn squared_error(probabilities: &[f32], label: usize) -> f64 {
+/// What is likelier of a finding, that it is there or that it is not, and how likely that is.
+pub(crate) fn likelier(probability: f32) -> (f64, bool) {
+    let probability = f64::from(probability);
+    if probability < 0.5 { (1.0 - probability, false) } else { (probability, true) }
+}
+
+/// Clipped cross-entropy of the truth, in nats; of findings the mean over them, each clipped.
+///
+/// # Panics
+/// When there is no probability for a class.
+pub fn loss(probabilities: &[f32], label: Label) -> f64 {
+    let of = |place: usize| clipped(-f64::from(probabilities[place]).ln());
+    match label {
+        Label::Class(class) => of(class.into()),
+        Label::Findings(_) => {
+            let each = (0..probabilities.len()).map(|place| {
+                if label.holds(place) {
+                    of(place)
+                } else {
+                    clipped(-(1.0 - f64::from(probabilities[place])).ln())
+                }
+            });
+            each.sum::<f64>() / probabilities.len() as f64
+        }
+    }
+}
+
+/// Sum over classes of the squared difference to the truth (Brier 1950): 0 to 2. Of findings twice the mean over them, so that
+/// one finding has the error of two classes. The worst where a probability is no number.
+pub(crate) fn squared_error(probabilities: &[f32], label: Label) -> f64 {
     let sum: f64 = probabilities
         .iter()
         .enumerate()
-        .map(|(class, probability)| (f64::from(*probability) - f64::from(u8::from(class == label))).powi(2))
+        .map(|(place, probability)| {
+            (f64::from(*probability) - f64::from(u8::from(label.holds(place)))).powi(2)
+        })
         .sum();
+    let sum = if label.class().is_some() { sum } else { 2.0 * sum / probabilities.len() as f64 };
     if sum.is_nan() { 2.0 } else { sum.min(2.0) }
 }
 

@@ -1,8 +1,10 @@
 //! The same figures from the scores themselves, for tables about data that may be seen.
 
-use super::counts::{CONFIDENCE_BINS, argmax, bin, squared_error};
+use consilium_study::task::{Label, Task};
+
+use super::counts::{CONFIDENCE_BINS, argmax, bin, likelier, loss, squared_error};
 use super::figures::{mean, share};
-use super::{Figures, LOSS_CLIP};
+use super::{Figures, Intervals};
 
 /// Area under the ROC curve of `scores`, where `positive[i]` tells the kind of case `i`: the share of
 /// (positive, negative) pairs in the right order, ties counted half. `None` unless both kinds occur.
@@ -25,70 +27,84 @@ pub fn auroc(scores: &[f32], positive: &[bool]) -> Option<f64> {
     (positives > 0 && below > 0).then(|| doubled as f64 / (2.0 * positives as f64 * below as f64))
 }
 
-/// Figures over cases given as probabilities (one row per case, one column per class) and true classes.
-/// `None` when there is no case.
+/// Figures over cases given as probabilities (one row per case, one column per class or finding) and labels of one task.
+/// `None` when there is no case. Kappa, temperature and intervals are of counts alone.
 pub fn figures<R: AsRef<[f32]>>(
     probabilities: &[R],
-    labels: &[usize],
+    labels: &[Label],
+    task: Task,
     operating_point: f64,
 ) -> Option<Figures> {
     assert_eq!(probabilities.len(), labels.len(), "one label per case");
-    let classes = probabilities.first()?.as_ref().len();
+    let columns = probabilities.first()?.as_ref().len();
     let cases = labels.len() as f64;
     let rows = || probabilities.iter().map(AsRef::as_ref).zip(labels.iter().copied());
-    let scored = if classes == 2 { 1..2 } else { 0..classes };
-    let predictions: Vec<usize> = rows().map(|(row, _)| argmax(row)).collect();
-    let hits = |class: Option<usize>| {
-        let of_class =
-            labels.iter().zip(&predictions).filter(|(label, _)| class.is_none_or(|c| **label == c));
-        let (all, right) = of_class.fold((0, 0), |(all, right), (label, prediction)| {
-            (all + 1, right + u64::from(label == prediction))
-        });
+    let scored = if columns == 2 && task.is_exclusive() { 1..2 } else { 0..columns };
+    let is_positive = |row: &[f32], class: usize| f64::from(row[class]) >= operating_point;
+    // Right answers among those cases of which one label is true, or is not.
+    let share_right = |class: usize, holds: bool, is_right: &dyn Fn(&[f32]) -> bool| {
+        let of_kind = rows().filter(|(_, label)| label.holds(class) == holds);
+        let (all, right) =
+            of_kind.fold((0, 0), |(all, right), (row, _)| (all + 1, right + u64::from(is_right(row))));
         share(right, all)
     };
-    let called = |class: usize, positive: bool| {
-        let (all, right) = rows().filter(|(_, label)| (*label == class) == positive).fold(
-            (0, 0),
-            |(all, right), (row, _)| {
-                (all + 1, right + u64::from((f64::from(row[class]) >= operating_point) == positive))
-            },
-        );
-        share(right, all)
-    };
+    let sensitivity = |class| share_right(class, true, &|row| is_positive(row, class));
+    let specificity = |class| share_right(class, false, &|row| !is_positive(row, class));
     let class_auroc = |class: usize| {
         let scores: Vec<f32> = rows().map(|(row, _)| row[class]).collect();
-        let positive: Vec<bool> = labels.iter().map(|label| *label == class).collect();
+        let positive: Vec<bool> = labels.iter().map(|label| label.holds(class)).collect();
         auroc(&scores, &positive)
+    };
+    let (accuracy, balanced_accuracy) = if task.is_exclusive() {
+        let right = rows().filter(|(row, label)| label.holds(argmax(row))).count();
+        let recall = |class| share_right(class, true, &|row| argmax(row) == class);
+        (right as f64 / cases, mean((0..columns).filter_map(recall)))
+    } else {
+        let right =
+            |class: usize| rows().filter(move |(row, label)| is_positive(row, class) == label.holds(class));
+        let right: usize = (0..columns).map(|class| right(class).count()).sum();
+        let both = (0..columns).flat_map(|class| [sensitivity(class), specificity(class)]);
+        (right as f64 / cases / columns as f64, mean(both.flatten()))
     };
     Some(Figures {
         cases: labels.len() as u64,
-        loss: rows().map(|(row, label)| clipped_loss(row[label])).sum::<f64>() / cases,
+        loss: rows().map(|(row, label)| loss(row, label)).sum::<f64>() / cases,
         start_loss: None,
         auroc: mean(scored.clone().filter_map(class_auroc)),
-        accuracy: hits(None).expect("there is a case"),
-        balanced_accuracy: mean((0..classes).filter_map(|class| hits(Some(class))))
-            .expect("a case has a class"),
-        sensitivity: mean(scored.clone().filter_map(|class| called(class, true))),
-        specificity: mean(scored.filter_map(|class| called(class, false))),
+        accuracy,
+        balanced_accuracy: balanced_accuracy.expect("a case has a label"),
+        sensitivity: mean(scored.clone().filter_map(sensitivity)),
+        specificity: mean(scored.filter_map(specificity)),
         brier: rows().map(|(row, label)| squared_error(row, label)).sum::<f64>() / cases,
         calibration_error: calibration_error(rows()),
         declines: 0,
+        kappa: None,
+        temperature: None,
+        calibrated_loss: None,
+        intervals: Intervals::new(),
     })
 }
 
-fn clipped_loss(probability: f32) -> f64 {
-    let loss = -f64::from(probability).ln();
-    if loss.is_nan() { LOSS_CLIP } else { loss.clamp(0.0, LOSS_CLIP) }
-}
-
-fn calibration_error<'r>(rows: impl Iterator<Item = (&'r [f32], usize)>) -> f64 {
+fn calibration_error<'r>(rows: impl Iterator<Item = (&'r [f32], Label)>) -> f64 {
     let mut gaps = [0.0; CONFIDENCE_BINS];
-    let mut cases = 0.0;
+    let mut answers = 0.0;
+    let mut answer = |confidence: f64, is_right: bool| {
+        gaps[bin(confidence, CONFIDENCE_BINS)] += f64::from(u8::from(is_right)) - confidence;
+        answers += 1.0;
+    };
     for (row, label) in rows {
-        let prediction = argmax(row);
-        let confidence = f64::from(row[prediction]);
-        gaps[bin(confidence, CONFIDENCE_BINS)] += f64::from(u8::from(prediction == label)) - confidence;
-        cases += 1.0;
+        match label {
+            Label::Class(_) => {
+                let prediction = argmax(row);
+                answer(row[prediction].into(), label.holds(prediction));
+            }
+            Label::Findings(_) => {
+                for (finding, &probability) in row.iter().enumerate() {
+                    let (confidence, is_there) = likelier(probability);
+                    answer(confidence, is_there == label.holds(finding));
+                }
+            }
+        }
     }
-    gaps.iter().map(|gap: &f64| gap.abs()).sum::<f64>() / cases
+    gaps.iter().map(|gap: &f64| gap.abs()).sum::<f64>() / answers
 }

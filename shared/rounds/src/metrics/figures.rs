@@ -1,14 +1,16 @@
 //! Figures derived from counts.
 
 use consilium_study::metric::Metric;
+use consilium_study::task::Task;
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
-use super::UNIT;
 use super::counts::{EvaluationCounts, ScoreCounts, total};
+use super::interval::{self, Interval, Intervals};
+use super::{UNIT, temperature};
 
 /// What an evaluation says. With more than two classes, score figures are means over the classes that occur,
-/// each against all others. `None` where the cases do not define a figure (an AUROC needs both kinds).
+/// each against all others; of findings all figures are means over the findings. `None` where the cases do not define a figure (an AUROC needs both kinds).
 #[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize)]
 #[cbor(map)]
 pub struct Figures {
@@ -24,10 +26,10 @@ pub struct Figures {
     /// Area under the ROC curve.
     #[n(3)]
     pub auroc: Option<f64>,
-    /// Share of cases whose most probable class is the true one.
+    /// Share of cases whose most probable class is the true one; of findings the share told rightly at the operating point.
     #[n(4)]
     pub accuracy: f64,
-    /// Mean over classes of the share recognised.
+    /// Mean over classes of the share recognised; of a finding these are those with and without it.
     #[n(5)]
     pub balanced_accuracy: f64,
     /// Share of positives called positive at the operating point.
@@ -36,7 +38,7 @@ pub struct Figures {
     /// Share of negatives called negative at the operating point.
     #[n(7)]
     pub specificity: Option<f64>,
-    /// Mean over cases of the squared error summed over classes (Brier 1950).
+    /// Mean over cases of the squared error summed over classes (Brier 1950), of findings over there and not there.
     #[n(8)]
     pub brier: f64,
     /// Expected calibration error of the most probable class, 16 equal bins (Naeini et al. 2015).
@@ -45,6 +47,20 @@ pub struct Figures {
     /// Sites among those that evaluated whose policy declines the candidate as a starting model.
     #[n(10)]
     pub declines: u32,
+    /// Of grades: kappa with quadratic weights (Cohen 1968).
+    #[n(11)]
+    pub kappa: Option<f64>,
+    /// What the outputs are to be divided by for probabilities that say what they mean (Guo et al. 2017), where the study
+    /// has that fitted.
+    #[n(12)]
+    pub temperature: Option<f64>,
+    /// Mean clipped cross-entropy at that temperature.
+    #[n(13)]
+    pub calibrated_loss: Option<f64>,
+    /// 95 % intervals.
+    #[n(14)]
+    #[cbor(skip_if = "Intervals::is_empty")]
+    pub intervals: Intervals,
 }
 
 impl Figures {
@@ -59,6 +75,7 @@ impl Figures {
             Metric::Specificity => self.specificity,
             Metric::Brier => Some(self.brier),
             Metric::Ece => Some(self.calibration_error),
+            Metric::Kappa => self.kappa,
         }
     }
 
@@ -75,34 +92,113 @@ impl EvaluationCounts {
             return None;
         }
         let cases = f64::from(self.cases);
-        let classes = self.shape.classes();
-        let mut correct = 0u64;
-        let mut recalls = Vec::new();
-        for (label, row) in self.confusion.chunks_exact(classes).enumerate() {
-            correct += u64::from(row[label]);
-            let of_class = total(row);
-            if of_class > 0 {
-                recalls.push(f64::from(row[label]) / of_class as f64);
-            }
-        }
+        let answers: u64 = self.confidence.iter().map(|bin| u64::from(bin.cases)).sum();
         let calibration_error = self
             .confidence
             .iter()
-            .map(|bin| (f64::from(bin.correct) - bin.confidence.get() as f64 / UNIT).abs() / cases)
+            .map(|bin| (f64::from(bin.correct) - bin.confidence.get() as f64 / UNIT).abs() / answers as f64)
             .sum();
+        let fitted = temperature::fit(&self.tempered, self.cases, UNIT);
+        let (recalled, correct) = (self.recalled(), self.correct());
+        let kappa = self.kappa();
+        let mut intervals = Intervals::new();
+        let mut note = |metric, interval: Option<Interval>| {
+            intervals.extend(interval.map(|interval| (metric, interval)));
+        };
+        let scores = || self.scores.iter().filter(|score| score.auroc().is_some());
+        let of_shares = |shares: &[(u64, u64)]| {
+            interval::of_mean(shares.iter().map(|(part, whole)| interval::of_share(*part, *whole)))
+        };
+        let sensitivities: Vec<_> =
+            self.scores.iter().map(ScoreCounts::sensitivity).filter(is_defined).collect();
+        let specificities: Vec<_> =
+            self.scores.iter().map(ScoreCounts::specificity).filter(is_defined).collect();
+        note(Metric::Auroc, interval::of_mean(scores().map(ScoreCounts::auroc_interval)));
+        note(Metric::Accuracy, of_shares(&correct));
+        note(Metric::BalancedAccuracy, of_shares(&recalled));
+        note(Metric::Sensitivity, of_shares(&sensitivities));
+        note(Metric::Specificity, of_shares(&specificities));
+        note(
+            Metric::Kappa,
+            kappa.and_then(|(kappa, variance)| interval::of_figure(kappa, variance, [-1.0, 1.0])),
+        );
         Some(Figures {
             cases: u64::from(self.cases),
             loss: self.loss.get() as f64 / UNIT / cases,
             start_loss: Some(self.start_loss.get() as f64 / UNIT / cases),
             auroc: mean(self.scores.iter().filter_map(ScoreCounts::auroc)),
-            accuracy: correct as f64 / cases,
-            balanced_accuracy: mean(recalls.into_iter()).expect("a counted case has a class"),
-            sensitivity: mean(self.scores.iter().filter_map(ScoreCounts::sensitivity)),
-            specificity: mean(self.scores.iter().filter_map(ScoreCounts::specificity)),
+            accuracy: mean_share(&correct).expect("there is a case"),
+            balanced_accuracy: mean_share(&recalled).expect("a counted case has a class"),
+            sensitivity: mean_share(&sensitivities),
+            specificity: mean_share(&specificities),
             brier: self.brier.get() as f64 / UNIT / cases,
             calibration_error,
             declines: self.declines,
+            kappa: kappa.map(|(kappa, _)| kappa),
+            temperature: fitted.map(|fitted| fitted.temperature),
+            calibrated_loss: fitted.map(|fitted| fitted.loss / cases),
+            intervals,
         })
+    }
+
+    /// Right ones of all: of the cases, or of each finding's.
+    fn correct(&self) -> Vec<(u64, u64)> {
+        let all = u64::from(self.cases);
+        if self.shape.task().is_exclusive() {
+            let classes = self.shape.classes();
+            let diagonal = self.confusion.iter().step_by(classes + 1).copied().map(u64::from).sum();
+            return vec![(diagonal, all)];
+        }
+        let right = |score: &ScoreCounts| score.sensitivity().0 + score.specificity().0;
+        self.scores.iter().map(|score| (right(score), all)).collect()
+    }
+
+    /// Recognised ones of each class that occurs, or of the cases with and of those without each finding.
+    fn recalled(&self) -> Vec<(u64, u64)> {
+        let of_each: Vec<_> = if self.shape.task().is_exclusive() {
+            let rows = self.confusion.chunks_exact(self.shape.classes()).enumerate();
+            rows.map(|(label, row)| (u64::from(row[label]), total(row))).collect()
+        } else {
+            self.scores.iter().flat_map(|score| [score.sensitivity(), score.specificity()]).collect()
+        };
+        of_each.into_iter().filter(is_defined).collect()
+    }
+
+    /// Kappa of grades with quadratic weights (Cohen 1968), and its variance in large samples (Fleiss, Cohen and Everitt
+    /// 1969). None where chance alone agrees always.
+    fn kappa(&self) -> Option<(f64, f64)> {
+        if self.shape.task() != Task::Ordinal {
+            return None;
+        }
+        let grades = self.shape.classes();
+        let all = f64::from(self.cases);
+        let share = |label: usize, grade: usize| f64::from(self.confusion[label * grades + grade]) / all;
+        let of_labels: Vec<f64> = (0..grades).map(|i| (0..grades).map(|j| share(i, j)).sum()).collect();
+        let of_grades: Vec<f64> = (0..grades).map(|j| (0..grades).map(|i| share(i, j)).sum()).collect();
+        let weight = |i: usize, j: usize| {
+            let apart = i.abs_diff(j) as f64 / (grades - 1) as f64;
+            1.0 - apart * apart
+        };
+        let cells = || (0..grades).flat_map(|i| (0..grades).map(move |j| (i, j)));
+        let observed: f64 = cells().map(|(i, j)| weight(i, j) * share(i, j)).sum();
+        let expected: f64 = cells().map(|(i, j)| weight(i, j) * of_labels[i] * of_grades[j]).sum();
+        let room = 1.0 - expected;
+        if room <= 0.0 {
+            return None;
+        }
+        let kappa = (observed - expected) / room;
+        let label_means: Vec<f64> =
+            (0..grades).map(|i| (0..grades).map(|j| weight(i, j) * of_grades[j]).sum()).collect();
+        let grade_means: Vec<f64> =
+            (0..grades).map(|j| (0..grades).map(|i| weight(i, j) * of_labels[i]).sum()).collect();
+        let squares: f64 = cells()
+            .map(|(i, j)| {
+                let gap = weight(i, j) - (label_means[i] + grade_means[j]) * (1.0 - kappa);
+                share(i, j) * gap * gap
+            })
+            .sum();
+        let centre = kappa - expected * (1.0 - kappa);
+        Some((kappa, (squares - centre * centre).max(0.0) / (all * room * room)))
     }
 }
 
@@ -123,14 +219,29 @@ impl ScoreCounts {
         Some(doubled as f64 / (2.0 * positives as f64 * negatives as f64))
     }
 
-    fn sensitivity(&self) -> Option<f64> {
-        share(self.true_positive.into(), total(&self.positives))
+    fn auroc_interval(&self) -> Option<Interval> {
+        let variance = interval::auroc_variance(&self.positives, &self.negatives)?;
+        interval::of_figure(self.auroc()?, variance, [0.0, 1.0])
     }
 
-    fn specificity(&self) -> Option<f64> {
-        let negatives = total(&self.negatives);
-        share(negatives - u64::from(self.false_positive), negatives)
+    /// Positives that are called positive, of all positives.
+    fn sensitivity(&self) -> (u64, u64) {
+        (self.true_positive.into(), total(&self.positives))
     }
+
+    /// Negatives that are not called positive, of all negatives.
+    fn specificity(&self) -> (u64, u64) {
+        let negatives = total(&self.negatives);
+        (negatives - u64::from(self.false_positive), negatives)
+    }
+}
+
+fn is_defined((_, whole): &(u64, u64)) -> bool {
+    *whole > 0
+}
+
+fn mean_share(shares: &[(u64, u64)]) -> Option<f64> {
+    mean(shares.iter().filter_map(|(part, whole)| share(*part, *whole)))
 }
 
 pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {

@@ -1,9 +1,16 @@
+use consilium_study::metric::Metric;
+use consilium_study::task::{Label, Task};
 use proptest::prelude::*;
 
 use super::*;
 
 fn shape(classes: u16, bins: u16) -> EvaluationShape {
     EvaluationShape::new(classes, bins, 0.5).unwrap()
+}
+
+fn of_classes<R: AsRef<[f32]>>(rows: &[R], classes: &[u16]) -> Option<Figures> {
+    let labels: Vec<Label> = classes.iter().copied().map(Label::Class).collect();
+    exact::figures(rows, &labels, Task::Classification, 0.5)
 }
 
 /// Published examples of scikit-learn's documentation: `roc_auc_score`, `brier_score_loss`, `log_loss`,
@@ -14,17 +21,17 @@ fn agrees_with_published_examples() {
     assert_eq!(auroc, Some(0.75));
 
     let rows = [[0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.7, 0.3]];
-    let figures = exact::figures(&rows, &[0, 1, 1, 0], 0.5).unwrap();
+    let figures = of_classes(&rows, &[0, 1, 1, 0]).unwrap();
     // Theirs is of one column; both columns of a binary problem have the same error.
     assert!((figures.brier - 2.0 * 0.0375).abs() < 1e-7);
 
     let rows = [[0.1, 0.9], [0.9, 0.1], [0.8, 0.2], [0.35, 0.65]];
-    let figures = exact::figures(&rows, &[1, 0, 0, 1], 0.5).unwrap();
+    let figures = of_classes(&rows, &[1, 0, 0, 1]).unwrap();
     assert!((figures.loss - 0.21616).abs() < 1e-5);
 
     let predicted = [0, 1, 0, 0, 0, 1];
     let rows = predicted.map(|class| if class == 1 { [0.0, 1.0] } else { [1.0, 0.0] });
-    let figures = exact::figures(&rows, &[0, 1, 0, 0, 1, 0], 0.5).unwrap();
+    let figures = of_classes(&rows, &[0, 1, 0, 0, 1, 0]).unwrap();
     assert!((figures.balanced_accuracy - 0.625).abs() < 1e-12);
     assert_eq!((figures.sensitivity, figures.specificity), (Some(0.5), Some(0.75)));
 }
@@ -32,10 +39,10 @@ fn agrees_with_published_examples() {
 #[test]
 fn undefined_figures_are_absent() {
     assert_eq!(exact::auroc(&[0.3, 0.4], &[true, true]), None);
-    assert_eq!(exact::figures::<[f32; 2]>(&[], &[], 0.5), None);
+    assert_eq!(of_classes::<[f32; 2]>(&[], &[]), None);
     assert_eq!(EvaluationCounts::new(shape(2, 8)).figures(), None);
     let mut counts = EvaluationCounts::new(shape(2, 8));
-    counts.add(&[0.2, 0.8], &[0.5, 0.5], 1);
+    counts.add(&[0.2, 0.8], &[0.5, 0.5], Label::Class(1));
     let figures = counts.figures().unwrap();
     assert_eq!((figures.auroc, figures.specificity, figures.sensitivity), (None, None, Some(1.0)));
 }
@@ -43,7 +50,7 @@ fn undefined_figures_are_absent() {
 #[test]
 fn a_model_of_nans_is_the_worst_not_a_crash() {
     let mut counts = EvaluationCounts::new(shape(3, 8));
-    counts.add(&[f32::NAN; 3], &[0.2, 0.3, 0.5], 2);
+    counts.add(&[f32::NAN; 3], &[0.2, 0.3, 0.5], Label::Class(2));
     let figures = EvaluationCounts::from_words(shape(3, 8), &counts.to_words()).unwrap().figures().unwrap();
     assert_eq!((figures.loss, figures.brier, figures.accuracy), (LOSS_CLIP, 2.0, 0.0));
     assert!(figures.loss_increase().unwrap() > 0.0);
@@ -54,7 +61,7 @@ fn counts_that_contradict_each_other_are_noticed() {
     let mut counts = EvaluationCounts::new(shape(2, 4));
     for case in 0..10 {
         let score = f32::from(case as u8) / 10.0;
-        counts.add(&[1.0 - score, score], &[0.5, 0.5], usize::from(case > 5));
+        counts.add(&[1.0 - score, score], &[0.5, 0.5], Label::Class(u16::from(case > 5)));
     }
     let words = counts.to_words();
     assert!(EvaluationCounts::from_words(shape(2, 4), &words).is_ok());
@@ -73,7 +80,7 @@ fn sites_that_decline_are_counted_and_no_more_than_there_are_cases() {
     let mut sum = vec![0u32; shape(2, 4).words()];
     for declines in [true, false, true] {
         let mut counts = EvaluationCounts::new(shape(2, 4));
-        counts.add(&[0.3, 0.7], &[0.5, 0.5], 1);
+        counts.add(&[0.3, 0.7], &[0.5, 0.5], Label::Class(1));
         if declines {
             counts.decline();
         }
@@ -85,11 +92,43 @@ fn sites_that_decline_are_counted_and_no_more_than_there_are_cases() {
     assert!(read(&sum).is_err());
 }
 
-type Case = (Vec<f32>, usize);
+type Case = (Vec<f32>, Label);
+
+const KAPPA: f64 = 0.715_392_388_009_430_8;
+const KAPPA_DEVIATION: f64 = 0.072_451_636_925_821;
+
+/// A matrix of three grades, and what scikit-learn 1.9 (`cohen_kappa_score` with `weights="quadratic"`) says of it; its
+/// standard deviation as statsmodels 0.15 has it (`cohens_kappa` with `weights="quadratic"`).
+#[test]
+fn kappa_is_the_published_one() {
+    let shape = shape(3, 4).of_task(Task::Ordinal);
+    let mut counts = EvaluationCounts::new(shape);
+    for (label, row) in [[20, 5, 1], [4, 10, 6], [1, 3, 15]].into_iter().enumerate() {
+        for (grade, count) in row.into_iter().enumerate() {
+            let mut scores = [0.1; 3];
+            scores[grade] = 0.8;
+            (0..count).for_each(|_| counts.add(&scores, &scores, Label::Class(label as u16)));
+        }
+    }
+    let figures = counts.figures().unwrap();
+    assert!((figures.kappa.unwrap() - KAPPA).abs() < 1e-9, "{:?}", figures.kappa);
+    let half = 1.959_963_984_540_054 * KAPPA_DEVIATION;
+    let [low, high] = figures.intervals[&Metric::Kappa];
+    assert!((low - (KAPPA - half)).abs() < 1e-9 && (high - (KAPPA + half)).abs() < 1e-9, "{low} {high}");
+    assert_eq!(
+        EvaluationCounts { shape: shape.of_task(Task::Classification), ..counts }.figures().unwrap().kappa,
+        None
+    );
+}
 
 /// Cases whose scores lie on bin centres, so that the histogram loses nothing.
-fn cases(classes: usize, bins: u16) -> impl Strategy<Value = Vec<Vec<Case>>> {
-    let case = (proptest::collection::vec(0..bins, classes), 0..classes).prop_map(move |(scores, label)| {
+fn cases(task: Task, columns: usize, bins: u16) -> impl Strategy<Value = Vec<Vec<Case>>> {
+    let numbers = (proptest::collection::vec(0..bins, columns), 0..1_u16 << columns);
+    let case = numbers.prop_map(move |(scores, number)| {
+        let label = match task {
+            Task::Classification | Task::Ordinal => Label::Class(number % columns as u16),
+            Task::MultiLabel => Label::Findings(number.into()),
+        };
         (scores.into_iter().map(|bin| (f32::from(bin) + 0.5) / f32::from(bins)).collect(), label)
     });
     proptest::collection::vec(proptest::collection::vec(case, 0..20), 1..6)
@@ -109,37 +148,57 @@ fn federation(shape: EvaluationShape, sites: &[Vec<Case>]) -> EvaluationCounts {
     EvaluationCounts::from_words(shape, &sum).unwrap()
 }
 
+fn assert_pooled(shape: EvaluationShape, sites: &[Vec<Case>]) -> Result<(), TestCaseError> {
+    let pooled: Vec<Case> = sites.concat();
+    let summed = federation(shape, sites).figures();
+    let rows: Vec<&[f32]> = pooled.iter().map(|(row, _)| row.as_slice()).collect();
+    let labels: Vec<Label> = pooled.iter().map(|(_, label)| *label).collect();
+    let exact = exact::figures(&rows, &labels, shape.task(), 0.5);
+    prop_assert_eq!(summed.is_some(), exact.is_some());
+    let (Some(summed), Some(exact)) = (summed, exact) else { return Ok(()) };
+    prop_assert_eq!(summed.auroc, exact.auroc);
+    prop_assert!((summed.accuracy - exact.accuracy).abs() < 1e-12);
+    prop_assert!((summed.balanced_accuracy - exact.balanced_accuracy).abs() < 1e-12);
+    prop_assert_eq!(summed.sensitivity, exact.sensitivity);
+    prop_assert_eq!(summed.specificity, exact.specificity);
+    prop_assert!((summed.loss - exact.loss).abs() < 1e-5);
+    prop_assert!((summed.brier - exact.brier).abs() < 1e-5);
+    prop_assert!((summed.calibration_error - exact.calibration_error).abs() < 1e-4);
+    // Rows of classes do not sum to 1 here, as those of a model do.
+    if let Some(loss) = summed.calibrated_loss.filter(|_| !shape.task().is_exclusive()) {
+        prop_assert!(loss <= summed.loss + 1e-3, "{} {}", loss, summed.loss);
+    }
+    for (metric, [low, high]) in &summed.intervals {
+        let figure = summed.get(*metric).unwrap();
+        prop_assert!(
+            *low <= figure + 1e-9 && figure <= *high + 1e-9,
+            "{}: {} {} {}",
+            metric,
+            low,
+            figure,
+            high
+        );
+    }
+    Ok(())
+}
+
 proptest! {
     /// The figures of the federation are those of all its cases together, and nothing depends on who has which.
     #[test]
-    fn federation_equals_pooled(sites in cases(2, 32)) {
-        let pooled: Vec<Case> = sites.concat();
-        let summed = federation(shape(2, 32), &sites).figures();
-        let rows: Vec<&[f32]> = pooled.iter().map(|(row, _)| row.as_slice()).collect();
-        let labels: Vec<usize> = pooled.iter().map(|(_, label)| *label).collect();
-        let exact = exact::figures(&rows, &labels, 0.5);
-        prop_assert_eq!(summed.is_some(), exact.is_some());
-        if let (Some(summed), Some(exact)) = (summed, exact) {
-            prop_assert_eq!(summed.auroc, exact.auroc);
-            prop_assert!((summed.accuracy - exact.accuracy).abs() < 1e-12);
-            prop_assert!((summed.balanced_accuracy - exact.balanced_accuracy).abs() < 1e-12);
-            prop_assert_eq!(summed.sensitivity, exact.sensitivity);
-            prop_assert_eq!(summed.specificity, exact.specificity);
-            prop_assert!((summed.loss - exact.loss).abs() < 1e-5);
-            prop_assert!((summed.brier - exact.brier).abs() < 1e-5);
-            prop_assert!((summed.calibration_error - exact.calibration_error).abs() < 1e-4);
-        }
+    fn federation_equals_pooled(sites in cases(Task::Classification, 2, 32)) {
+        assert_pooled(shape(2, 32), &sites)?;
     }
 
     /// The same for several classes, each against all others.
     #[test]
-    fn several_classes(sites in cases(4, 16)) {
-        let summed = federation(shape(4, 16), &sites).figures();
-        let pooled: Vec<Case> = sites.concat();
-        let rows: Vec<&[f32]> = pooled.iter().map(|(row, _)| row.as_slice()).collect();
-        let labels: Vec<usize> = pooled.iter().map(|(_, label)| *label).collect();
-        let exact = exact::figures(&rows, &labels, 0.5);
-        prop_assert_eq!(summed.map(|figures| figures.auroc), exact.map(|figures| figures.auroc));
+    fn several_classes(sites in cases(Task::Ordinal, 4, 16)) {
+        assert_pooled(shape(4, 16).of_task(Task::Ordinal).calibrated(true), &sites)?;
+    }
+
+    /// The same for findings.
+    #[test]
+    fn several_findings(sites in cases(Task::MultiLabel, 3, 16)) {
+        assert_pooled(shape(3, 16).of_task(Task::MultiLabel).calibrated(true), &sites)?;
     }
 
     /// The exact AUROC is the share of pairs in the right order, ties half, counted pair by pair.

@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
-use super::{LOSS_CLIP, MalformedCounts, UNIT, Wide};
+use super::{MalformedCounts, UNIT, Wide, fixed};
 
 /// One site's counts of a training round, or the sum of all survivors'. (Clipped sites and saturated entries
 /// are counted by the quantiser, in places of their own.)
@@ -19,8 +19,7 @@ impl TrainCounts {
 
     /// A site's counts. `weight` is the integer that stands at the head of the vector.
     pub fn new(mean_loss: f64, weight: u32) -> Self {
-        let loss = if mean_loss.is_nan() { LOSS_CLIP } else { mean_loss.clamp(0.0, LOSS_CLIP) };
-        Self { loss: Wide::new((loss * UNIT).round() as u64 * u64::from(weight)) }
+        Self { loss: Wide::new(fixed(mean_loss) * u64::from(weight)) }
     }
 
     /// The words of the counts, as they stand at the end of the vector.

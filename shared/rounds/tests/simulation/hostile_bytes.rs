@@ -9,6 +9,7 @@ use consilium_rounds::message::{Directive, Letter, SiteMessage};
 use consilium_rounds::metrics::{EvaluationCounts, EvaluationShape, TrainCounts};
 use consilium_rounds::record::Record;
 use consilium_rounds::{Act, StudyMachine};
+use consilium_study::task::{Label, Task};
 
 use crate::parts::{name, study_text};
 use crate::sim::{Faults, Sim};
@@ -34,8 +35,11 @@ fn machine(bytes: &[u8]) -> bool {
     })
 }
 
-fn shape() -> EvaluationShape {
-    EvaluationShape::new(3, 8, 0.5).unwrap()
+/// A shape of each number of words.
+fn shapes() -> [EvaluationShape; 4] {
+    let shape = EvaluationShape::new(3, 8, 0.5).unwrap();
+    let (grades, findings) = (shape.of_task(Task::Ordinal), shape.of_task(Task::MultiLabel));
+    [grades, grades.calibrated(true), findings, findings.calibrated(true)]
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
@@ -49,7 +53,8 @@ fn bytes(words: Vec<u32>) -> Vec<u8> {
 /// Counts out of an opened sum: each site may have put anything there.
 fn evaluation(bytes: &[u8]) -> bool {
     let words = words(bytes);
-    let Ok(counts) = EvaluationCounts::from_words(shape(), &words) else { return false };
+    let Some(shape) = shapes().into_iter().find(|shape| shape.words() == words.len()) else { return false };
+    let Ok(counts) = EvaluationCounts::from_words(shape, &words) else { return false };
     assert_eq!(counts.to_words().len(), words.len());
     if let Some(figures) = counts.figures() {
         let shares = [Some(figures.accuracy), figures.auroc, figures.sensitivity, figures.specificity];
@@ -109,19 +114,26 @@ fn strangers_bytes_are_read_faithfully_or_refused() {
         said.entry(format!("{:?}", discriminant(message))).or_insert(letter.to_bytes());
     }
     assert!(said.len() >= 9, "{}", said.len());
-    let mut counts = EvaluationCounts::new(shape());
-    for label in 0..3 {
-        counts.add(&[0.2, 0.3, 0.5], &[0.4, 0.3, 0.3], label);
-        counts.add(&[0.7, 0.2, 0.1], &[0.3, 0.3, 0.4], label);
-    }
+    let counts = shapes().map(|shape| {
+        let mut counts = EvaluationCounts::new(shape);
+        for number in 0..3 {
+            let label = match shape.task() {
+                Task::Classification | Task::Ordinal => Label::Class(number),
+                Task::MultiLabel => Label::Findings(u64::from(number) + 3),
+            };
+            counts.add(&[0.2, 0.3, 0.5], &[0.4, 0.3, 0.3], label);
+            counts.add(&[0.7, 0.2, 0.1], &[0.3, 0.3, 0.4], label);
+        }
+        bytes(counts.to_words())
+    });
     let weighted = [vec![16], TrainCounts::new(0.5, 16).to_words()].concat();
     run([
         Target::new("rounds-directive", directive, heard.directives.iter().map(Letter::to_bytes)),
         Target::new("rounds-site-message", site_message, said.into_values()),
         Target::new("rounds-machine", machine, heard.machines),
         Target::canonical::<Record>("rounds-record", sim.records),
-        Target::new("rounds-evaluation", evaluation, [bytes(counts.to_words())]),
+        Target::new("rounds-evaluation", evaluation, counts),
         Target::new("rounds-training", training, [bytes(weighted)]),
-        Target::canonical("rounds-shape", [shape()]),
+        Target::canonical("rounds-shape", shapes()),
     ]);
 }

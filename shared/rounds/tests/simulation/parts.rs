@@ -8,6 +8,7 @@ use consilium_secagg::context::Context;
 use consilium_study::document::Study;
 use consilium_study::hash::{Hash, Hasher};
 use consilium_study::name::{Principal, SiteName};
+use consilium_study::task::Label;
 
 /// Whatever is decided by chance.
 pub(crate) struct Dice(u64);
@@ -72,8 +73,8 @@ impl Work for OneHot {
         }
         for case in 0..=self.position {
             let candidate = if self.worse { [0.5, 0.5] } else { [0.2, 0.8] };
-            counts.add(&candidate, &[0.4, 0.6], 1);
-            counts.add(&[0.7, 0.3], &[0.6, 0.4], case % 2);
+            counts.add(&candidate, &[0.4, 0.6], Label::Class(1));
+            counts.add(&[0.7, 0.3], &[0.6, 0.4], Label::Class((case % 2) as u16));
         }
         Ok(counts)
     }

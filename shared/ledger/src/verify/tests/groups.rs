@@ -14,6 +14,7 @@ use consilium_secagg::context::{ContextFields, Purpose};
 use consilium_study::document::Draft;
 use consilium_study::sign::SigningKey;
 use consilium_study::statement::{Repeat, SiteTerms};
+use consilium_study::task::Label;
 
 use super::world::hash;
 use super::*;
@@ -33,8 +34,8 @@ impl Work for Same {
 
     fn evaluate(&mut self, _: &Context) -> Result<EvaluationCounts, Withdrawal> {
         let mut counts = EvaluationCounts::new(evaluation_shape(&self.0));
-        counts.add(&[0.2, 0.8], &[0.4, 0.6], 1);
-        counts.add(&[0.7, 0.3], &[0.6, 0.4], 0);
+        counts.add(&[0.2, 0.8], &[0.4, 0.6], Label::Class(1));
+        counts.add(&[0.7, 0.3], &[0.6, 0.4], Label::Class(0));
         Ok(counts)
     }
 }

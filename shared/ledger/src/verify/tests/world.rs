@@ -17,6 +17,7 @@ use consilium_secagg::quantiser::ClipNorm;
 use consilium_secagg::terms::Terms;
 use consilium_secagg::threshold::Thresholds;
 use consilium_study::document::{Draft, Plan};
+use consilium_study::metric::Metric;
 use consilium_study::statement::{Repeat, Rule, SiteTerms};
 
 use super::*;
@@ -257,6 +258,10 @@ impl World {
             brier: 0.2,
             calibration_error: 0.05,
             declines: 0,
+            kappa: None,
+            temperature: None,
+            calibrated_loss: None,
+            intervals: BTreeMap::from([(Metric::Auroc, [0.86, 0.96])]),
         };
         let ctx = Context::new(fields.clone()).unwrap().hash();
         Adoption {
