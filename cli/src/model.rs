@@ -132,8 +132,10 @@ pub struct Shown {
     pub mean: f64,
     /// Then divided by this.
     pub std: f64,
-    /// Name of each class in the order of the scores.
+    /// Name of each class or finding in the order of the scores.
     pub labels: Vec<String>,
+    /// What the model was asked about a case.
+    pub task: &'static str,
 }
 
 impl Shown {
@@ -147,7 +149,7 @@ impl Shown {
             "{study}: model {model}, {size}, after round {round}{warning}\n\
              figures      loss {loss}, AUROC {auroc}, over the federation's held-out cases\n\
              input        {channels} x {height} x {width}, values from 0 to 1, then (x - {mean}) / {std}\n\
-             scores       {labels}\n\
+             scores       {labels} ({task})\n\
              parameters   {parameters}, graph {graph}\n\
              Fetch it with: consilium model export {study}",
             study = self.study,
@@ -160,6 +162,7 @@ impl Shown {
             mean = self.mean,
             std = self.std,
             labels = self.labels.join(", "),
+            task = self.task,
             parameters = self.parameters,
             graph = self.graph,
         )
@@ -189,6 +192,7 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         input: file.identity.graph.input(),
         mean: file.identity.preprocessing.mean(),
         std: file.identity.preprocessing.std(),
+        task: file.identity.task.name(),
         labels: file.identity.labels,
     })
 }

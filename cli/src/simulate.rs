@@ -21,8 +21,10 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use consilium_memory::{Freed, settle};
+use consilium_rounds::metrics::{Interval, Intervals};
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
+use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
 use serde::Serialize;
 
@@ -75,6 +77,11 @@ struct Final {
     auroc: Option<f64>,
     /// The same model's share of right answers.
     accuracy: Option<f64>,
+    /// Of grades: its kappa with quadratic weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kappa: Option<f64>,
+    /// 95 % intervals of these figures, by their names.
+    intervals: Intervals,
     rounds: usize,
     sites: usize,
     /// Sites counted in at least one round.
@@ -128,6 +135,8 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         is_final: true,
         auroc: scored.as_ref().and_then(|figures| figures.auroc),
         accuracy: scored.as_ref().map(|figures| figures.accuracy),
+        kappa: scored.as_ref().and_then(|figures| figures.kappa),
+        intervals: scored.map(|figures| figures.intervals).unwrap_or_default(),
         rounds: rounds.len(),
         sites: study.sites.len(),
         participants: release.participants.len(),
@@ -141,7 +150,14 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     output.show(&last, |last| {
         let figures = match (last.auroc, last.accuracy) {
             (Some(auroc), Some(accuracy)) => {
-                format!("AUROC {auroc:.4}, accuracy {accuracy:.4} on cases that no site had")
+                let kappa = last.kappa.map_or_else(String::new, |kappa| {
+                    format!(", kappa {}", with_interval(kappa, last.intervals.get(&Metric::Kappa)))
+                });
+                format!(
+                    "AUROC {}, accuracy {}{kappa} on cases that no site had",
+                    with_interval(auroc, last.intervals.get(&Metric::Auroc)),
+                    with_interval(accuracy, last.intervals.get(&Metric::Accuracy)),
+                )
             }
             (None, Some(accuracy)) => format!(
                 "accuracy {accuracy:.4} on cases that no site had; they are of one class, so there is no AUROC"
@@ -161,6 +177,12 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// A figure, and how sure it is.
+fn with_interval(figure: f64, interval: Option<&Interval>) -> String {
+    let interval = interval.map_or_else(String::new, |[low, high]| format!(" (95 %: {low:.3} to {high:.3})"));
+    format!("{figure:.4}{interval}")
 }
 
 fn listed(sites: &[SiteName]) -> String {

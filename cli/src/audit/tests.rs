@@ -271,6 +271,7 @@ fn card(bundle: &Bundle) -> String {
     "normal",
     "pneumonia"
   ],
+  "task": "classification",
   "figures": null,
   "privacy": "no formal guarantee"
 }}"#

@@ -13,7 +13,8 @@ use consilium_learning::{
     Dataset, LocalSeed, LocalTraining, ModelIdentity, Pixels, TrainError, fix_threads, score, train,
 };
 use consilium_memory::{Freed, settle};
-use consilium_rounds::metrics::{Figures, exact};
+use consilium_rounds::metrics::{EvaluationCounts, Figures, exact};
+use consilium_rounds::vector::evaluation_shape;
 use consilium_site_agent::contribution::criteria;
 use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
 use consilium_study::canonical::Canonical;
@@ -129,13 +130,19 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
     Ok(Outcome { auroc, accuracy: figures.accuracy, steps, passes, diverged })
 }
 
-/// What a model makes of cases, exactly.
+/// What a model makes of cases: exact figures, with those beside them that counts alone have.
 pub(crate) fn figures(plan: &Plan, model: &[f32], cases: &Dataset) -> anyhow::Result<Figures> {
     let (preprocessing, task) = (plan.model_identity().preprocessing, plan.data.task);
     let scores = score(&plan.model, preprocessing, task, model, cases)?;
     let rows: Vec<&[f32]> = scores.iter().collect();
-    exact::figures(&rows, cases.labels(), task, plan.evaluation.operating_point.get())
-        .context("there is no case to score")
+    let exact = exact::figures(&rows, cases.labels(), task, plan.evaluation.operating_point.get());
+    let mut counts = EvaluationCounts::new(evaluation_shape(plan));
+    for (row, label) in rows.iter().zip(cases.labels()) {
+        counts.add(row, row, *label);
+    }
+    let (exact, counted) = exact.zip(counts.figures()).context("there is no case to score")?;
+    let Figures { kappa, temperature, calibrated_loss, intervals, .. } = counted;
+    Ok(Figures { kappa, temperature, calibrated_loss, intervals, ..exact })
 }
 
 /// The study's recipe on the union of some sites' cases, round by round as the federation made them: in each

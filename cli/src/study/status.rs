@@ -152,6 +152,7 @@ impl Known {
             sites: study.sites.clone(),
             seed: study.seed,
             labels: study.data.labels.clone(),
+            task: study.data.task.name(),
             images: [study.data.channels, study.data.height, study.data.width],
             inputs: study.data.inputs.clone(),
             graph: study.model.hash(),
@@ -181,6 +182,7 @@ pub(super) struct Shown {
     sites: Vec<SiteName>,
     seed: u64,
     labels: Vec<String>,
+    task: &'static str,
     images: [u32; 3],
     #[serde(skip_serializing_if = "Option::is_none")]
     inputs: Option<Vec<Input>>,
@@ -218,7 +220,7 @@ impl Shown {
              proposed by  {operator}\n\
              state        {state}\n\
              sites        {sites}\n\
-             cases        {cases}, scored as {labels}\n\
+             cases        {cases}, scored as {labels} ({task})\n\
              starts from  model {initial}, seed {seed}\n\
              training     {training}\n\
              strategy     {strategy}\n\
@@ -231,6 +233,7 @@ impl Shown {
             state = self.state,
             sites = sites.join(", "),
             labels = self.labels.join(", "),
+            task = self.task,
             initial = self.initial_model,
             seed = self.seed,
             training = pairs(&self.training),

@@ -33,8 +33,10 @@ pub struct Card {
     pub recommended_because: String,
     /// Training rounds that were run.
     pub rounds: u32,
-    /// Names of the classes, in the order of the model's outputs.
+    /// Names of the classes or findings, in the order of the model's outputs.
     pub labels: Vec<String>,
+    /// What the model was asked about a case.
+    pub task: &'static str,
     /// What the federation measured, where it did.
     pub figures: Option<Figures>,
     /// What is promised about the patients behind it.
@@ -70,6 +72,7 @@ impl Card {
             recommended_because,
             rounds: release.rounds,
             labels: study.data.labels.clone(),
+            task: study.data.task.name(),
             figures: release.figures().cloned(),
             privacy: "no formal guarantee",
         }

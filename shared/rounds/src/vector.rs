@@ -8,7 +8,7 @@ use consilium_secagg::packed::{first_range_exponent, range_exponent_after};
 use consilium_secagg::pin::StudyPin;
 use consilium_secagg::quantiser::{ClipNorm, range_exponent, update_range_exponent};
 use consilium_secagg::ring::Ring;
-use consilium_study::document::Study;
+use consilium_study::document::{Plan, Study};
 use consilium_study::graph::ParameterSpec;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -84,7 +84,7 @@ pub fn evaluate_layout(study: &Study) -> Layout {
 }
 
 /// What a study counts in an evaluation.
-pub fn evaluation_shape(study: &Study) -> EvaluationShape {
+pub fn evaluation_shape(study: &Plan) -> EvaluationShape {
     let classes = u16::try_from(study.classes()).unwrap_or(u16::MAX);
     let bins = u16::try_from(study.evaluation.bins).unwrap_or(u16::MAX);
     EvaluationShape::new(classes, bins, study.evaluation.operating_point.get())

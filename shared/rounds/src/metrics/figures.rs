@@ -49,13 +49,16 @@ pub struct Figures {
     pub declines: u32,
     /// Of grades: kappa with quadratic weights (Cohen 1968).
     #[n(11)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kappa: Option<f64>,
     /// What the outputs are to be divided by for probabilities that say what they mean (Guo et al. 2017), where the study
     /// has that fitted.
     #[n(12)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// Mean clipped cross-entropy at that temperature.
     #[n(13)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub calibrated_loss: Option<f64>,
     /// 95 % intervals.
     #[n(14)]
