@@ -6,6 +6,8 @@ pub mod bench;
 pub mod consortium;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "simulate")]
+mod interval;
 #[cfg(feature = "remote")]
 pub mod model;
 pub mod output;

@@ -7,22 +7,13 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use common::{consilium, write_archive};
+use common::{consilium, refused, write_archive};
 use serde_json::{Value, json};
 
 fn reproduce(experiment: &str, data: &Path, folder: &Path, arguments: &[&str]) -> Vec<Value> {
     let paths = ["--data", data.to_str().unwrap(), "--folder", folder.to_str().unwrap()];
     consilium(Path::new("."), &[&["reproduce", experiment], &paths[..], arguments].concat())
-}
-
-/// What the program says when it fails.
-fn refused(folder: &Path, arguments: &[&str]) -> String {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_consilium")).args(arguments).current_dir(folder).output().unwrap();
-    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).unwrap()
 }
 
 fn states(lines: &[Value]) -> Vec<(&str, &str)> {

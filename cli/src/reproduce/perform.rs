@@ -15,6 +15,7 @@ use consilium_study::recipe::Extent;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{Cell, Way};
+use super::results::Outcome;
 use crate::demo::arms::{figures, join};
 use crate::demo::progress::Story;
 use crate::simulate::bench::Crew;
@@ -60,63 +61,92 @@ struct Chosen {
     stretch: u32,
 }
 
-/// Trains a cell and scores what came of it.
-pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Finished> {
-    let started = Instant::now();
+impl Outcome for Finished {
+    fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let setting = setting(cell, data, story)?;
+        let Setting { draft, hospitals, test } = &setting;
+        let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
+        let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
+        let mut sites = Vec::new();
+        let (figures, chosen) = match &cell.arm.way {
+            Way::Federated(_) => {
+                let simulation = simulate(draft.clone(), hospitals, &Crew::new()?, None, false, story)?;
+                (setting.score_file(&simulation.released)?, simulation.release.round())
+            }
+            Way::Pooled(_) => {
+                let train = join(able().map(|(_, hospital)| &hospital.train))?;
+                let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
+                let everybody = SiteName::new("everybody").context("this is a name")?;
+                let Chosen { model, stretch } =
+                    on_all_cores(|| choose(draft, &everybody, &train, &held_out, able().count(), story))??;
+                (score(&model)?, stretch)
+            }
+            Way::Alone(_) => {
+                for (site, hospital) in able() {
+                    let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
+                    let figures = score(&on_all_cores(train)??.model)?;
+                    sites.push(Site::new(site, hospital.train.len(), figures.as_ref()));
+                }
+                (None, draft.rounds.count)
+            }
+        };
+        let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
+        Ok(Self {
+            cell: cell.name(),
+            recipe,
+            auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
+            accuracy: figures
+                .as_ref()
+                .map_or_else(|| of_sites(|site| site.accuracy), |figures| Some(figures.accuracy)),
+            test_cases: test.as_ref().map_or(0, Dataset::len),
+            train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
+            chosen,
+            rounds: draft.rounds.count,
+            sites,
+            seconds: started.elapsed().as_secs_f64(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    fn recipe(&self) -> Hash {
+        self.recipe
+    }
+
+    fn line(&self, state: &str) -> String {
+        let figure = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
+        format!(
+            "{} {state}: AUROC {}, accuracy {} on {} cases; round {} of {}, {:.0} s",
+            self.cell,
+            figure(self.auroc),
+            figure(self.accuracy),
+            self.test_cases,
+            self.chosen,
+            self.rounds,
+            self.seconds
+        )
+    }
+}
+
+impl Site {
+    fn new(site: &SiteName, train_cases: usize, figures: Option<&Figures>) -> Self {
+        Self {
+            site: site.clone(),
+            train_cases,
+            auroc: figures.and_then(|figures| figures.auroc),
+            accuracy: figures.map(|figures| figures.accuracy),
+        }
+    }
+}
+
+/// The study of a cell with its seed, and its cases, dealt out.
+pub(super) fn setting(cell: &Cell<'_>, data: &Path, story: &Story) -> anyhow::Result<Setting> {
     let mut plan = (*Draft::from_toml(&cell.arm.study).context("the study of this cell")?).clone();
     plan.seed = cell.seed;
     let dealt = cell.arm.way.dealt();
     let dealing =
         Dealing { data, partition: &dealt.partition, sites: dealt.sites, keeps_test: dealt.keeps_test };
-    let setting = Setting::new(plan, &dealing, story)?;
-    let Setting { draft, hospitals, test } = &setting;
-    let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
-    let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
-    let mut sites = Vec::new();
-    let (figures, chosen) = match &cell.arm.way {
-        Way::Federated(_) => {
-            let crew = Crew::new()?;
-            let simulation = simulate(draft.clone(), hospitals, &crew, None, false, story)?;
-            (setting.score_file(&simulation.released)?, simulation.release.round())
-        }
-        Way::Pooled(_) => {
-            let train = join(able().map(|(_, hospital)| &hospital.train))?;
-            let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
-            let everybody = SiteName::new("everybody").context("this is a name")?;
-            let Chosen { model, stretch } =
-                on_all_cores(|| choose(draft, &everybody, &train, &held_out, able().count(), story))??;
-            (score(&model)?, stretch)
-        }
-        Way::Alone(_) => {
-            for (site, hospital) in able() {
-                let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
-                let figures = score(&on_all_cores(train)??.model)?;
-                sites.push(Site {
-                    site: site.clone(),
-                    train_cases: hospital.train.len(),
-                    auroc: figures.as_ref().and_then(|figures| figures.auroc),
-                    accuracy: figures.as_ref().map(|figures| figures.accuracy),
-                });
-            }
-            (None, draft.rounds.count)
-        }
-    };
-    let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
-    Ok(Finished {
-        cell: cell.name(),
-        recipe,
-        auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
-        accuracy: figures
-            .as_ref()
-            .map_or_else(|| of_sites(|site| site.accuracy), |figures| Some(figures.accuracy)),
-        test_cases: test.as_ref().map_or(0, Dataset::len),
-        train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
-        chosen,
-        rounds: draft.rounds.count,
-        sites,
-        seconds: started.elapsed().as_secs_f64(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
+    Setting::new(plan, &dealing, story)
 }
 
 const TOO_LONG: &str = "all rounds together are more than 4294967295 steps";
