@@ -6,7 +6,9 @@ pub mod bench;
 pub mod consortium;
 #[cfg(feature = "demo")]
 pub mod demo;
-#[cfg(feature = "simulate")]
+#[cfg(feature = "predict")]
+mod finetune;
+#[cfg(feature = "predict")]
 mod interval;
 #[cfg(feature = "remote")]
 pub mod model;

@@ -15,8 +15,9 @@ pub(super) const SEEDS: u64 = 3;
 /// Compare a study's federation with pooled training and with each site alone, over several seeds
 ///
 /// Same data, same recipe, and the same number of passes or steps for all; models are chosen on held-out cases, figures are
-/// of cases that nobody trained on, with a 95 % interval over the seeds. Each seed deals the data out anew. Stop it when you
-/// like: it goes on where it was.
+/// of cases that nobody trained on, with a 95 % interval over the seeds. Each seed deals the data out anew. The arm
+/// `finetuned` adapts the federation's model at each site as `model finetune` does by default. Stop it when you like: it
+/// goes on where it was.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CompareArgs {
     /// The study: a study.toml
@@ -39,7 +40,8 @@ pub fn run(args: &CompareArgs, output: Output) -> anyhow::Result<()> {
     let ways = [
         ("pooled", Way::Pooled(dealt.clone())),
         ("federated", Way::Federated(dealt.clone())),
-        ("alone", Way::Alone(dealt)),
+        ("alone", Way::Alone(dealt.clone())),
+        ("finetuned", Way::Finetuned(dealt)),
     ];
     let arms = ways.map(|(name, way)| Arm { name: name.to_owned(), way, study: study.clone(), seeds: SEEDS });
     let experiment = Experiment {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use consilium_learning::{Dataset, LocalSeed, LocalTraining, Progress, initial, train};
+use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelFile, Progress, initial, train};
 use consilium_rounds::metrics::Figures;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
@@ -18,8 +18,10 @@ use super::experiment::{Cell, Way};
 use super::results::Outcome;
 use crate::demo::arms::{figures, join};
 use crate::demo::progress::Story;
+use crate::finetune::{Comparison, Recipe, adapt};
 use crate::simulate::bench::Crew;
 use crate::simulate::engine::simulate;
+use crate::simulate::hospitals::Hospital;
 use crate::simulate::setting::{Dealing, Setting};
 
 /// What came of a cell, as it is kept.
@@ -38,7 +40,7 @@ pub(super) struct Finished {
     /// The round (of a trainer without rounds: as many cases as a round has) whose model it is, of so many.
     pub(super) chosen: u32,
     pub(super) rounds: u32,
-    /// Each site's own figures, where sites train alone.
+    /// Each site's own figures, where sites train alone or adapt the model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) sites: Vec<Site>,
     pub(super) seconds: f64,
@@ -46,13 +48,17 @@ pub(super) struct Finished {
     pub(super) version: String,
 }
 
-/// What a site reaches alone.
+/// What a site reaches by itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Site {
     pub(super) site: SiteName,
     pub(super) train_cases: usize,
     pub(super) auroc: Option<f64>,
     pub(super) accuracy: Option<f64>,
+    /// Where the federation's model was adapted: before and after on the site's own held-out cases. The adapted one is
+    /// taken if it is not worse there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own: Option<Comparison>,
 }
 
 /// The model that a trainer by itself would recommend, and from which stretch of its training.
@@ -89,6 +95,23 @@ impl Outcome for Finished {
                     sites.push(Site::new(site, hospital.train.len(), figures.as_ref()));
                 }
                 (None, draft.rounds.count)
+            }
+            Way::Finetuned(_) => {
+                let simulation = simulate(draft.clone(), hospitals, &Crew::new()?, None, false, story)?;
+                let identity = draft.model_identity();
+                let released = ModelFile::from_bytes(&simulation.released)?.expect(&identity)?;
+                let recipe = Recipe::USUAL.training()?;
+                for (site, Hospital { train, held_out }) in able() {
+                    story.progress(&format!("{site} adapts the model to its own cases"));
+                    let adapted =
+                        on_all_cores(|| adapt(&identity, &released, &recipe, site, train, |_| {}))??;
+                    let own = Comparison::of(&identity, &released, &adapted, held_out)?;
+                    // What `model finetune` would write; without held-out cases nothing speaks against it.
+                    let is_kept = own.as_ref().is_none_or(Comparison::is_no_worse);
+                    let figures = score(if is_kept { &adapted } else { &released })?;
+                    sites.push(Site { own, ..Site::new(site, train.len(), figures.as_ref()) });
+                }
+                (None, simulation.release.round())
             }
         };
         let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
@@ -135,6 +158,7 @@ impl Site {
             train_cases,
             auroc: figures.and_then(|figures| figures.auroc),
             accuracy: figures.map(|figures| figures.accuracy),
+            own: None,
         }
     }
 }
