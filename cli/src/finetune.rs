@@ -11,6 +11,7 @@ use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelIdentity, Progr
 use consilium_rounds::metrics::{Figures, exact};
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
+use consilium_study::task::Label;
 use serde::{Deserialize, Serialize};
 
 use crate::interval::Mean;
@@ -82,9 +83,9 @@ pub(crate) struct Comparison {
     pub(crate) after: Measured,
     /// Loss after less loss before, mean over cases.
     pub(crate) difference: Mean,
-    /// Cases that were wrong and are right.
+    /// Cases that were wrong and are right; of several findings, of which more are right.
     pub(crate) righted: usize,
-    /// Cases that were right and are wrong.
+    /// Cases that were right and are wrong, or of which fewer findings are right.
     pub(crate) wronged: usize,
 }
 
@@ -106,14 +107,15 @@ impl Comparison {
         after: &[f32],
         cases: &Dataset,
     ) -> anyhow::Result<Option<Self>> {
-        let labels: Vec<usize> = cases.labels().iter().map(|label| usize::from(*label)).collect();
+        let ModelIdentity { graph, preprocessing, task, .. } = identity;
+        let labels = cases.labels();
         let figures = |model: &[f32]| -> anyhow::Result<Option<(Measured, Vec<Figures>)>> {
-            let scores = score(&identity.graph, identity.preprocessing, model, cases)?;
+            let scores = score(graph, *preprocessing, *task, model, cases)?;
             let rows: Vec<&[f32]> = scores.iter().collect();
-            let of = |rows: &[&[f32]], labels: &[usize]| exact::figures(rows, labels, OPERATING_POINT);
+            let of = |rows: &[&[f32]], labels: &[Label]| exact::figures(rows, labels, *task, OPERATING_POINT);
             let single = rows.chunks(1).zip(labels.chunks(1)).filter_map(|(row, label)| of(row, label));
             let single: Vec<Figures> = single.collect();
-            let all = of(&rows, &labels);
+            let all = of(&rows, labels);
             Ok(all.map(|all| (Measured { loss: all.loss, auroc: all.auroc, accuracy: all.accuracy }, single)))
         };
         let (Some((before, old)), Some((after, new))) = (figures(before)?, figures(after)?) else {
@@ -165,6 +167,7 @@ impl Comparison {
 mod tests {
     use consilium_learning::{Pixels, Preprocessing};
     use consilium_study::graph::{ModelSpec, Preset};
+    use consilium_study::task::Task;
 
     use super::*;
 
@@ -173,7 +176,13 @@ mod tests {
             .graph([1, 1, 1], 2)
             .unwrap();
         let preprocessing = Preprocessing::new(0.0, 1.0).unwrap();
-        ModelIdentity { graph, preprocessing, labels: vec!["no".into(), "yes".into()], inputs: None }
+        ModelIdentity {
+            graph,
+            preprocessing,
+            labels: vec!["no".into(), "yes".into()],
+            inputs: None,
+            task: Task::Classification,
+        }
     }
 
     /// Scores of the second class are `slope * x`, of the first none.
@@ -184,7 +193,9 @@ mod tests {
     #[test]
     fn cases_are_compared_one_by_one() {
         let values = vec![-1.0, 1.0, 2.0, -0.5];
-        let cases = Dataset::new([1, 1, 1], Pixels::Floats(values.clone()), vec![0, 1, 0, 0]).unwrap();
+        let cases =
+            Dataset::new([1, 1, 1], Pixels::Floats(values.clone()), [0, 1, 0, 0].map(Label::Class).to_vec())
+                .unwrap();
         let compared = Comparison::of(&identity(), &model(-1.0), &model(1.0), &cases).unwrap().unwrap();
         // With a slope of -1 only the third is right, with 1 all but the third.
         assert_eq!((compared.cases, compared.righted, compared.wronged), (4, 3, 1));
@@ -208,7 +219,7 @@ mod tests {
         );
         let turned = Comparison::of(&identity(), &model(1.0), &model(-1.0), &cases).unwrap().unwrap();
         assert_eq!((turned.righted, turned.wronged, turned.is_no_worse()), (1, 3, !compared.is_no_worse()));
-        let none = Dataset::new([1, 1, 1], Pixels::Floats(vec![]), vec![]).unwrap();
+        let none = Dataset::new([1, 1, 1], Pixels::Floats(vec![]), Vec::<Label>::new()).unwrap();
         assert_eq!(Comparison::of(&identity(), &model(1.0), &model(2.0), &none).unwrap(), None);
     }
 

@@ -19,8 +19,15 @@ use crate::output::Output;
 use crate::reproduce::trial::{self, Candidate, TrialArgs};
 
 /// Keys that make cases or figures others, so that children could not be compared.
-const FIXED: [&str; 6] =
-    ["seed", "sites", "evaluation.recommend", "data.labels", "data.holdout", "data.minimum_cases"];
+const FIXED: [&str; 7] = [
+    "seed",
+    "sites",
+    "evaluation.recommend",
+    "data.labels",
+    "data.task",
+    "data.holdout",
+    "data.minimum_cases",
+];
 
 /// Write a study with other values, one file for each combination, and try them out on data
 ///
