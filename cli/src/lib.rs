@@ -6,6 +6,10 @@ pub mod bench;
 pub mod consortium;
 #[cfg(feature = "demo")]
 pub mod demo;
+#[cfg(feature = "predict")]
+mod finetune;
+#[cfg(feature = "predict")]
+mod interval;
 #[cfg(feature = "remote")]
 pub mod model;
 pub mod output;

@@ -2,6 +2,8 @@
 
 mod convert;
 #[cfg(feature = "predict")]
+mod finetune;
+#[cfg(feature = "predict")]
 mod predict;
 
 use std::fs::File;
@@ -21,7 +23,8 @@ use crate::output::{Output, bytes, table};
 use crate::remote::{self, Meter, Remote};
 use crate::study::{self, Known, NOTHING_ADOPTED, StudyLine};
 
-/// List, show and fetch released models; use a model file: score pictures with it, write it for other programs
+/// List, show and fetch released models; use a model file: score cases with it, adapt it to one's own, write it for
+/// other programs
 #[derive(Debug, Args)]
 pub struct ModelArgs {
     #[command(flatten)]
@@ -49,6 +52,8 @@ enum Command {
     },
     #[cfg(feature = "predict")]
     Predict(predict::PredictArgs),
+    #[cfg(feature = "predict")]
+    Finetune(finetune::FinetuneArgs),
     Convert(convert::ConvertArgs),
 }
 
@@ -58,6 +63,8 @@ pub fn run(args: ModelArgs, output: Output) -> anyhow::Result<()> {
     match args.command {
         #[cfg(feature = "predict")]
         Command::Predict(args) => predict::run(&args, output),
+        #[cfg(feature = "predict")]
+        Command::Finetune(args) => finetune::run(&args, output),
         Command::Convert(args) => convert::run(&args, output),
         Command::List => {
             let studies = remote::run(async { study::list(&consortium()?).await })?;

@@ -8,11 +8,12 @@ pub mod compare;
 mod covid;
 mod experiment;
 mod heart;
-mod interval;
 mod perform;
 mod pneumonia;
+mod ranking;
 mod results;
 mod summary;
+pub(crate) mod trial;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,12 +22,13 @@ use anyhow::bail;
 use consilium_memory::{Freed, settle};
 use serde::Serialize;
 
-use self::experiment::{Cell, Experiment};
-use self::perform::{Finished, perform};
-use self::results::{Results, name_of};
+use self::experiment::{Cell, Dealt, Experiment};
+use self::perform::Finished;
+use self::results::{Outcome, Results, name_of};
 use self::summary::Summary;
 use crate::demo::progress::Story;
 use crate::output::Output;
+use crate::partition::Partition;
 
 /// Run a published experiment again, and ours beside it; finished parts are kept and not run twice
 ///
@@ -46,21 +48,45 @@ pub struct ReproduceArgs {
     course: Course,
 }
 
-/// What is run of an experiment, and where its results are.
+/// What is run, and where its results are.
 #[derive(Debug, Clone, clap::Args)]
-struct Course {
-    /// Where results are kept; by default a folder of the experiment's name in this one
+pub(crate) struct Course {
+    /// Where everything is kept; by default a folder named after the experiment or the study
     #[arg(long, value_name = "FOLDER")]
-    folder: Option<PathBuf>,
-    /// Seeds of every arm, in place of its own number
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) folder: Option<PathBuf>,
+    /// Number of seeds, in place of the usual
+    #[arg(long, requires = "data", value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: Option<u64>,
     /// Run only cells whose name begins like this, for example resnet18/pooled or resnet18/pooled/1; may be given again
-    #[arg(long, value_name = "CELL")]
+    #[arg(long, requires = "data", value_name = "CELL")]
     only: Vec<String>,
     /// Run nothing; show what is there
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     show: bool,
+}
+
+/// How data are dealt out to the sites of a study.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Dealing {
+    /// How the data are dealt out: iid, dirichlet:A or by:COLUMN
+    #[arg(long, requires = "data", default_value = "dirichlet:0.5")]
+    partition: Partition,
+    /// Number of sites; by default as many as the study names, or as the column has values
+    #[arg(long, requires = "data", value_parser = clap::value_parser!(u16).range(3..=200))]
+    sites: Option<u16>,
+}
+
+impl Dealing {
+    /// With patients that no site gets, to test on.
+    fn dealt(&self) -> Dealt {
+        Dealt { sites: self.sites, keeps_test: true, ..Dealt::by(self.partition.clone()) }
+    }
+
+    /// What to type for it.
+    fn command(&self) -> String {
+        let sites = self.sites.map_or_else(String::new, |sites| format!(" --sites {sites}"));
+        format!(" --partition {}{sites}", self.partition)
+    }
 }
 
 /// What can be reproduced.
@@ -96,10 +122,10 @@ impl Name {
 
 /// A line of `--json`: a cell that was just run, or was there.
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<'a, R> {
     state: &'static str,
     #[serde(flatten)]
-    result: &'a Finished,
+    result: &'a R,
 }
 
 /// Runs what is missing, and shows the table.
@@ -118,31 +144,47 @@ fn conduct(
     command: &str,
     output: Output,
 ) -> anyhow::Result<()> {
-    settle(Freed::Stays);
-    let story = Story::new(output, Instant::now());
-    let Course { folder, seeds, only, show } = course;
-    let folder =
-        folder.clone().unwrap_or_else(|| PathBuf::from("consilium-reproduce").join(&experiment.name));
-    let results = Results::new(folder, name_of(data)?);
+    let folder = course.folder.clone();
+    let folder = folder.unwrap_or_else(|| PathBuf::from("consilium-reproduce").join(&experiment.name));
     let cells: Vec<Cell<'_>> = experiment
         .arms
         .iter()
-        .flat_map(|arm| (1..=seeds.unwrap_or(arm.seeds)).map(move |seed| Cell { arm, seed }))
+        .flat_map(|arm| (1..=course.seeds.unwrap_or(arm.seeds)).map(move |seed| Cell { arm, seed }))
         .collect();
+    let done = work_through::<Finished>(&cells, data, folder, course, &experiment.about, output)?;
+    let summary = Summary::new(experiment, &cells, &done, |arm| course.command(command, arm));
+    output.show(&summary, Summary::text)?;
+    Ok(())
+}
+
+/// Runs the cells that are wanted and not kept yet, and tells of each. What is done is kept in `folder` at once.
+fn work_through<R: Outcome>(
+    cells: &[Cell<'_>],
+    data: &Path,
+    folder: PathBuf,
+    course: &Course,
+    about: &str,
+    output: Output,
+) -> anyhow::Result<Vec<R>> {
+    settle(Freed::Stays);
+    let story = Story::new(output, Instant::now());
+    let results = Results::new(folder, name_of(data)?);
+    let Course { only, show, .. } = course;
     let wanted = |cell: &Cell<'_>| only.is_empty() || only.iter().any(|only| begins(&cell.name(), only));
     if !cells.iter().any(wanted) {
-        let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name.as_str()).collect();
+        let mut names: Vec<&str> = cells.iter().map(|cell| cell.arm.name.as_str()).collect();
+        names.dedup();
         bail!("no cell is called like that; the arms are {}, each with /SEED", names.join(", "));
     }
-    story.tell(&experiment.about);
+    story.tell(about);
     let mut done = Vec::new();
-    for cell in &cells {
+    for cell in cells {
         let (state, result) = match results.get(cell)? {
             Some(kept) => ("kept", kept),
             None if *show || !wanted(cell) => continue,
             None => {
                 story.tell(&format!("{} begins", cell.name()));
-                let result = perform(cell, data, cell.recipe(results.data), &story.clone().hushed())?;
+                let result = R::perform(cell, data, cell.recipe(results.data), &story.clone().hushed())?;
                 results.put(cell, &result)?;
                 ("done", result)
             }
@@ -150,14 +192,12 @@ fn conduct(
         if output.json {
             output.show(&Line { state, result: &result }, |_| String::new())?;
         } else {
-            story.tell(&summary::of_cell(state, &result));
+            story.tell(&result.line(state));
         }
         done.push(result);
     }
     story.clear();
-    let summary = Summary::new(experiment, &cells, &done, |arm| course.command(command, arm));
-    output.show(&summary, Summary::text)?;
-    Ok(())
+    Ok(done)
 }
 
 /// Whether a cell's name is `only`, or below it.

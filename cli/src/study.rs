@@ -6,6 +6,8 @@ mod new;
 mod probe;
 mod propose;
 mod status;
+#[cfg(feature = "simulate")]
+mod sweep;
 mod view;
 mod watch;
 
@@ -55,6 +57,8 @@ enum Command {
         /// The study file
         file: PathBuf,
     },
+    #[cfg(feature = "simulate")]
+    Sweep(sweep::SweepArgs),
     /// Sign a study and propose it to its sites
     Propose {
         /// The study file
@@ -129,6 +133,8 @@ pub fn run(args: StudyArgs, output: Output) -> anyhow::Result<()> {
         match command {
             Command::New { name, sites, output: file } => new::run(&location, &name, sites, file, output)?,
             Command::Check { file } => check::run(&location, &file, output)?,
+            #[cfg(feature = "simulate")]
+            Command::Sweep(args) => sweep::run(&args, output)?,
             Command::Propose { file, initial } => {
                 let draft = check::read(&file)?;
                 let start = initial.map(|path| propose::read_model(&path, &draft)).transpose()?;

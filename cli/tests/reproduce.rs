@@ -7,22 +7,13 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use common::{consilium, write_archive};
+use common::{consilium, refused, write_archive};
 use serde_json::{Value, json};
 
 fn reproduce(experiment: &str, data: &Path, folder: &Path, arguments: &[&str]) -> Vec<Value> {
     let paths = ["--data", data.to_str().unwrap(), "--folder", folder.to_str().unwrap()];
     consilium(Path::new("."), &[&["reproduce", experiment], &paths[..], arguments].concat())
-}
-
-/// What the program says when it fails.
-fn refused(folder: &Path, arguments: &[&str]) -> String {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_consilium")).args(arguments).current_dir(folder).output().unwrap();
-    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).unwrap()
 }
 
 fn states(lines: &[Value]) -> Vec<(&str, &str)> {
@@ -44,7 +35,7 @@ fn what_was_stopped_goes_on_where_it_was() {
     assert_eq!(summary["final"], true);
     assert_eq!(summary["arms"][0]["auroc"]["count"], 1);
     let missing = summary["not_run"].as_array().unwrap();
-    assert_eq!(missing.len(), 6, "{missing:?}");
+    assert_eq!(missing.len(), 7, "{missing:?}");
     assert!(missing[0]["command"].as_str().unwrap().ends_with("--seeds 1 --only small-cnn/federated-iid"));
 
     let lines = run(&[&short[..], &["--only", "small-cnn"]].concat());
@@ -53,11 +44,18 @@ fn what_was_stopped_goes_on_where_it_was() {
         ("small-cnn/federated-iid/1", "done"),
         ("small-cnn/federated-dirichlet/1", "done"),
         ("small-cnn/alone-dirichlet/1", "done"),
+        ("small-cnn/finetuned-dirichlet/1", "done"),
     ];
     assert_eq!(states(&lines), expected);
     let alone = lines.iter().find(|line| line["cell"] == "small-cnn/alone-dirichlet/1").unwrap();
     assert_eq!(alone["sites"].as_array().unwrap().len(), 4);
-    assert_eq!(states(&run(&[&short[..], &["--show"]].concat())).len(), 4);
+    let tuned = lines.iter().find(|line| line["cell"] == "small-cnn/finetuned-dirichlet/1").unwrap();
+    assert_eq!(tuned["test_cases"], alone["test_cases"]);
+    for site in tuned["sites"].as_array().unwrap() {
+        assert!(site["auroc"].is_f64() && site["own"]["before"]["loss"].is_f64(), "{site}");
+        assert_ne!(site["own"]["before"], site["own"]["after"]);
+    }
+    assert_eq!(states(&run(&[&short[..], &["--show"]].concat())).len(), 5);
 
     // Another recipe, or other data, are another figure.
     assert_eq!(states(&run(&["--epochs", "2", "--seeds", "1", "--show"])), []);
@@ -92,7 +90,7 @@ fn a_study_of_ones_own_is_compared_over_seeds() {
     let lines = run(&["--seeds", "2"]);
     let arms = lines.last().unwrap()["arms"].as_array().unwrap();
     let names: Vec<_> = arms.iter().map(|arm| arm["arm"].as_str().unwrap()).collect();
-    assert_eq!(names, ["pooled", "federated", "alone"]);
+    assert_eq!(names, ["pooled", "federated", "alone", "finetuned"]);
     for arm in arms {
         let auroc = &arm["auroc"];
         assert!(auroc["mean"].as_f64().unwrap() > 0.9 && auroc["half"].is_f64(), "{arm}");
@@ -100,8 +98,8 @@ fn a_study_of_ones_own_is_compared_over_seeds() {
     // The same again runs nothing; one more seed runs that alone.
     let kept = |lines: &[Value]| states(lines).iter().filter(|(_, state)| *state == "kept").count();
     let more = run(&["--seeds", "3", "--only", "federated"]);
-    assert_eq!((kept(&more), states(&more).len()), (6, 7));
-    assert_eq!(more.last().unwrap()["not_run"].as_array().unwrap().len(), 2);
+    assert_eq!((kept(&more), states(&more).len()), (8, 9));
+    assert_eq!(more.last().unwrap()["not_run"].as_array().unwrap().len(), 3);
 }
 
 /// Four hospitals with tables in the shape of UCI's files.

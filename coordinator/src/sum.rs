@@ -83,7 +83,8 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     match sum(study, job, threads, read, model)? {
         Sum::Train { aggregate, candidate, figures, largest, moments } => {
-            let origin = Some(Origin { study: study.hash(), round: job.context.round.get() });
+            let origin =
+                Some(Origin { study: study.hash(), round: job.context.round.get(), tuned_from: None });
             let write = |model| -> io::Result<Hash> {
                 let mut writer = parts.blobs.writer()?;
                 ModelFile { identity: identity.clone(), origin, model }.write_to(&mut writer)?;

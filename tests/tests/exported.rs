@@ -6,6 +6,7 @@ use consilium_export::{to_onnx, to_torchvision};
 use consilium_learning::{
     Dataset, Link, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score,
 };
+use consilium_study::data::Input;
 use consilium_study::graph::{ModelGraph, ModelSpec, Role};
 use consilium_study::hash::Hash;
 use consilium_study::task::{Label, Task};
@@ -110,7 +111,7 @@ fn model(graph: &ModelGraph) -> ModelFile {
         inputs: None,
         task: Task::Classification,
     };
-    let origin = Some(Origin { study: identity.hash(), round: 7 });
+    let origin = Some(Origin { study: identity.hash(), round: 7, tuned_from: None });
     ModelFile { identity, origin, model }
 }
 
@@ -209,6 +210,46 @@ fn probabilities_of_findings_and_at_a_temperature_are_the_same_there() {
         };
         told("temperature", temperature.to_string(), is_told);
         told("task", task.name().to_owned(), task != Task::Classification);
+    }
+}
+
+/// What stands in a table goes in as it is: mean and deviation of each column are in the file.
+#[test]
+fn onnxruntime_scales_rows_as_this_program_does() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let number = |column: &str, mean, std| Input::Number { column: column.to_owned(), mean, std };
+    let is = Input::Indicator { column: "pain".to_owned(), is: "4".to_owned() };
+    let inputs = vec![number("age", 53.0, 9.6), is, number("chol", 220.0, 94.0)];
+    let rows = [
+        ["63", "4", "233.5"],
+        ["37", "3", "250"],
+        ["41", "4.0", "204"],
+        ["70", "1", "100"],
+        ["53", "2", "220"],
+    ];
+    let deep =
+        "layers = [ { kind = \"layer-norm\" }, { kind = \"flatten\" }, { kind = \"linear\", outputs = 3 } ]";
+    for spec in ["preset = \"logistic\"", "preset = \"mlp\"", deep] {
+        let mut file = model(&graph(spec, [3, 1, 1]));
+        file.identity.preprocessing = Preprocessing::new(0.0, 1.0).expect("a preprocessing");
+        file.identity.inputs = Some(inputs.clone());
+        let scaled = rows
+            .iter()
+            .flat_map(|row| inputs.iter().zip(row).map(|(input, text)| input.of(text).expect("a number")));
+        let ModelIdentity { graph, preprocessing, task, .. } = &file.identity;
+        let unknown = vec![Label::unknown(*task); CASES];
+        let cases = Dataset::new([3, 1, 1], Pixels::Floats(scaled.collect()), unknown).expect("cases");
+        let scores = score(graph, *preprocessing, *task, &file.model, &cases).expect("scores");
+        let plain = rows.iter().flat_map(|[age, pain, chol]| {
+            let pain = f32::from(u8::from(pain.starts_with('4')));
+            [age.parse().expect("a number"), pain, chol.parse().expect("a number")]
+        });
+        let plain: Vec<u8> = plain.flat_map(f32::to_le_bytes).collect();
+        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, 1.0)), &plain, &[]);
+        assert_eq!(got["input"], json!(["inputs", "cases", 3]), "{spec}");
+        assert_eq!(got["metadata"], json!(file.about()), "{spec}");
+        assert_logits(spec, &got["logits"], &scores);
+        assert_logits(spec, &got["alone"], &scores);
     }
 }
 

@@ -15,8 +15,8 @@ use crate::output::{Output, bytes};
 
 /// Write a model file for other programs: ONNX, or the names of torchvision
 ///
-/// FILE.onnx holds graph, numbers and preprocessing of any model: `pixels` with values between 0 and 1 go in,
-/// `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet under torchvision's names;
+/// FILE.onnx holds graph, numbers and preprocessing of any model: `pixels` with values between 0 and 1 go in, or for a
+/// model of rows of a table `inputs` as they stand there; `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet under torchvision's names;
 /// its metadata say which ResNet, and with what stem.
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
@@ -110,9 +110,6 @@ pub(super) fn run(args: &ConvertArgs, output: Output) -> anyhow::Result<()> {
 fn convert(from: &Path, to: &Path, temperature: f64) -> anyhow::Result<Converted> {
     let format = Format::of(to)?;
     let model = open(from)?;
-    if model.identity.inputs.is_some() {
-        bail!("this model reads rows of a table, and `convert` writes models of pictures");
-    }
     let written = format.write(&model, temperature)?;
     let (length, hash) = (written.len() as u64, Hash::of_bytes(&written));
     if already_there(to, hash)?.is_none() {
@@ -161,13 +158,16 @@ mod tests {
 
     /// Pictures and rows differ in what goes in, and a file that says "pixels" of laboratory values would be used wrongly.
     #[test]
-    fn a_model_of_rows_is_refused() {
+    fn a_model_of_rows_takes_inputs_and_has_no_name_in_torchvision() {
         let folder = tempfile::tempdir().unwrap();
         let inputs = vec![Input::Number { column: "age".into(), mean: 50.0, std: 10.0 }];
         let model = write_of(folder.path(), Preset::Logistic, [1, 1, 1], Some(inputs));
         let to = folder.path().join("model.onnx");
-        let error = convert(&model, &to).unwrap_err().to_string();
-        assert!(error.contains("rows of a table") && !to.exists(), "{error}");
+        convert(&model, &to).unwrap();
+        let bytes = std::fs::read(&to).unwrap();
+        let holds = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
+        assert!(holds(b"inputs") && !holds(b"pixels"));
+        assert!(convert(&model, &folder.path().join("torchvision.safetensors")).is_err());
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! `consilium model predict`: what a model says about pictures.
+//! `consilium model predict`: what a model says about pictures, or about rows of tables.
 //!
-//! The model file alone says how a picture becomes an input. Pictures go the way of a site's: its decoder, in a
+//! The model file alone says how a case becomes an input. Pictures go the way of a site's: its decoder, in a
 //! process of its own, brings them to the model's size, and its scoring computes the probabilities.
+
+mod rows;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use consilium_learning::{Dataset, Link, ModelFile, ModelIdentity, Pixels, score};
+use consilium_learning::{Dataset, Link, ModelFile, ModelIdentity, Pixels, Scores, score};
 use consilium_site_agent::data::alone::{Unreadable, decode_file, files_below};
 use consilium_site_agent::data::reason::Reason;
 use consilium_site_agent::data::{Decoder, Target};
@@ -27,17 +29,18 @@ const VALUES_TOGETHER: usize = 1 << 24;
 /// How long nobody wonders what the program does.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Score pictures with a model file; needs no coordinator and no network
+/// Score pictures, or rows of tables, with a model file; needs no coordinator and no network
 ///
 /// Prints for each picture the probability of every label. Pictures are read as the sites of the study read theirs:
 /// DICOM, PNG and JPEG. In a folder, files that are no pictures are passed over. A picture that cannot be read is
-/// named with the reason, the others go on, and the command fails at the end.
+/// named with the reason, the others go on, and the command fails at the end. A model of rows takes tables (.csv) with the
+/// columns of its study's inputs, and answers for each row.
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
     /// The model file, as `consilium model export` wrote it
     #[arg(value_name = "MODEL.safetensors")]
     model: PathBuf,
-    /// Pictures, or folders of pictures
+    /// Pictures, or folders of pictures; for a model of rows tables
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Divide outputs by this before they become probabilities: the temperature that the study's card gives
@@ -47,7 +50,11 @@ pub(super) struct PredictArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
-    let mut predictor = Predictor::new(open(&args.model)?, args.temperature)?;
+    let file = open(&args.model)?;
+    if let Some(inputs) = file.identity.inputs.clone() {
+        return rows::run(&file, &inputs, args.temperature, &args.paths, output);
+    }
+    let mut predictor = Predictor::new(file, args.temperature)?;
     let mut meter = Meter::new(output);
     let mut counts = Counts::default();
     let mut left = find(&args.paths);
@@ -108,9 +115,6 @@ struct Predictor {
 
 impl Predictor {
     fn new(file: ModelFile, temperature: f64) -> anyhow::Result<Self> {
-        if file.identity.inputs.is_some() {
-            bail!("this model reads rows of a table, and `predict` reads pictures");
-        }
         let [channels, height, width] = file.identity.graph.input();
         let target = Target::new(channels, height, width).context("no picture becomes this model's input")?;
         let link = Link { task: file.identity.task, temperature };
@@ -149,27 +153,35 @@ impl Predictor {
             pictures.push((path, picture.map(drop)));
         }
         counts.scored += scored;
-        // Scoring wants cases with labels, and looks at none of them.
-        let identity = &self.file.identity;
-        let unknown = vec![Label::unknown(identity.task); scored];
-        let cases = Dataset::new(identity.graph.input(), Pixels::Floats(pixels), unknown)?;
-        let scores = score(&identity.graph, identity.preprocessing, self.link, &self.file.model, &cases)?;
+        let scores = scores_of(&self.file, self.link, pixels, scored)?;
         let mut scores = scores.iter();
         let line = |(path, picture): (PathBuf, Result<(), Unreadable>)| {
             let finding = match picture {
-                Ok(()) => Finding::scored(identity, scores.next().expect("one for each picture")),
+                Ok(()) => Finding::scored(&self.file.identity, scores.next().expect("one for each picture")),
                 Err(why) => Finding::Unreadable { reason: why.code(), explanation: why.to_string() },
             };
-            Line { file: path.display().to_string(), finding }
+            Line { file: path.display().to_string(), row: None, finding }
         };
         Ok(pictures.into_iter().map(line).collect())
     }
 }
 
-/// What came of a file.
+/// Scores of so many cases whose values follow each other.
+fn scores_of(file: &ModelFile, link: Link, values: Vec<f32>, cases: usize) -> anyhow::Result<Scores> {
+    let identity = &file.identity;
+    // Scoring wants cases with labels, and looks at none of them.
+    let unknown = vec![Label::unknown(identity.task); cases];
+    let cases = Dataset::new(identity.graph.input(), Pixels::Floats(values), unknown)?;
+    Ok(score(&identity.graph, identity.preprocessing, link, &file.model, &cases)?)
+}
+
+/// What came of a file, or of a row.
 #[derive(Debug, Serialize)]
 struct Line {
     file: String,
+    /// The number of a row, from 1; the names of the columns are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row: Option<u64>,
     #[serde(flatten)]
     finding: Finding,
 }
@@ -223,22 +235,24 @@ impl Serialize for Probabilities {
 
 impl Line {
     fn people(&self) -> String {
+        let row = self.row.map_or_else(String::new, |row| format!(", row {row}"));
+        let place = format!("{}{row}", self.file);
         match &self.finding {
             Finding::Class { likeliest, probabilities } => {
-                format!("{}: {likeliest} ({})", self.file, probabilities.people())
+                format!("{place}: {likeliest} ({})", probabilities.people())
             }
-            Finding::Findings { probabilities } => format!("{}: {}", self.file, probabilities.people()),
-            Finding::Unreadable { explanation, .. } => format!("{}: not read: {explanation}", self.file),
+            Finding::Findings { probabilities } => format!("{place}: {}", probabilities.people()),
+            Finding::Unreadable { explanation, .. } => format!("{place}: not read: {explanation}"),
         }
     }
 }
 
-/// What came of all files.
+/// What came of all files, or rows.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
-    /// Pictures that were scored.
+    /// Pictures or rows that were scored.
     scored: usize,
-    /// Files that could not be read.
+    /// Those that could not be read.
     failed: usize,
     /// Files in folders that are no pictures.
     passed_over: usize,

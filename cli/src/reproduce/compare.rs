@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use consilium_study::document::Draft;
 
-use super::experiment::{Arm, Dealt, Experiment, Way};
-use super::{Course, conduct};
+use super::experiment::{Arm, Experiment, Way};
+use super::{Course, Dealing, conduct};
 use crate::output::Output;
-use crate::partition::Partition;
 
 /// How many seeds, unless the command says otherwise.
-const SEEDS: u64 = 3;
+pub(super) const SEEDS: u64 = 3;
 
 /// Compare a study's federation with pooled training and with each site alone, over several seeds
 ///
 /// Same data, same recipe, and the same number of passes or steps for all; models are chosen on held-out cases, figures are
-/// of cases that nobody trained on, with a 95 % interval over the seeds. Each seed deals the data out anew. Stop it when you
-/// like: it goes on where it was.
+/// of cases that nobody trained on, with a 95 % interval over the seeds. Each seed deals the data out anew. The arm
+/// `finetuned` adapts the federation's model at each site as `model finetune` does by default. Stop it when you like: it
+/// goes on where it was.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CompareArgs {
     /// The study: a study.toml
@@ -25,12 +25,8 @@ pub struct CompareArgs {
     /// A MedMNIST archive, a folder of images or DICOM files, or a table, as `simulate` takes them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// How the data are dealt out: iid, dirichlet:A or by:COLUMN
-    #[arg(long, default_value = "dirichlet:0.5")]
-    partition: Partition,
-    /// Number of sites; by default as many as the study names, or as the column has values
-    #[arg(long, value_parser = clap::value_parser!(u16).range(3..=200))]
-    sites: Option<u16>,
+    #[command(flatten)]
+    dealing: Dealing,
     #[command(flatten)]
     course: Course,
 }
@@ -40,11 +36,12 @@ pub fn run(args: &CompareArgs, output: Output) -> anyhow::Result<()> {
     let about = || format!("reading {}", args.study.display());
     let study = std::fs::read_to_string(&args.study).with_context(about)?;
     let draft = Draft::from_toml(&study).with_context(about)?;
-    let dealt = Dealt { sites: args.sites, keeps_test: true, ..Dealt::by(args.partition.clone()) };
+    let dealt = args.dealing.dealt();
     let ways = [
         ("pooled", Way::Pooled(dealt.clone())),
         ("federated", Way::Federated(dealt.clone())),
-        ("alone", Way::Alone(dealt)),
+        ("alone", Way::Alone(dealt.clone())),
+        ("finetuned", Way::Finetuned(dealt)),
     ];
     let arms = ways.map(|(name, way)| Arm { name: name.to_owned(), way, study: study.clone(), seeds: SEEDS });
     let experiment = Experiment {
@@ -53,14 +50,11 @@ pub fn run(args: &CompareArgs, output: Output) -> anyhow::Result<()> {
         arms: arms.into(),
         aims: Vec::new(),
     };
-    let mut command = format!(
-        "consilium compare {} --data {} --partition {}",
+    let command = format!(
+        "consilium compare {} --data {}{}",
         args.study.display(),
         args.data.display(),
-        args.partition
+        args.dealing.command()
     );
-    if let Some(sites) = args.sites {
-        command += &format!(" --sites {sites}");
-    }
     conduct(&experiment, &args.data, &args.course, &command, output)
 }

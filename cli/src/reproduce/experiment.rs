@@ -37,6 +37,8 @@ pub(super) enum Way {
     Pooled(Dealt),
     /// Each site by itself; the figure is the median over sites.
     Alone(Dealt),
+    /// The sites together, and then each by itself from the model that came of it; the figure is the median over sites.
+    Finetuned(Dealt),
 }
 
 /// How the cases come to the sites.
@@ -59,7 +61,9 @@ impl Dealt {
 impl Way {
     pub(super) const fn dealt(&self) -> &Dealt {
         match self {
-            Self::Federated(dealt) | Self::Pooled(dealt) | Self::Alone(dealt) => dealt,
+            Self::Federated(dealt) | Self::Pooled(dealt) | Self::Alone(dealt) | Self::Finetuned(dealt) => {
+                dealt
+            }
         }
     }
 }
@@ -70,6 +74,7 @@ impl fmt::Display for Way {
             Self::Federated(_) => "federated",
             Self::Pooled(_) => "pooled",
             Self::Alone(_) => "alone",
+            Self::Finetuned(_) => "federated, then fine-tuned at each site",
         };
         let Dealt { partition, sites, keeps_test } = self.dealt();
         write!(f, "{word}, {partition}")?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use consilium_learning::{Dataset, LocalSeed, LocalTraining, Progress, initial, train};
+use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelFile, Progress, initial, train};
 use consilium_rounds::metrics::Figures;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
@@ -15,10 +15,13 @@ use consilium_study::recipe::Extent;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{Cell, Way};
+use super::results::Outcome;
 use crate::demo::arms::{figures, join};
 use crate::demo::progress::Story;
+use crate::finetune::{Comparison, Recipe, adapt};
 use crate::simulate::bench::Crew;
 use crate::simulate::engine::simulate;
+use crate::simulate::hospitals::Hospital;
 use crate::simulate::setting::{Dealing, Setting};
 
 /// What came of a cell, as it is kept.
@@ -37,7 +40,7 @@ pub(super) struct Finished {
     /// The round (of a trainer without rounds: as many cases as a round has) whose model it is, of so many.
     pub(super) chosen: u32,
     pub(super) rounds: u32,
-    /// Each site's own figures, where sites train alone.
+    /// Each site's own figures, where sites train alone or adapt the model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) sites: Vec<Site>,
     pub(super) seconds: f64,
@@ -45,13 +48,17 @@ pub(super) struct Finished {
     pub(super) version: String,
 }
 
-/// What a site reaches alone.
+/// What a site reaches by itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Site {
     pub(super) site: SiteName,
     pub(super) train_cases: usize,
     pub(super) auroc: Option<f64>,
     pub(super) accuracy: Option<f64>,
+    /// Where the federation's model was adapted: before and after on the site's own held-out cases. The adapted one is
+    /// taken if it is not worse there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    own: Option<Comparison>,
 }
 
 /// The model that a trainer by itself would recommend, and from which stretch of its training.
@@ -60,63 +67,110 @@ struct Chosen {
     stretch: u32,
 }
 
-/// Trains a cell and scores what came of it.
-pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Finished> {
-    let started = Instant::now();
+impl Outcome for Finished {
+    fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let setting = setting(cell, data, story)?;
+        let Setting { draft, hospitals, test } = &setting;
+        let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
+        let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
+        let mut sites = Vec::new();
+        let (figures, chosen) = match &cell.arm.way {
+            Way::Federated(_) => {
+                let simulation = simulate(draft.clone(), hospitals, &Crew::new()?, None, false, story)?;
+                (setting.score_file(&simulation.released)?, simulation.release.round())
+            }
+            Way::Pooled(_) => {
+                let train = join(able().map(|(_, hospital)| &hospital.train))?;
+                let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
+                let everybody = SiteName::new("everybody").context("this is a name")?;
+                let Chosen { model, stretch } =
+                    on_all_cores(|| choose(draft, &everybody, &train, &held_out, able().count(), story))??;
+                (score(&model)?, stretch)
+            }
+            Way::Alone(_) => {
+                for (site, hospital) in able() {
+                    let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
+                    let figures = score(&on_all_cores(train)??.model)?;
+                    sites.push(Site::new(site, hospital.train.len(), figures.as_ref()));
+                }
+                (None, draft.rounds.count)
+            }
+            Way::Finetuned(_) => {
+                let simulation = simulate(draft.clone(), hospitals, &Crew::new()?, None, false, story)?;
+                let identity = draft.model_identity();
+                let released = ModelFile::from_bytes(&simulation.released)?.expect(&identity)?;
+                let recipe = Recipe::USUAL.training()?;
+                for (site, Hospital { train, held_out }) in able() {
+                    story.progress(&format!("{site} adapts the model to its own cases"));
+                    let adapted =
+                        on_all_cores(|| adapt(&identity, &released, &recipe, site, train, |_| {}))??;
+                    let own = Comparison::of(&identity, &released, &adapted, held_out)?;
+                    // What `model finetune` would write; without held-out cases nothing speaks against it.
+                    let is_kept = own.as_ref().is_none_or(Comparison::is_no_worse);
+                    let figures = score(if is_kept { &adapted } else { &released })?;
+                    sites.push(Site { own, ..Site::new(site, train.len(), figures.as_ref()) });
+                }
+                (None, simulation.release.round())
+            }
+        };
+        let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
+        Ok(Self {
+            cell: cell.name(),
+            recipe,
+            auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
+            accuracy: figures
+                .as_ref()
+                .map_or_else(|| of_sites(|site| site.accuracy), |figures| Some(figures.accuracy)),
+            test_cases: test.as_ref().map_or(0, Dataset::len),
+            train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
+            chosen,
+            rounds: draft.rounds.count,
+            sites,
+            seconds: started.elapsed().as_secs_f64(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    fn recipe(&self) -> Hash {
+        self.recipe
+    }
+
+    fn line(&self, state: &str) -> String {
+        let figure = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
+        format!(
+            "{} {state}: AUROC {}, accuracy {} on {} cases; round {} of {}, {:.0} s",
+            self.cell,
+            figure(self.auroc),
+            figure(self.accuracy),
+            self.test_cases,
+            self.chosen,
+            self.rounds,
+            self.seconds
+        )
+    }
+}
+
+impl Site {
+    fn new(site: &SiteName, train_cases: usize, figures: Option<&Figures>) -> Self {
+        Self {
+            site: site.clone(),
+            train_cases,
+            auroc: figures.and_then(|figures| figures.auroc),
+            accuracy: figures.map(|figures| figures.accuracy),
+            own: None,
+        }
+    }
+}
+
+/// The study of a cell with its seed, and its cases, dealt out.
+pub(super) fn setting(cell: &Cell<'_>, data: &Path, story: &Story) -> anyhow::Result<Setting> {
     let mut plan = (*Draft::from_toml(&cell.arm.study).context("the study of this cell")?).clone();
     plan.seed = cell.seed;
     let dealt = cell.arm.way.dealt();
     let dealing =
         Dealing { data, partition: &dealt.partition, sites: dealt.sites, keeps_test: dealt.keeps_test };
-    let setting = Setting::new(plan, &dealing, story)?;
-    let Setting { draft, hospitals, test } = &setting;
-    let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
-    let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
-    let mut sites = Vec::new();
-    let (figures, chosen) = match &cell.arm.way {
-        Way::Federated(_) => {
-            let crew = Crew::new()?;
-            let simulation = simulate(draft.clone(), hospitals, &crew, None, false, story)?;
-            (setting.score_file(&simulation.released)?, simulation.release.round())
-        }
-        Way::Pooled(_) => {
-            let train = join(able().map(|(_, hospital)| &hospital.train))?;
-            let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
-            let everybody = SiteName::new("everybody").context("this is a name")?;
-            let Chosen { model, stretch } =
-                on_all_cores(|| choose(draft, &everybody, &train, &held_out, able().count(), story))??;
-            (score(&model)?, stretch)
-        }
-        Way::Alone(_) => {
-            for (site, hospital) in able() {
-                let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
-                let figures = score(&on_all_cores(train)??.model)?;
-                sites.push(Site {
-                    site: site.clone(),
-                    train_cases: hospital.train.len(),
-                    auroc: figures.as_ref().and_then(|figures| figures.auroc),
-                    accuracy: figures.as_ref().map(|figures| figures.accuracy),
-                });
-            }
-            (None, draft.rounds.count)
-        }
-    };
-    let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
-    Ok(Finished {
-        cell: cell.name(),
-        recipe,
-        auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
-        accuracy: figures
-            .as_ref()
-            .map_or_else(|| of_sites(|site| site.accuracy), |figures| Some(figures.accuracy)),
-        test_cases: test.as_ref().map_or(0, Dataset::len),
-        train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
-        chosen,
-        rounds: draft.rounds.count,
-        sites,
-        seconds: started.elapsed().as_secs_f64(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
+    Setting::new(plan, &dealing, story)
 }
 
 const TOO_LONG: &str = "all rounds together are more than 4294967295 steps";

@@ -5,9 +5,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use consilium_files::write_public;
 use consilium_study::hash::Hash;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::experiment::Cell;
-use super::perform::Finished;
+use crate::demo::progress::Story;
+
+/// What comes of a cell.
+pub(super) trait Outcome: Serialize + DeserializeOwned {
+    /// Trains a cell, and scores what came of it.
+    fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Self>;
+
+    /// [`Cell::recipe`] of the cell that it is of.
+    fn recipe(&self) -> Hash;
+
+    /// In one line, for people.
+    fn line(&self, state: &str) -> String;
+}
 
 /// The folder of an experiment's results.
 pub(super) struct Results {
@@ -26,19 +40,19 @@ impl Results {
     }
 
     /// What is kept of a cell, if it is of this very training and data.
-    pub(super) fn get(&self, cell: &Cell<'_>) -> anyhow::Result<Option<Finished>> {
+    pub(super) fn get<R: Outcome>(&self, cell: &Cell<'_>) -> anyhow::Result<Option<R>> {
         let path = self.path(cell);
         let bytes = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.with_context(|| format!("reading {}", path.display()))?,
         };
-        let kept: Finished = serde_json::from_slice(&bytes)
+        let kept: R = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is no result of this command; move it away", path.display()))?;
-        Ok((kept.recipe == cell.recipe(self.data)).then_some(kept))
+        Ok((kept.recipe() == cell.recipe(self.data)).then_some(kept))
     }
 
     /// Keeps a result. What was there of another training is replaced.
-    pub(super) fn put(&self, cell: &Cell<'_>, result: &Finished) -> anyhow::Result<()> {
+    pub(super) fn put(&self, cell: &Cell<'_>, result: &impl Outcome) -> anyhow::Result<()> {
         write_public(&self.path(cell), &serde_json::to_vec_pretty(result)?)
     }
 }

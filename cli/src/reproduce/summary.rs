@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::experiment::{Cell, Experiment, Least, Measure};
-use super::interval::Mean;
 use super::perform::Finished;
+use crate::interval::Mean;
 use crate::output::table;
 
 /// The last line of `--json`.
@@ -174,19 +174,4 @@ fn figure(result: &Finished, measure: Measure) -> Option<f64> {
         Measure::Auroc => result.auroc,
         Measure::Accuracy => result.accuracy,
     }
-}
-
-/// A cell in one line.
-pub(super) fn of_cell(state: &str, result: &Finished) -> String {
-    let figure = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
-    format!(
-        "{} {state}: AUROC {}, accuracy {} on {} cases; round {} of {}, {:.0} s",
-        result.cell,
-        figure(result.auroc),
-        figure(result.accuracy),
-        result.test_cases,
-        result.chosen,
-        result.rounds,
-        result.seconds
-    )
 }

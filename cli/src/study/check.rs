@@ -39,6 +39,8 @@ pub struct Check {
     pub model_bytes: u64,
     /// Multiply-adds that scoring one case takes.
     pub multiply_adds_per_case: u64,
+    /// Seconds of one core that training takes a site in a round, for 1000 cases unless the recipe counts `steps`.
+    pub core_seconds_per_round: u64,
     /// Bytes to a site in a round.
     pub down_per_round: u64,
     /// Bytes from a site in a round.
@@ -177,6 +179,7 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
         parameters: forecast.parameters,
         model_bytes: forecast.model.bytes(),
         multiply_adds_per_case: forecast.multiply_adds,
+        core_seconds_per_round: forecast.core_time.time.as_millis() / 1000,
         down_per_round: forecast.down_per_round.bytes(),
         up_per_round: forecast.up_per_round.bytes(),
         site_memory: forecast.site_memory.bytes(),

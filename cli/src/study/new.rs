@@ -51,12 +51,23 @@ fn members(location: &Location) -> anyhow::Result<Vec<SiteName>> {
 
 /// Writes a study to start from. A file that differs is never touched.
 pub fn new(name: &StudyName, sites: &[SiteName], file: &Path) -> anyhow::Result<()> {
-    let text = study_toml(name, sites);
+    write(file, &study_toml(name, sites))
+}
+
+/// Whether a study file is there already as it would be written. One that differs is an error.
+pub(super) fn is_there(file: &Path, text: &str) -> anyhow::Result<bool> {
     match std::fs::read_to_string(file) {
-        Ok(known) if known == text => return Ok(()),
-        Ok(_) => bail!("{} is there already; choose another file with -o FILE", file.display()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
+        Ok(known) if known == text => Ok(true),
+        Ok(_) => bail!("{} is there already and differs; choose another place", file.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+/// Writes a study file. One that differs is never touched.
+pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    if is_there(file, text)? {
+        return Ok(());
     }
     // The folder of a bare name is the one we are in.
     let path = if file.parent().is_some_and(|folder| folder.as_os_str().is_empty()) {

@@ -1,7 +1,9 @@
 //! ONNX: the graph with its numbers, its preprocessing and its labels in one file.
 //!
 //! The input `pixels` `[cases, channels, height, width]` holds values between 0 and 1, as the loader of a site makes
-//! them; subtracting the mean and dividing by the deviation are the first two nodes. The outputs are `logits` and
+//! them; subtracting the mean and dividing by the deviation are the first two nodes. A model of rows of a table has the input
+//! `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
+//! a mean and a deviation of its own in the same two nodes. The outputs are `logits` and
 //! `probabilities`, both `[cases, classes]`: the softmax of the logits, or of each finding the logistic function. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
 //! bears the layer's name, each block of numbers that of [`ParameterSpec::name`].
 //!
@@ -9,6 +11,7 @@
 
 mod message;
 
+use consilium_study::data::Input;
 use consilium_study::graph::{Function, Layer, ParameterSpec, Pool};
 use consilium_study::model_file::ModelFile;
 use prost::Message as _;
@@ -37,7 +40,22 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
     assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
     let mut writer =
         Writer { blocks: graph.parameters().iter(), model: &file.model, nodes: vec![], initializers: vec![] };
-    let input = writer.preprocessing(file.identity.preprocessing.mean(), file.identity.preprocessing.std());
+    let (input, wanted) = match &file.identity.inputs {
+        None => {
+            let preprocessing = file.identity.preprocessing;
+            let wanted = value(
+                "pixels",
+                graph.input().map(|side| Side::Fixed(side.into())).to_vec(),
+                "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left",
+            );
+            (writer.preprocessing(preprocessing.mean(), preprocessing.std()), wanted)
+        }
+        Some(inputs) => {
+            let columns = inputs.iter().map(column).collect::<Vec<_>>().join(", ");
+            let wanted = value("inputs", vec![Side::Fixed(side(inputs.len()))], &columns);
+            (writer.scaling(inputs), wanted)
+        }
+    };
     writer.layers("layers", graph.layers(), input);
     let last = writer.nodes.last_mut().expect("the preprocessing gave two nodes");
     last.output = vec!["logits".to_owned()];
@@ -66,11 +84,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         node: writer.nodes,
         name: "consilium".to_owned(),
         initializer: writer.initializers,
-        input: vec![value(
-            "pixels",
-            graph.input().map(|side| Side::Fixed(side.into())).to_vec(),
-            "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left",
-        )],
+        input: vec![wanted],
         output: vec![
             value("probabilities", vec![classes()], &format!("of each label: {labels}")),
             value("logits", vec![classes()], "scores before probabilities are made of them"),
@@ -91,6 +105,14 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         metadata_props: about.map(|(key, value)| Property { key: key.to_owned(), value }).collect(),
     };
     model.encode_to_vec()
+}
+
+/// What a number of a row is, for people.
+fn column(input: &Input) -> String {
+    match input {
+        Input::Number { column, .. } => column.clone(),
+        Input::Indicator { column, is } => format!("1 where {column} is {is}, else 0"),
+    }
 }
 
 /// A named value whose first side is the number of cases, whatever that is.
@@ -116,6 +138,20 @@ impl Writer<'_> {
         let deviation = self.number("std", deviation as f32);
         let centred = self.node("Sub", "centred", [String::from("pixels"), mean], []);
         self.node("Div", "input", [centred, deviation], [])
+    }
+
+    /// Rows have a mean and a deviation for each number. Layers see them as images of one place, with as many channels.
+    fn scaling(&mut self, inputs: &[Input]) -> String {
+        let scale = |input: &Input| match input {
+            Input::Number { mean, std, .. } => (*mean as f32, *std as f32),
+            Input::Indicator { .. } => (0.0, 1.0),
+        };
+        let (means, deviations): (Vec<f32>, Vec<f32>) = inputs.iter().map(scale).unzip();
+        let [means, deviations] = [self.row("mean", &means), self.row("std", &deviations)];
+        let sides = self.integers("sides", &[0, -1, 1, 1]);
+        let centred = self.node("Sub", "centred", [String::from("inputs"), means], []);
+        let scaled = self.node("Div", "scaled", [centred, deviations], []);
+        self.node("Reshape", "input", [scaled, sides], [])
     }
 
     /// Layers in order; returns the name of what comes out.

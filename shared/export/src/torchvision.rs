@@ -265,7 +265,7 @@ mod tests {
             task: Task::Classification,
             graph,
         };
-        let origin = Origin { study: identity.hash(), round: 3 };
+        let origin = Origin { study: identity.hash(), round: 3, tuned_from: None };
         let model = (0..identity.graph.len()).map(|index| index as f32).collect();
         ModelFile { identity, origin: Some(origin), model }
     }

@@ -25,7 +25,7 @@ fn identity(model: &str) -> ModelIdentity {
 
 fn file(model: &str) -> ModelFile {
     let identity = identity(model);
-    let origin = Some(Origin { study: Hash::of_bytes(b"study"), round: 3 });
+    let origin = Some(Origin { study: Hash::of_bytes(b"study"), round: 3, tuned_from: None });
     ModelFile { model: initial(&identity.graph, 1), identity, origin }
 }
 

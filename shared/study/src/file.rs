@@ -20,7 +20,7 @@ use crate::weight::WeightRule;
 /// What stands in `study.toml`, before defaults that depend on the rest are filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
     format: u32,
     name: StudyName,
     title: String,
@@ -39,7 +39,7 @@ struct File {
 /// `[aggregation]` as written: what is left out depends on the rest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct AggregationSection {
+pub(crate) struct AggregationSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     clip_norm: Option<ClipNorm>,
     weight: WeightRule,

@@ -7,7 +7,8 @@ use std::fmt;
 
 use crate::document::{CHUNK, Plan};
 use crate::graph::ParameterSpec;
-use crate::quantity::HumanSize;
+use crate::quantity::{HumanDuration, HumanSize};
+use crate::recipe::Extent;
 
 /// Bytes of a 32-bit word, on the wire and in memory.
 const WORD: u64 = 4;
@@ -21,8 +22,46 @@ const SHARE: u64 = 40;
 const COMMITMENTS: u64 = 64;
 /// A receipt or envelope without what grows with the sites: signature, context, hashes, tag.
 const MESSAGE: u64 = 512;
+/// Multiply-adds that one core of a server makes in a second while it trains; 20 to 50 billion were measured. With the fewer,
+/// a time is rather too long than too short.
+const CORE: u128 = 20_000_000_000;
+/// A step of training takes so many passes forward: one, and two for the gradients.
+const PASSES: u128 = 3;
+/// Cases for which a time is told that grows with them.
+const CASES: u128 = 1000;
 /// Counters beside update and histograms: weight, losses, cases, saturated and clipped entries.
 const COUNTERS: u64 = 32;
+
+/// Time of one core that training takes a site in a round, by its multiply-adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoreTime {
+    /// In whole seconds, rounded up.
+    pub time: HumanDuration,
+    /// Whether it is that of 1000 cases, and as much more as a site has more of them; a recipe with `steps` takes as long
+    /// everywhere.
+    pub grows_with_cases: bool,
+}
+
+impl CoreTime {
+    /// Of a study.
+    pub fn of(plan: &Plan) -> Self {
+        let (cases, grows_with_cases) = match plan.training.extent() {
+            Extent::Epochs(epochs) => (u128::from(epochs) * CASES, true),
+            Extent::Steps(steps) => (u128::from(steps) * plan.training.batch() as u128, false),
+        };
+        let work = cases * PASSES * u128::from(plan.model.multiply_adds_per_case());
+        let longest = HumanDuration::MAX.as_millis() / 1000;
+        let seconds = u64::try_from(work.div_ceil(CORE)).unwrap_or(u64::MAX).clamp(1, longest);
+        Self { time: HumanDuration::from_secs(seconds), grows_with_cases }
+    }
+}
+
+impl fmt::Display for CoreTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cases = if self.grows_with_cases { " for 1000 cases" } else { "" };
+        write!(f, "about {} of one core{cases}", self.time)
+    }
+}
 
 /// The cost of a study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +75,8 @@ pub struct Forecast {
     /// Multiplications, each with an addition, that scoring one case takes in convolutions and linear layers. A step of
     /// training takes about three times as many for each case.
     pub multiply_adds: u64,
+    /// Time of one core that training takes a site in a round.
+    pub core_time: CoreTime,
     /// Length of the model in a file, without its header.
     pub model: HumanSize,
     /// Bytes to a site in a round: the model, and its peers' receipts and envelopes.
@@ -84,6 +125,7 @@ impl Forecast {
             parameters,
             trainable: trainable.sum(),
             multiply_adds: plan.model.multiply_adds_per_case(),
+            core_time: CoreTime::of(plan),
             model: HumanSize::from_bytes(model),
             down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
             up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
@@ -138,6 +180,7 @@ impl fmt::Display for Forecast {
         writeln!(f, "each case    {} multiply-adds to score", Rounded(self.multiply_adds))?;
         writeln!(f, "each round   about {} down and {} up per site", self.down_per_round, self.up_per_round)?;
         writeln!(f, "each site    about {} of memory to train", self.site_memory)?;
+        writeln!(f, "             {} to train in a round", self.core_time)?;
         writeln!(
             f,
             "coordinator  at most about {} of memory, {} of disk for {sites} uploads",
@@ -177,6 +220,30 @@ mod tests {
         assert!(small.to_string().contains("each case    4.24 million multiply-adds"), "{small}");
         let batch = forecast(4, "cnn-bn");
         assert!(batch.trainable < batch.parameters, "running statistics are not trained");
+    }
+
+    #[test]
+    fn training_takes_time_by_its_multiply_adds() {
+        let time = |epochs: &str| {
+            let sites: Vec<_> = (0..4).map(|n| format!("s{n}").parse().unwrap()).collect();
+            let text = study_toml(&"s".parse().unwrap(), &sites).replace("epochs = 1 ", epochs);
+            CoreTime::of(&Draft::from_toml(&text).unwrap())
+        };
+        // 4,240,128 a case, three times for a step, 1000 cases, 20 billion a second: 0.64 seconds an epoch.
+        assert_eq!(time("epochs = 1 ").time, HumanDuration::from_secs(1));
+        assert_eq!(
+            time("epochs = 100 "),
+            CoreTime { time: HumanDuration::from_secs(64), grows_with_cases: true }
+        );
+        // 32 in a batch, whatever a site has: 0.02 seconds a step.
+        let steps = time("steps = 1000000 ");
+        assert_eq!(steps, CoreTime { time: HumanDuration::from_secs(20_353), grows_with_cases: false });
+        assert_eq!(steps.to_string(), "about 5h 39m 13s of one core");
+        assert!(
+            forecast(4, "small-cnn")
+                .to_string()
+                .contains("about 1s of one core for 1000 cases to train in a round")
+        );
     }
 
     #[test]

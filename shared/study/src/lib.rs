@@ -18,6 +18,7 @@ pub mod forecast;
 pub mod graph;
 pub mod grouping;
 pub mod hash;
+pub mod keys;
 pub mod layer;
 pub mod loss;
 pub mod metric;

@@ -97,6 +97,8 @@ pub struct Origin {
     pub study: Hash,
     /// Rounds trained.
     pub round: u32,
+    /// Plain hash of the released file that a hospital adapted to its own cases; none of what a study itself made.
+    pub tuned_from: Option<Hash>,
 }
 
 /// A model with its identity.
@@ -155,6 +157,9 @@ impl ModelFile {
         if let Some(origin) = self.origin {
             about.insert("study", origin.study.to_string());
             about.insert("round", origin.round.to_string());
+            if let Some(released) = origin.tuned_from {
+                about.insert("tuned_from", released.to_string());
+            }
         }
         about
     }
@@ -213,8 +218,8 @@ pub enum ModelFileError {
     /// The identity is not canonical, or its graph is not a model.
     #[error("the file's identity: {0}")]
     Identity(#[from] NotCanonical),
-    /// Study and round do not read.
-    #[error("the file's study and round are not a hash and a number")]
+    /// Study, round and the file that it was adapted from do not read.
+    #[error("the file's study, round and tuned_from are not a hash, a number and, where it is there, a hash")]
     Origin,
     /// Labels and classes differ in number.
     #[error("the file has {labels} labels for {classes} classes")]

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::check::{MAX_SITES, MIN_SITES};
 use crate::disclosure::Floor;
 use crate::document::{Plan, Study, colluders, least_honest};
+use crate::forecast::CoreTime;
 use crate::name::{PersonName, Principal, SiteName};
-use crate::quantity::ClipNorm;
+use crate::quantity::{ClipNorm, HumanDuration};
 use crate::statement::{Repeat, Rule, SiteTerms};
 use crate::weight::WeightRule;
 
@@ -31,6 +32,7 @@ pub struct Policy {
     min_selection: u32,
     min_honest: Option<u32>,
     max_clip_norm: Option<ClipNorm>,
+    max_core_time: Option<HumanDuration>,
     exact_weights: bool,
     groups: bool,
     repeat: Repeat,
@@ -64,6 +66,7 @@ struct Section {
     min_selection: Option<u32>,
     min_honest: Option<u32>,
     max_clip_norm: Option<ClipNorm>,
+    max_core_time: Option<HumanDuration>,
     #[serde(default)]
     exact_weights: bool,
     #[serde(default)]
@@ -132,6 +135,7 @@ impl TryFrom<Section> for Policy {
             min_selection,
             min_honest: section.min_honest,
             max_clip_norm: section.max_clip_norm,
+            max_core_time: section.max_core_time,
             exact_weights: section.exact_weights,
             groups: section.groups,
             repeat: section.repeat,
@@ -222,6 +226,7 @@ impl Policy {
             self.min_selection_clause(study),
             self.min_honest_clause(study),
             self.clip_norm_clause(study),
+            self.core_time_clause(study),
             self.exact_weights_clause(study),
             self.groups_clause(study),
             self.min_cases_clause(study),
@@ -268,6 +273,13 @@ impl Policy {
         let met = self.max_clip_norm.is_none_or(|most| norm <= most);
         let setting = self.max_clip_norm.map_or_else(|| "any".to_owned(), |most| most.to_string());
         Clause::new("max_clip_norm", setting, format!("the study clips to {norm}"), met)
+    }
+
+    fn core_time_clause(&self, study: &Study) -> Clause {
+        let asked = CoreTime::of(study);
+        let met = self.max_core_time.is_none_or(|most| asked.time <= most);
+        let setting = self.max_core_time.map_or_else(|| "any".to_owned(), |most| most.to_string());
+        Clause::new("max_core_time", setting, format!("a round takes {asked}"), met)
     }
 
     fn exact_weights_clause(&self, study: &Study) -> Clause {

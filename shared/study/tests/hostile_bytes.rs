@@ -159,7 +159,9 @@ fn hostile_bytes_are_read_faithfully_or_refused() {
         Target::new(
             "study-model-file",
             read_model,
-            [model(None), model(Some(Origin { study: study.hash(), round: 7 }))],
+            [None, Some(None), Some(Some(study.hash()))].map(|tuned| {
+                model(tuned.map(|tuned_from| Origin { study: study.hash(), round: 7, tuned_from }))
+            }),
         ),
         Target::canonical("study-readiness", [readiness]),
         Target::canonical("study-refusal", [Refusal { study: study.hash(), rule }]),

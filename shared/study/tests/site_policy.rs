@@ -69,6 +69,7 @@ fn every_clause_can_refuse() {
         ("min_selection = 5", &plain, "policy.min_selection"),
         ("min_honest = 4", &plain, "policy.min_honest"),
         ("max_clip_norm = 9.9", &plain, "policy.max_clip_norm"),
+        ("max_core_time = \"999ms\"", &plain, "policy.max_core_time"),
         ("exact_weights = false", &exact, "policy.exact_weights"),
         ("groups = false", &grouped, "policy.groups"),
     ];
@@ -79,7 +80,10 @@ fn every_clause_can_refuse() {
     assert_eq!(judge(&format!("{ADA}exact_weights = true"), &exact), Decision::AskPerson);
     assert_eq!(judge(&format!("{ADA}groups = true"), &grouped), Decision::AskPerson);
     assert!(!policy_of(ADA).terms(&grouped).groups && policy_of("groups = true").terms(&grouped).groups);
-    assert_eq!(judge(&format!("{ADA}min_honest = 3\nmax_clip_norm = 10"), &plain), Decision::AskPerson);
+    assert_eq!(
+        judge(&format!("{ADA}min_honest = 3\nmax_clip_norm = 10\nmax_core_time = \"1s\""), &plain),
+        Decision::AskPerson
+    );
 
     let policy = policy_of(ADA);
     let roster: BTreeSet<_> = plain.sites.iter().cloned().collect();
@@ -107,6 +111,7 @@ fn the_explanation_shows_each_clause() {
          REFUSED  min_selection = 5: the study names 4 sites\n\
          met      min_honest = the study's: 2 apply; of 4 sites 1 may help the coordinator\n\
          met      max_clip_norm = any: the study clips to 10\n\
+         met      max_core_time = any: a round takes about 1s of one core for 1000 cases\n\
          met      exact_weights = false: the study weighs by \"coarse\"\n\
          met      groups = false: everybody is summed together\n\
          met      min_cases = 40: 40 apply; the study asks for 10\n\
@@ -127,6 +132,8 @@ fn a_bad_policy_is_not_loaded() {
         "count_floor = 9",
         "max_clip_norm = 0.0",
         "max_clip_norm = nan",
+        "max_core_time = 5",
+        "max_core_time = \"0s\"",
         "operators = [\"ada\"]",
         "operators = [\"site/ada\"]",
         "approval = \"always\"",
@@ -149,6 +156,7 @@ fn one_letter_off_in_any_key_is_an_error() {
         "min_selection = 3",
         "min_honest = 2",
         "max_clip_norm = 1.0",
+        "max_core_time = \"2h\"",
         "exact_weights = false",
         "groups = false",
         "repeat = \"ask\"",

@@ -2,6 +2,8 @@
 
 use anyhow::Context as _;
 use consilium_secagg::threshold::Thresholds;
+use consilium_study::document::{Plan, Rounds};
+use consilium_study::forecast::CoreTime;
 use serde_json::json;
 
 use super::{configured, list, moment};
@@ -20,6 +22,7 @@ pub(crate) fn run(folder: &SiteFolder, json: bool) -> anyhow::Result<()> {
                 "study": study.hash(), "name": plan.name, "title": plan.title, "operator": study.operator().to_string(),
                 "sites": plan.sites, "heard_ms": study.heard_ms(), "stage": study.stage().name(),
                 "rule": study.rule().map(|rule| rule.as_str().to_owned()), "state": study.state(),
+                "strategy": plan.rounds.strategy, "rounds": plan.rounds.count,
             });
             println!("{line}");
             continue;
@@ -27,6 +30,7 @@ pub(crate) fn run(folder: &SiteFolder, json: bool) -> anyhow::Result<()> {
         println!("{}  {}  {}  {}", study.hash().short(), plan.name, study.stage().name(), plan.title);
         println!("    signed by {}, heard of {}", study.operator(), moment(study.heard_ms()));
         println!("{}", list("    sites:", plan.sites.iter()));
+        println!("    {}", training(plan));
         println!("    {}", guarantee(study));
         match study.stage() {
             Stage::Waiting => println!("    waits for a person: site-agent approve {}", plan.name),
@@ -44,6 +48,12 @@ pub(crate) fn run(folder: &SiteFolder, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How models come about, and what that takes here.
+fn training(plan: &Plan) -> String {
+    let Rounds { count, strategy, .. } = &plan.rounds;
+    format!("{count} rounds, strategy {strategy}; a round takes {}", CoreTime::of(plan))
+}
+
 /// The line that a person reads before a study is accepted.
 fn guarantee(study: &StudyRecord) -> String {
     let plan = study.plan();
@@ -56,5 +66,30 @@ fn guarantee(study: &StudyRecord) -> String {
             it.dropouts()
         ),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consilium_study::document::Draft;
+    use consilium_study::template::study_toml;
+
+    use super::*;
+
+    #[test]
+    fn a_person_sees_how_sums_become_models_and_what_that_takes() {
+        let sites = ["a", "b", "c"].map(|site| site.parse().unwrap());
+        let text = study_toml(&"lungs".parse().unwrap(), &sites);
+        let strategy = "[rounds]\nstrategy = { kind = \"fedprox\", mu = 0.01 }\n";
+        let draft = Draft::from_toml(&text.replace("[rounds]\n", strategy)).unwrap();
+        let told = training(&draft);
+        assert!(
+            told.starts_with("10 rounds, strategy ") && told.contains(&draft.rounds.strategy.to_string()),
+            "{told}"
+        );
+        assert!(
+            told.contains("fedprox") && told.ends_with("; a round takes about 1s of one core for 1000 cases"),
+            "{told}"
+        );
     }
 }

@@ -125,11 +125,13 @@ fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFil
     }
     let identity = from_hex(field("identity").ok_or(ModelFileError::Unlabelled)?);
     let identity = ModelIdentity::from_canonical(&identity.ok_or(ModelFileError::Unlabelled)?)?;
-    let origin = match (field("study"), field("round")) {
-        (None, None) => None,
-        (Some(study), Some(round)) => Some(Origin {
-            study: study.parse().map_err(|_| ModelFileError::Origin)?,
+    let hash = |text: &str| text.parse().map_err(|_| ModelFileError::Origin);
+    let origin = match (field("study"), field("round"), field("tuned_from")) {
+        (None, None, None) => None,
+        (Some(study), Some(round), tuned_from) => Some(Origin {
+            study: hash(study)?,
             round: round.parse().map_err(|_| ModelFileError::Origin)?,
+            tuned_from: tuned_from.map(hash).transpose()?,
         }),
         _ => return Err(ModelFileError::Origin),
     };

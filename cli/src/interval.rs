@@ -1,20 +1,20 @@
-//! Means over seeds, with intervals.
+//! Means over seeds or cases, with intervals.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF as _, StudentsT};
 
 /// A mean and how well it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Mean {
-    pub(super) mean: f64,
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Mean {
+    pub(crate) mean: f64,
     /// Half of the 95 % interval by Student's t (Student 1908); none of one value.
-    pub(super) half: Option<f64>,
-    pub(super) count: usize,
+    pub(crate) half: Option<f64>,
+    pub(crate) count: usize,
 }
 
 impl Mean {
     /// Of some values; none of no value.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let count = values.len();
         if count == 0 {
             return None;
@@ -30,7 +30,7 @@ impl Mean {
     }
 
     /// `0.944 ± 0.006 (3)`, or what is there of it.
-    pub(super) fn text(of: Option<Self>) -> String {
+    pub(crate) fn text(of: Option<Self>) -> String {
         match of {
             None => "–".to_owned(),
             Some(Self { mean, half: None, .. }) => format!("{mean:.3} (1)"),
