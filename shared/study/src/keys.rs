@@ -7,6 +7,7 @@ use std::fmt;
 use serde::de::value::Error as Failure;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
+use strsim::levenshtein;
 
 use crate::augment::Augment;
 use crate::data::Data;
@@ -77,7 +78,7 @@ fn segments(path: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The key that takes the fewest changes of a letter. A section that was left out is no mistake of spelling.
+/// The key that takes the fewest changes of a letter (Levenshtein 1966). A section that was left out is no mistake of spelling.
 fn nearest(path: &str) -> String {
     let keys = TABLES.iter().flat_map(|(place, keys)| {
         keys()
@@ -86,24 +87,9 @@ fn nearest(path: &str) -> String {
     });
     let apart = |key: &String| {
         let bare = key.rsplit('.').next().unwrap_or(key);
-        changes(path, key).min(changes(path, bare))
+        levenshtein(path, key).min(levenshtein(path, bare))
     };
     keys.min_by_key(apart).expect("a study has keys")
-}
-
-/// How many letters have to be added, left out or exchanged (Levenshtein 1966).
-fn changes(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (above, letter) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], above + 1);
-        for (at, same) in other.iter().enumerate() {
-            let exchanged = diagonal + usize::from(letter != *same);
-            diagonal = row[at + 1];
-            row[at + 1] = exchanged.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 /// The keys of a table, as its type names them when it is read. None of a type that names none.
@@ -142,7 +128,6 @@ impl<'de> Deserializer<'de> for Asked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use toml::{Table, Value};
 
     use super::*;
@@ -192,26 +177,6 @@ mod tests {
             assert_eq!(error.key, wrong);
             assert_eq!(error.nearest, nearest, "{wrong}");
             assert!(error.to_string().contains(nearest));
-        }
-    }
-
-    /// The definition, without a table of what was computed before.
-    fn slow(one: &[u8], other: &[u8]) -> usize {
-        match (one, other) {
-            ([], rest) | (rest, []) => rest.len(),
-            ([first, one @ ..], [second, other @ ..]) => {
-                let exchanged = slow(one, other) + usize::from(first != second);
-                let left_out = 1 + slow(one, &[&[*second], other].concat());
-                let added = 1 + slow(&[&[*first], one].concat(), other);
-                exchanged.min(left_out).min(added)
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn changes_are_the_fewest(one in "[abc]{0,5}", other in "[abc]{0,5}") {
-            prop_assert_eq!(changes(&one, &other), slow(one.as_bytes(), other.as_bytes()));
         }
     }
 }
