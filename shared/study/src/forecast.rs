@@ -22,8 +22,8 @@ const SHARE: u64 = 40;
 const COMMITMENTS: u64 = 64;
 /// A receipt or envelope without what grows with the sites: signature, context, hashes, tag.
 const MESSAGE: u64 = 512;
-/// Multiply-adds that one core of a server makes in a second while it trains; 20 to 50 billion were measured. With the fewer,
-/// a time is rather too long than too short.
+/// Multiply-adds that one core of a server makes in a second while it trains. The images a second in docs/measurements.md are
+/// 27 to 47 billion; with fewer, a time is rather too long than too short.
 const CORE: u128 = 20_000_000_000;
 /// A step of training takes so many passes forward: one, and two for the gradients.
 const PASSES: u128 = 3;
