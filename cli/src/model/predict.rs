@@ -13,6 +13,7 @@ use consilium_learning::{Dataset, Link, ModelFile, ModelIdentity, Pixels, score}
 use consilium_site_agent::data::alone::{Unreadable, decode_file, files_below};
 use consilium_site_agent::data::reason::Reason;
 use consilium_site_agent::data::{Decoder, Target};
+use consilium_study::graph::Treatment;
 use consilium_study::task::Label;
 use serde::{Serialize, Serializer};
 
@@ -24,6 +25,10 @@ use crate::output::Output;
 const TOGETHER: usize = 64;
 /// Values of pictures above which fewer are: 64 MiB in f32.
 const VALUES_TOGETHER: usize = 1 << 24;
+/// Said of a file that nobody in its study used as it is.
+const LOCAL_LAYERS: &str = "Note: in this model's study each site had local layers of its own, which it keeps. This file has \
+     the initial model's numbers there, so what it says of pictures is not what a site's model says.";
+
 /// How long nobody wonders what the program does.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -47,7 +52,11 @@ pub(super) struct PredictArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
-    let mut predictor = Predictor::new(open(&args.model)?, args.temperature)?;
+    let file = open(&args.model)?;
+    if file.identity.graph.treated(Treatment::Local).next().is_some() {
+        eprintln!("{LOCAL_LAYERS}");
+    }
+    let mut predictor = Predictor::new(file, args.temperature)?;
     let mut meter = Meter::new(output);
     let mut counts = Counts::default();
     let mut left = find(&args.paths);

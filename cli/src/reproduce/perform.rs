@@ -19,7 +19,7 @@ use crate::demo::arms::{figures, join};
 use crate::demo::progress::Story;
 use crate::simulate::bench::Crew;
 use crate::simulate::engine::simulate;
-use crate::simulate::setting::{Dealing, Setting};
+use crate::simulate::setting::{Dealing, Setting, median};
 
 /// What came of a cell, as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub(super) struct Finished {
     /// The round (of a trainer without rounds: as many cases as a round has) whose model it is, of so many.
     pub(super) chosen: u32,
     pub(super) rounds: u32,
-    /// Each site's own figures, where sites train alone.
+    /// Each site's own figures, where sites train alone or have layers of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) sites: Vec<Site>,
     pub(super) seconds: f64,
@@ -45,13 +45,20 @@ pub(super) struct Finished {
     pub(super) version: String,
 }
 
-/// What a site reaches alone.
+/// What a site reaches alone, or with its own layers in the federation's model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Site {
     pub(super) site: SiteName,
     pub(super) train_cases: usize,
     pub(super) auroc: Option<f64>,
     pub(super) accuracy: Option<f64>,
+}
+
+impl Site {
+    fn new(site: &SiteName, train_cases: usize, figures: Option<&Figures>) -> Self {
+        let (auroc, accuracy) = (figures.and_then(|it| it.auroc), figures.map(|it| it.accuracy));
+        Self { site: site.clone(), train_cases, auroc, accuracy }
+    }
 }
 
 /// The model that a trainer by itself would recommend, and from which stretch of its training.
@@ -76,8 +83,14 @@ pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story)
     let (figures, chosen) = match &cell.arm.way {
         Way::Federated(_) => {
             let crew = Crew::new()?;
-            let simulation = simulate(draft.clone(), hospitals, &crew, None, false, story)?;
-            (setting.score_file(&simulation.released)?, simulation.release.round())
+            let simulation = simulate(draft.clone(), None, hospitals, &crew, None, false, story)?;
+            let scored = setting.score(&simulation)?;
+            for (site, figures) in &scored.of_sites {
+                let cases =
+                    able().find(|(able, _)| *able == site).map_or(0, |(_, hospital)| hospital.train.len());
+                sites.push(Site::new(site, cases, Some(figures)));
+            }
+            (scored.of_all, simulation.release.round())
         }
         Way::Pooled(_) => {
             let train = join(able().map(|(_, hospital)| &hospital.train))?;
@@ -91,12 +104,7 @@ pub(super) fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story)
             for (site, hospital) in able() {
                 let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
                 let figures = score(&on_all_cores(train)??.model)?;
-                sites.push(Site {
-                    site: site.clone(),
-                    train_cases: hospital.train.len(),
-                    auroc: figures.as_ref().and_then(|figures| figures.auroc),
-                    accuracy: figures.as_ref().map(|figures| figures.accuracy),
-                });
+                sites.push(Site::new(site, hospital.train.len(), figures.as_ref()));
             }
             (None, draft.rounds.count)
         }
@@ -191,27 +199,4 @@ fn choose(
     }
     let last = Chosen { model: trained?.model, stretch: rounds };
     Ok(best.map_or(last, |(_, chosen)| chosen))
-}
-
-/// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_middle_of_some_values() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-    }
 }
