@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFile;
 use consilium_study::name::StudyName;
@@ -131,6 +132,12 @@ pub struct Shown {
     pub auroc: Option<f64>,
     /// Numbers in the model.
     pub parameters: usize,
+    /// Blocks that are as in the initial model, because the study froze them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+    /// Blocks that each site trained for itself; the file has the initial model's numbers there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<String>,
     /// Hash of its graph.
     pub graph: Hash,
     /// Shape of its input: channels, rows, columns.
@@ -158,7 +165,7 @@ impl Shown {
              input        {channels} x {height} x {width}, values from 0 to 1, then (x - {mean}) / {std}\n\
              scores       {labels} ({task})\n\
              parameters   {parameters}, graph {graph}\n\
-             Fetch it with: consilium model export {study}",
+             {fixed}Fetch it with: consilium model export {study}",
             study = self.study,
             warning = if self.adopted { String::new() } else { format!("\n{NOTHING_ADOPTED}") },
             model = self.model,
@@ -172,7 +179,26 @@ impl Shown {
             task = self.task,
             parameters = self.parameters,
             graph = self.graph,
+            fixed = self.fixed(),
         )
+    }
+}
+
+impl Shown {
+    /// Which blocks are no result of sums.
+    fn fixed(&self) -> String {
+        let mut lines = String::new();
+        if !self.frozen.is_empty() {
+            lines += &format!("frozen       {}, as in the initial model\n", self.frozen.join(", "));
+        }
+        if !self.local.is_empty() {
+            lines += &format!(
+                "local        {}: each site keeps its own; this file has the initial\n             \
+                 model's numbers there, the figures are of the model with each site's own\n",
+                self.local.join(", ")
+            );
+        }
+        lines
     }
 }
 
@@ -195,6 +221,8 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         loss: line.and_then(|line| line.loss),
         auroc: line.and_then(|line| line.auroc),
         parameters: file.model.len(),
+        frozen: file.identity.graph.names(Treatment::Frozen),
+        local: file.identity.graph.names(Treatment::Local),
         graph: file.identity.graph.hash(),
         input: file.identity.graph.input(),
         mean: file.identity.preprocessing.mean(),

@@ -35,6 +35,7 @@ use self::setting::{Dealing, Setting};
 use crate::demo::progress::Story;
 use crate::output::{Output, bytes};
 use crate::partition::Partition;
+use crate::study::propose::{DRAWS_SCORES, read_model};
 
 /// Run a study in one process: the same engine and the same secure aggregation, without network and hospitals
 #[derive(Debug, Clone, clap::Args)]
@@ -59,6 +60,9 @@ pub struct SimulateArgs {
     /// Seed of partition and study, in place of the study's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Start from this model, or these weights of torchvision, instead of weights drawn from the study's seed
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub initial: Option<PathBuf>,
     /// Also average the plain updates, and print how far each round's sum is from that
     #[arg(long)]
     pub plaintext: bool,
@@ -73,7 +77,8 @@ pub struct SimulateArgs {
 struct Final {
     #[serde(rename = "final")]
     is_final: bool,
-    /// Of the released model on cases that no site had, exact; none without such cases.
+    /// Of the released model on cases that no site had, exact; none without such cases. In a study with local layers the
+    /// median over the hospitals, each with its own.
     auroc: Option<f64>,
     /// The same model's share of right answers.
     accuracy: Option<f64>,
@@ -122,21 +127,27 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         );
     }
 
+    let start = args.initial.as_ref().map(|path| read_model(path, draft)).transpose()?;
+    if start.as_ref().is_some_and(|start| start.draws_scores) {
+        story.tell(DRAWS_SCORES);
+    }
+    let start = start.map(|start| start.file.model);
+
     let crew = Crew::new()?;
     let Setting { hospitals, .. } = &setting;
     let simulation =
-        simulate(draft.clone(), hospitals, &crew, args.hostile.as_ref(), args.plaintext, &story)?;
-    let scored = crew.alone(|| setting.score_file(&simulation.released))?;
+        simulate(draft.clone(), start, hospitals, &crew, args.hostile.as_ref(), args.plaintext, &story)?;
+    let scored = crew.alone(|| setting.score(&simulation))?;
 
     let Simulation { study, rounds, release, .. } = &simulation;
     let sum = |of: fn(&crate::demo::progress::Round) -> u64| rounds.iter().map(of).sum();
     let errors = rounds.iter().filter_map(|round| Some(round.plaintext?.relative_error));
     let last = Final {
         is_final: true,
-        auroc: scored.as_ref().and_then(|figures| figures.auroc),
-        accuracy: scored.as_ref().map(|figures| figures.accuracy),
-        kappa: scored.as_ref().and_then(|figures| figures.kappa),
-        intervals: scored.map(|figures| figures.intervals).unwrap_or_default(),
+        auroc: scored.figure(|figures| figures.auroc),
+        accuracy: scored.figure(|figures| Some(figures.accuracy)),
+        kappa: scored.figure(|figures| figures.kappa),
+        intervals: scored.of_all.map(|figures| figures.intervals).unwrap_or_default(),
         rounds: rounds.len(),
         sites: study.sites.len(),
         participants: release.participants.len(),
@@ -166,8 +177,9 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
                 .to_owned(),
         };
         format!(
-            "\nReleased model {}: {figures}.\n{} rounds, {} of {} sites counted, {} up, {} down, {:.0} s.",
+            "\nReleased model {}: {figures}{}.\n{} rounds, {} of {} sites counted, {} up, {} down, {:.0} s.",
             last.model.short(),
+            if simulation.own.is_empty() { "" } else { ", the median over hospitals with their own layers" },
             last.rounds,
             last.participants,
             last.sites,

@@ -4,7 +4,7 @@ mod check;
 mod control;
 mod new;
 mod probe;
-mod propose;
+pub(crate) mod propose;
 mod status;
 #[cfg(feature = "simulate")]
 mod sweep;
@@ -139,9 +139,7 @@ pub fn run(args: StudyArgs, output: Output) -> anyhow::Result<()> {
                 let draft = check::read(&file)?;
                 let start = initial.map(|path| propose::read_model(&path, &draft)).transpose()?;
                 if start.as_ref().is_some_and(|start| start.draws_scores) {
-                    output.tell(
-                        "The file scores other classes: the last layer is drawn from the study's seed.",
-                    );
+                    output.tell(propose::DRAWS_SCORES);
                 }
                 let meter = Meter::new(output, "storing the initial model");
                 let initial = start.map(|start| start.file);

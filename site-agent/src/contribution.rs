@@ -11,7 +11,10 @@ use consilium_rounds::reason::Withdrawal;
 use consilium_rounds::vector::evaluation_shape;
 use consilium_secagg::numbering::RoundNumber;
 use consilium_study::document::{Plan, Study};
+use consilium_study::graph::{ModelGraph, ParameterSpec, Treatment};
+use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
+use minicbor::{Decode, Encode};
 
 use crate::data::source::InvalidTarget;
 use crate::data::{Case, Counts, Criteria, Target};
@@ -42,16 +45,66 @@ pub fn enough(plan: &Plan, least: u32, counts: &Counts) -> Result<(), Withdrawal
     }
 }
 
+/// A site's own numbers in the local layers of a study, and which training they come from.
+///
+/// They are those of the last training that was finished, whatever became of it: nobody else's numbers follow from them, so
+/// an attempt that was given up, a candidate that was refused and a sum without this site leave nothing to be undone; they
+/// suit the site's cases and a model that the study had. Training for a round again from the same model, in another attempt
+/// or after a kill, begins with what that round began with, so that it gives the same update, bit for bit.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct LocalLayers {
+    /// The study.
+    #[n(0)]
+    pub study: Hash,
+    /// The round that was trained.
+    #[n(1)]
+    pub round: RoundNumber,
+    /// The model that it started from.
+    #[n(2)]
+    pub start: Hash,
+    /// What the local layers were when it began; none for the initial model's numbers.
+    #[n(3)]
+    pub before: Option<Vec<f32>>,
+    /// What it made of them, in the order of [`ModelGraph::local_part`].
+    #[n(4)]
+    pub after: Vec<f32>,
+}
+
+impl LocalLayers {
+    /// What a training of this round from this model begins with.
+    pub fn at_start(&self, round: RoundNumber, start: Hash) -> Option<&[f32]> {
+        if (self.round, self.start) == (round, start) { self.before.as_deref() } else { Some(&self.after) }
+    }
+
+    /// Whether these are numbers for the local layers of this study.
+    pub fn is_of(&self, study: &Study) -> bool {
+        let length: usize = study.model.treated(Treatment::Local).map(ParameterSpec::len).sum();
+        let fits = |part: &[f32]| part.len() == length && part.iter().all(|value| value.is_finite());
+        self.study == study.hash() && self.before.as_deref().is_none_or(fits) && fits(&self.after)
+    }
+}
+
+/// Puts a site's own numbers into a model of the study; without any, those of the initial model stay.
+pub fn put_own(graph: &ModelGraph, model: &mut [f32], own: Option<&[f32]>) {
+    if let Some(own) = own {
+        let fits = graph.put_local(model, own);
+        assert!(fits, "a site's own numbers are checked when they are read");
+    }
+}
+
 /// What local training changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalUpdate {
-    /// Local minus starting parameters, shape `[params]`.
+    /// Local minus starting parameters of the averaged blocks, in their order.
     pub update: Vec<f32>,
+    /// The local layers after training, in their order; none in a study without them.
+    pub own: Vec<f32>,
     /// Mean training loss.
     pub mean_loss: f64,
 }
 
-/// Trains as the study says, from the model that the round starts from.
+/// Trains as the study says, from the model that the round starts from, the site's own numbers in its local layers.
 pub fn local_update(
     study: &Study,
     site: &SiteName,
@@ -71,11 +124,12 @@ pub fn local_update(
         proximal_weight: study.rounds.strategy.proximal_weight(),
     };
     let trained = train(&task, start, cases, progress)?;
+    let own = study.model.local_part(&trained.model);
     let mut update = trained.model;
     for (after, before) in update.iter_mut().zip(start) {
         *after -= before;
     }
-    Ok(LocalUpdate { update, mean_loss: trained.mean_loss })
+    Ok(LocalUpdate { update: study.model.compact(update), own, mean_loss: trained.mean_loss })
 }
 
 /// Counts of held-out cases, from the scores of a candidate and of the model it is compared with.

@@ -190,6 +190,11 @@ impl StudyFolder {
         self.0.join("decision.cbor")
     }
 
+    /// The site's own numbers in the study's local layers.
+    pub fn local_layers(&self) -> PathBuf {
+        self.0.join("local.layers")
+    }
+
     /// The masked vector of an attempt.
     pub fn spool(&self, attempt: u32) -> PathBuf {
         self.0.join(format!("spool-{attempt}"))

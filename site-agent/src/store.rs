@@ -43,6 +43,8 @@ pub enum Kind {
     PartialModel,
     /// A masked vector waiting to be uploaded.
     Spool,
+    /// A site's own numbers in the local layers of one study.
+    LocalLayers,
     /// What the disclosure gate has told.
     Disclosure,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Kind {
             Self::Model => "model",
             Self::PartialModel => "partial-model",
             Self::Spool => "spool",
+            Self::LocalLayers => "local-layers",
             Self::Disclosure => "disclosure",
         })
     }

@@ -7,7 +7,7 @@ use consilium_learning::{
     Dataset, Link, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score,
 };
 use consilium_study::data::Input;
-use consilium_study::graph::{ModelGraph, ModelSpec, Role};
+use consilium_study::graph::{ModelGraph, ModelSection, Role};
 use consilium_study::hash::Hash;
 use consilium_study::task::{Label, Task};
 use consilium_tests::reference::{ONNX, folder, python, run};
@@ -86,7 +86,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = f32> {
 }
 
 fn graph(spec: &str, input: [u32; 3]) -> ModelGraph {
-    toml::from_str::<ModelSpec>(spec).expect("a model").graph(input, 3).expect("a graph")
+    toml::from_str::<ModelSection>(spec).expect("a model").graph(input, 3).expect("a graph")
 }
 
 /// A model of which no block is what an export could leave out: no bias of zero, no variance of one.

@@ -60,6 +60,12 @@ impl Bundle {
         Ok(models)
     }
 
+    /// A file with the bytes of a model.
+    pub(super) fn find_model(&self, model: Hash) -> io::Result<Option<PathBuf>> {
+        let files = self.among_blobs(&model.to_string())?.into_iter().chain(self.models()?);
+        Ok(files.into_iter().find(|(_, hash)| *hash == model).map(|(path, _)| path))
+    }
+
     /// The files of a name among the blobs, with the hashes of their bytes. Every folder of blobs may have one.
     pub(super) fn among_blobs(&self, name: &str) -> io::Result<Vec<(PathBuf, Hash)>> {
         let mut found = Vec::new();

@@ -8,13 +8,16 @@ use consilium_identity::{ConsortiumKey, Invitation, Roster, TlsKey};
 use consilium_ledger::{Log, Record, Sealed, Step};
 use consilium_rounds::record::{Record as Happened, Release, ReleaseReason};
 use consilium_study::document::Draft;
+use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
+use consilium_study::model_file::ModelFile;
 use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, SigningKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::consortium::read_anchor;
 
 const QUIET: Output = Output { json: true };
 
@@ -331,4 +334,48 @@ fn a_folder_without_a_ledger_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let failure = verify::run(folder.path(), None, QUIET).unwrap_err().to_string();
     assert!(failure.contains("holds no ledger"), "{failure}");
+}
+
+/// Every model of a study has the initial one's numbers in frozen and local layers, as far as its bytes are there.
+#[test]
+fn a_model_whose_fixed_layers_moved_was_not_made_by_its_study() {
+    let bundle = Bundle::released();
+    fs::create_dir_all(bundle.path().join("blobs")).unwrap();
+    let folder = folder::Bundle::open(bundle.path()).unwrap();
+    let key = read_anchor(&folder.key_file()).unwrap().key;
+    let mut report = consilium_ledger::verify(&folder.log(), &folder, &key).unwrap();
+    let sites: Vec<SiteName> = ["ada", "bonn", "chur"].map(|name| name.parse().unwrap()).to_vec();
+    let toml = consilium_study::template::study_toml(&"lungs".parse().unwrap(), &sites);
+    let toml = toml.replace("small-cnn", "cnn-bn").replace("# local = []", "local = [\"batch-norm\"]");
+    let draft = Draft::from_toml(&toml.replace("# frozen = []", "frozen = [\"layers.0\"]")).unwrap();
+    let graph = &draft.model;
+    let keep = |model: Vec<f32>| {
+        let bytes = ModelFile { identity: draft.model_identity(), origin: None, model }.to_bytes();
+        let hash = Hash::of_bytes(&bytes);
+        put(&bundle.path().join(format!("blobs/{hash}")), &bytes);
+        hash
+    };
+    let initial: Vec<f32> = (0..graph.len()).map(|value| value as f32 / 1e6).collect();
+    let study = &mut report.studies[0];
+    (study.identity, study.released) = (draft.model_identity(), None);
+    (study.initial_model, study.model) = (Hash::of_bytes(b"elsewhere"), keep(initial.clone()));
+    let unseen = verify::check_fixed_layers(&folder, &report).unwrap();
+    assert!(
+        unseen.len() == 1 && unseen[0].contains("the initial model of lungs is not in this"),
+        "{unseen:?}"
+    );
+    report.studies[0].initial_model = keep(initial.clone());
+    for block in graph.parameters() {
+        let mut moved = initial.clone();
+        moved[block.range().end - 1] += 1.0;
+        report.studies[0].model = keep(moved);
+        let name = block.name();
+        match verify::check_fixed_layers(&folder, &report) {
+            Ok(unseen) => assert!(unseen.is_empty() && block.treatment() == Treatment::Averaged, "{name}"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                assert!(error.contains(name) && error.contains(block.treatment().name()), "{error}");
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! `consilium audit verify`: the whole ledger, and what it proves.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -10,6 +11,7 @@ use consilium_ledger::verify::Failure;
 use consilium_ledger::{Kind, Report};
 use consilium_study::failure::in_words;
 use consilium_study::hash::Hash;
+use consilium_study::model_file::ModelFile;
 use serde::Serialize;
 
 use super::folder::Bundle;
@@ -97,6 +99,8 @@ fn check(root: &Path, key: Option<&Path>) -> anyhow::Result<Verdict> {
     }
     let held = check_blobs(&bundle, &report)?;
     check_cards(&bundle, &report)?;
+    let unseen = check_fixed_layers(&bundle, &report)?;
+    report.notices.extend(unseen);
     let released = find_released(&bundle, &report, &held)?;
     Ok(Verdict { verified: true, report, released })
 }
@@ -134,6 +138,45 @@ fn check_cards(bundle: &Bundle, report: &Report) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Models of a study with frozen or local layers have the initial model's numbers there, bit for bit. Looks at all whose
+/// bytes are in the folder; returns what has to be said of studies of which the initial model is not.
+pub(super) fn check_fixed_layers(bundle: &Bundle, report: &Report) -> anyhow::Result<Vec<String>> {
+    let mut unseen = Vec::new();
+    for study in report.studies.iter().filter(|study| study.identity.graph.has_fixed()) {
+        let read = |model: Hash| -> anyhow::Result<Option<Vec<f32>>> {
+            let Some(path) = bundle.find_model(model).with_context(|| format!("reading model {model}"))?
+            else {
+                return Ok(None);
+            };
+            let file = File::open(&path).with_context(|| format!("reading {}", path.display()))?;
+            let numbers = ModelFile::read(file).and_then(|file| file.expect(&study.identity));
+            numbers.map(Some).with_context(|| format!("model {model} is not one of {}", study.name))
+        };
+        let Some(initial) = read(study.initial_model)? else {
+            unseen.push(format!(
+                "the initial model of {} is not in this folder, so nobody has looked whether the layers that it freezes or \
+                 leaves to its sites are as they were",
+                study.name
+            ));
+            continue;
+        };
+        let made = study.attempts.iter().filter_map(|attempt| attempt.candidate);
+        for model in made.chain([study.model]).chain(study.released.as_ref().map(|release| release.model)) {
+            if let Some(block) =
+                read(model)?.as_deref().and_then(|model| study.identity.graph.altered(&initial, model))
+            {
+                bail!(
+                    "model {model} of {} was not made by its rules: {} is {} and not as in the initial model",
+                    study.name,
+                    block.name(),
+                    block.treatment().name()
+                );
+            }
+        }
+    }
+    Ok(unseen)
 }
 
 /// Plain hash of the file that a card is.

@@ -15,6 +15,7 @@ use consilium_learning::{Dataset, Link, ModelFile, ModelIdentity, Pixels, Scores
 use consilium_site_agent::data::alone::{Unreadable, decode_file, files_below};
 use consilium_site_agent::data::reason::Reason;
 use consilium_site_agent::data::{Decoder, Target};
+use consilium_study::graph::Treatment;
 use consilium_study::task::Label;
 use serde::{Serialize, Serializer};
 
@@ -26,6 +27,10 @@ use crate::output::Output;
 const TOGETHER: usize = 64;
 /// Values of pictures above which fewer are: 64 MiB in f32.
 const VALUES_TOGETHER: usize = 1 << 24;
+/// Said of a file that nobody in its study used as it is.
+const LOCAL_LAYERS: &str = "Note: in this model's study each site had local layers of its own, which it keeps. This file has \
+     the initial model's numbers there, so what it says of pictures is not what a site's model says.";
+
 /// How long nobody wonders what the program does.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,9 @@ pub(super) struct PredictArgs {
 /// Runs the command.
 pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
     let file = open(&args.model)?;
+    if file.identity.graph.treated(Treatment::Local).next().is_some() {
+        eprintln!("{LOCAL_LAYERS}");
+    }
     if let Some(inputs) = file.identity.inputs.clone() {
         return rows::run(&file, &inputs, args.temperature, &args.paths, output);
     }

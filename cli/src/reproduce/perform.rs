@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelFile, Progress, initial, train};
 use consilium_rounds::metrics::Figures;
+use consilium_site_agent::contribution::put_own;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -22,7 +23,7 @@ use crate::finetune::{Comparison, Recipe, adapt};
 use crate::simulate::bench::Crew;
 use crate::simulate::engine::simulate;
 use crate::simulate::hospitals::Hospital;
-use crate::simulate::setting::{Dealing, Setting};
+use crate::simulate::setting::{Dealing, Setting, median};
 
 /// What came of a cell, as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ pub(super) struct Finished {
     /// The round (of a trainer without rounds: as many cases as a round has) whose model it is, of so many.
     pub(super) chosen: u32,
     pub(super) rounds: u32,
-    /// Each site's own figures, where sites train alone or adapt the model.
+    /// Each site's own figures, where sites train alone, adapt the model or have layers of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) sites: Vec<Site>,
     pub(super) seconds: f64,
@@ -48,7 +49,7 @@ pub(super) struct Finished {
     pub(super) version: String,
 }
 
-/// What a site reaches by itself.
+/// What a site reaches by itself, or with its own layers in the federation's model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Site {
     pub(super) site: SiteName,
@@ -77,8 +78,14 @@ impl Outcome for Finished {
         let mut sites = Vec::new();
         let (figures, chosen) = match &cell.arm.way {
             Way::Federated(_) => {
-                let simulation = simulate(draft.clone(), hospitals, &Crew::new()?, None, false, story)?;
-                (setting.score_file(&simulation.released)?, simulation.release.round())
+                let simulation = simulate(draft.clone(), None, hospitals, &Crew::new()?, None, false, story)?;
+                let scored = setting.score(&simulation)?;
+                for (site, figures) in &scored.of_sites {
+                    let cases = able().find(|(able, _)| *able == site);
+                    let cases = cases.map_or(0, |(_, hospital)| hospital.train.len());
+                    sites.push(Site::new(site, cases, Some(figures)));
+                }
+                (scored.of_all, simulation.release.round())
             }
             Way::Pooled(_) => {
                 let train = join(able().map(|(_, hospital)| &hospital.train))?;
@@ -97,18 +104,19 @@ impl Outcome for Finished {
                 (None, draft.rounds.count)
             }
             Way::Finetuned(_) => {
-                let simulation = simulate(draft.clone(), hospitals, &Crew::new()?, None, false, story)?;
+                let simulation = simulate(draft.clone(), None, hospitals, &Crew::new()?, None, false, story)?;
                 let identity = draft.model_identity();
                 let released = ModelFile::from_bytes(&simulation.released)?.expect(&identity)?;
                 let recipe = Recipe::USUAL.training()?;
                 for (site, Hospital { train, held_out }) in able() {
                     story.progress(&format!("{site} adapts the model to its own cases"));
-                    let adapted =
-                        on_all_cores(|| adapt(&identity, &released, &recipe, site, train, |_| {}))??;
-                    let own = Comparison::of(&identity, &released, &adapted, held_out)?;
+                    let mut start = released.clone();
+                    put_own(&draft.model, &mut start, simulation.own.get(site).map(Vec::as_slice));
+                    let adapted = on_all_cores(|| adapt(&identity, &start, &recipe, site, train, |_| {}))??;
+                    let own = Comparison::of(&identity, &start, &adapted, held_out)?;
                     // What `model finetune` would write; without held-out cases nothing speaks against it.
                     let is_kept = own.as_ref().is_none_or(Comparison::is_no_worse);
-                    let figures = score(if is_kept { &adapted } else { &released })?;
+                    let figures = score(if is_kept { &adapted } else { &start })?;
                     sites.push(Site { own, ..Site::new(site, train.len(), figures.as_ref()) });
                 }
                 (None, simulation.release.round())
@@ -245,27 +253,4 @@ fn choose(
     }
     let last = Chosen { model: trained?.model, stretch: rounds };
     Ok(best.map_or(last, |(_, chosen)| chosen))
-}
-
-/// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_middle_of_some_values() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-    }
 }

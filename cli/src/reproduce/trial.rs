@@ -68,17 +68,22 @@ impl Outcome for Trial {
     fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Self> {
         let started = Instant::now();
         let Setting { draft, hospitals, .. } = setting(cell, data, story)?;
-        let simulation = simulate(draft.clone(), &hospitals, &Crew::new()?, None, false, story)?;
+        let simulation = simulate(draft.clone(), None, &hospitals, &Crew::new()?, None, false, story)?;
         let model = ModelFile::from_bytes(&simulation.released)?.expect(&draft.model_identity())?;
         let held_out = join(hospitals.values().flatten().map(|hospital| &hospital.held_out))?;
-        let figures =
-            figures(&draft, &model, &held_out).context("children are compared on held-out cases")?;
         let metric = draft.evaluation.recommend;
+        let figure = if simulation.own.is_empty() {
+            let figures = figures(&draft, &model, &held_out);
+            figures.context("children are compared on held-out cases")?.get(metric)
+        } else {
+            // Sites have layers of their own, so the figure is what each measured with its own, summed.
+            simulation.release.figures().and_then(|figures| figures.get(metric))
+        };
         Ok(Self {
             cell: cell.name(),
             recipe,
             metric,
-            figure: figures.get(metric),
+            figure,
             held_out_cases: held_out.len(),
             train_cases: hospitals.values().flatten().map(|hospital| hospital.train.len()).sum(),
             chosen: simulation.release.round(),

@@ -15,7 +15,9 @@ use consilium_rounds::local::{Trained, Work};
 use consilium_rounds::metrics::EvaluationCounts;
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::Context;
-use consilium_site_agent::contribution::{LocalUpdate, evaluation_counts, local_update};
+use consilium_site_agent::contribution::{
+    LocalLayers, LocalUpdate, evaluation_counts, local_update, put_own,
+};
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
@@ -106,6 +108,8 @@ pub(super) struct Bench<'a> {
     story: &'a Story,
     trained: Batch<LocalUpdate>,
     evaluated: Batch<EvaluationCounts>,
+    /// Each hospital's own numbers in local layers.
+    own: BTreeMap<SiteName, LocalLayers>,
     /// Time spent on it since it was last asked.
     busy: Duration,
 }
@@ -119,12 +123,18 @@ impl<'a> Bench<'a> {
         story: &'a Story,
     ) -> Self {
         let (trained, evaluated) = (Batch::new(), Batch::new());
-        Self { study, hospitals, crew, shelf, story, trained, evaluated, busy: Duration::ZERO }
+        let own = BTreeMap::new();
+        Self { study, hospitals, crew, shelf, story, trained, evaluated, own, busy: Duration::ZERO }
     }
 
     /// The plain update of a site in the current round. Only a simulation has one.
     pub(super) fn update(&self, site: &SiteName) -> Option<&LocalUpdate> {
         self.trained.done.get(site)?.as_ref().ok()
+    }
+
+    /// The local layers of each hospital that has trained, as they are now.
+    pub(super) fn own(&self) -> BTreeMap<SiteName, Vec<f32>> {
+        self.own.iter().map(|(site, own)| (site.clone(), own.after.clone())).collect()
     }
 
     /// Time that local work took since this was last asked.
@@ -151,6 +161,9 @@ impl<'a> Bench<'a> {
                     }
                     ControlFlow::Continue(())
                 };
+                let own = self.own.get(site).and_then(|own| own.at_start(context.round, context.model));
+                let mut start = start.to_vec();
+                put_own(&self.study.model, &mut start, own);
                 local_update(self.study, site, context.round, &start, &hospital.train, &mut progress).map_err(
                     |error: TrainError| {
                         self.story.tell(&format!("{site}: {error}"));
@@ -159,9 +172,24 @@ impl<'a> Bench<'a> {
                 )
             });
             self.busy += took;
+            for (site, result) in &done {
+                if let Ok(LocalUpdate { own, .. }) = result
+                    && !own.is_empty()
+                {
+                    self.keep(site, context, own);
+                }
+            }
             self.trained.done.extend(done);
         }
         self.trained.of(site)
+    }
+
+    /// Keeps what a training made of a hospital's local layers.
+    fn keep(&mut self, site: &SiteName, context: &Context, after: &[f32]) {
+        let (round, start) = (context.round, context.model);
+        let before = self.own.get(site).and_then(|own| own.at_start(round, start)).map(<[f32]>::to_vec);
+        let own = LocalLayers { study: self.study.hash(), round, start, before, after: after.to_vec() };
+        self.own.insert(site.clone(), own);
     }
 
     fn evaluate(&mut self, site: &SiteName, context: &Context) -> Result<EvaluationCounts, Withdrawal> {
@@ -172,13 +200,16 @@ impl<'a> Bench<'a> {
                 .baseline
                 .map(|baseline| self.shelf.get(&baseline).ok_or(Withdrawal::ModelUnavailable));
             let baseline = baseline.transpose()?;
-            let (took, done) = self.work(waiting, |_, hospital| {
+            let (took, done) = self.work(waiting, |site, hospital| {
                 if hospital.held_out.is_empty() {
                     return Err(Withdrawal::TooFewCases);
                 }
                 let preprocessing = self.study.model_identity().preprocessing;
+                let own = self.own.get(site).map(|own| own.after.as_slice());
                 let score = |model: &[f32]| {
-                    score(&self.study.model, preprocessing, self.study.data.task, model, &hospital.held_out)
+                    let mut model = model.to_vec();
+                    put_own(&self.study.model, &mut model, own);
+                    score(&self.study.model, preprocessing, self.study.data.task, &model, &hospital.held_out)
                         .map_err(|_| Withdrawal::TrainingFailed)
                 };
                 let candidate = score(&model)?;
@@ -231,7 +262,7 @@ pub(super) struct Desk<'b, 'a> {
 
 impl Work for Desk<'_, '_> {
     fn train(&mut self, context: &Context) -> Result<Trained, Withdrawal> {
-        let LocalUpdate { update, mean_loss } = self.bench.borrow_mut().train(&self.site, context)?;
+        let LocalUpdate { update, mean_loss, .. } = self.bench.borrow_mut().train(&self.site, context)?;
         // The engine's clock does not move meanwhile, so there is no time to take off the round's.
         Ok(Trained { update, mean_loss, busy_ms: 0 })
     }

@@ -40,6 +40,8 @@ pub(crate) struct Simulation {
     pub(crate) release: Release,
     /// The released file.
     pub(crate) released: Vec<u8>,
+    /// What each hospital has in the local layers of the model at the end; none in a study without them.
+    pub(crate) own: BTreeMap<SiteName, Vec<f32>>,
 }
 
 /// Models by hash of their file, shared between the engine and the sites.
@@ -77,9 +79,10 @@ impl Models for Shelf {
     }
 }
 
-/// Runs a study to its release.
+/// Runs a study to its release, from `start` or from weights drawn from the study's seed.
 pub(crate) fn simulate(
     draft: Draft,
+    start: Option<Vec<f32>>,
     hospitals: &Hospitals,
     crew: &Crew,
     hostile: Option<&Hostile>,
@@ -88,7 +91,7 @@ pub(crate) fn simulate(
 ) -> anyhow::Result<Simulation> {
     check_that_rounds_can_end(&draft, hospitals)?;
     let mut shelf = Shelf::new(&draft);
-    let first = shelf.write(initial(&draft.model, draft.seed));
+    let first = shelf.write(start.unwrap_or_else(|| initial(&draft.model, draft.seed)));
     let study = draft.with_initial_model(first);
     story.tell(&format!(
         "{} sites, {} rounds, {} parameters; every sum is masked.",
@@ -111,7 +114,8 @@ pub(crate) fn simulate(
     let rounds = watch.finish()?;
     let parameters = shelf.read(&release.model).context("the released model is one of this simulation's")?;
     let released = shelf.file(parameters);
-    Ok(Simulation { study, rounds, release, released })
+    let own = bench.into_inner().own();
+    Ok(Simulation { study, rounds, release, released, own })
 }
 
 /// Too few hospitals that can train would try for ever; a person can do something about it.

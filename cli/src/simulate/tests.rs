@@ -1,6 +1,8 @@
 //! Small studies through the whole engine, on cases made here.
 
-use consilium_learning::{Dataset, Pixels};
+use std::collections::BTreeSet;
+
+use consilium_learning::{Dataset, ModelFile, Pixels, initial};
 use consilium_rounds::reason::{CandidateRefusal, Withdrawal};
 use consilium_rounds::record::ReleaseReason;
 use consilium_study::document::{AcceptanceGate, Draft};
@@ -27,6 +29,19 @@ fn draft(sites: usize, rounds: u32, seed: u64) -> Draft {
          [rounds]\ncount = {rounds}\nquorum = 3\n\
          [aggregation]\nclip_norm = 0.5\nweight_cap = 64\n[evaluation]\nbins = 16\n",
         names.join(", ")
+    );
+    Draft::from_toml(&text).unwrap()
+}
+
+/// A small network whose layers are frozen or local as the lists say.
+fn layered(lists: &str) -> Draft {
+    let names = [0, 1, 2].map(|site| format!("\"{}\"", name(site))).join(", ");
+    let text = format!(
+        "format = 1\nname = \"small\"\ntitle = \"small\"\nsites = [{names}]\nseed = 1\n\
+         [data]\nlabels = [\"dark\", \"bright\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n\
+         [model]\npreset = \"cnn-bn\"\n{lists}\n\
+         [training]\noptimiser = \"sgd\"\nlearning_rate = 0.05\nbatch = 8\nepochs = 1\n\
+         [rounds]\ncount = 3\nquorum = 3\n[aggregation]\nclip_norm = 2.0\nweight_cap = 64\n[evaluation]\nbins = 16\n"
     );
     Draft::from_toml(&text).unwrap()
 }
@@ -67,7 +82,7 @@ fn play(draft: Draft, hospitals: &Hospitals) -> anyhow::Result<Simulation> {
 
 fn attacked(draft: Draft, hospitals: &Hospitals, hostile: Option<&Hostile>) -> anyhow::Result<Simulation> {
     let story = Story::new(Output { json: true }, std::time::Instant::now());
-    simulate(draft, hospitals, &Crew::new()?, hostile, true, &story)
+    simulate(draft, None, hospitals, &Crew::new()?, hostile, true, &story)
 }
 
 #[test]
@@ -173,4 +188,68 @@ fn a_sum_that_nobody_may_send_is_refused_without_a_gate_too() {
     let simulation = attacked(draft(8, 4, 1), &hospitals(8), Some(&hostile)).unwrap();
     assert_eq!(told(&simulation, "state"), ["adopted", "adopted", "refused", "refused"]);
     assert_eq!(told(&simulation, "cause")[2], CandidateRefusal::TooLong.text());
+}
+
+/// Masked sums are the plain ones, word for word, when only some blocks are in them; no model has a number that no sum
+/// made; each hospital ends with layers of its own; and it all repeats itself.
+#[test]
+fn frozen_and_local_layers_are_in_no_sum_and_in_no_model() {
+    let hospitals = hospitals(3);
+    let whole = play(layered(""), &hospitals).unwrap();
+    assert!(whole.own.is_empty());
+    let draft = layered("frozen = [\"layers.0\"]\nlocal = [\"batch-norm\"]");
+    let simulation = play(draft.clone(), &hospitals).unwrap();
+    let again = play(draft.clone(), &hospitals).unwrap();
+    assert_eq!((&simulation.released, &simulation.own), (&again.released, &again.own));
+    for (round, of_whole) in simulation.rounds.iter().zip(&whole.rounds) {
+        assert!(round.plaintext.unwrap().identical);
+        let missing = draft.model.len() - draft.model.averaged_len();
+        let blocks = draft.model.parameters().len() - draft.model.averaged().count();
+        // Of three hospitals, and a count of saturated entries for each block; the context that names the blocks is shorter.
+        let (fewer, want) = (of_whole.bytes_up - round.bytes_up, 3 * 4 * (missing + blocks) as u64);
+        assert!((want..want + 3_000).contains(&fewer), "{fewer} {want}");
+    }
+    let model = ModelFile::from_bytes(&simulation.released).unwrap().model;
+    let first = initial(&draft.model, draft.seed);
+    assert_eq!(draft.model.altered(&first, &model), None);
+    assert!(draft.model.averaged().all(|block| model[block.range()] != first[block.range()]));
+    // From a trained model, its numbers stay in what is frozen.
+    let trained: Vec<f32> = first.iter().map(|value| value + 0.01).collect();
+    let story = Story::new(Output { json: true }, std::time::Instant::now());
+    let start = Some(trained.clone());
+    let later =
+        simulate(draft.clone(), start, &hospitals, &Crew::new().unwrap(), None, false, &story).unwrap();
+    let model = ModelFile::from_bytes(&later.released).unwrap().model;
+    assert_eq!(draft.model.altered(&trained, &model), None);
+    let bits = |own: &Vec<f32>| own.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let own: BTreeSet<_> = simulation.own.values().map(bits).collect();
+    assert_eq!((simulation.own.len(), own.len()), (3, 3));
+    assert!(simulation.own.values().all(|own| *own != draft.model.local_part(&first)));
+}
+
+/// FedBN (Li et al. 2021): where scanners differ, statistics that fit all sites fit none of them.
+#[test]
+fn local_normalisation_helps_where_pictures_differ_in_contrast_and_brightness() {
+    let scanned = |count, seed, site: usize| {
+        let plain = cases(count, seed);
+        let Pixels::Bytes(pixels) = plain.pixels() else { panic!("they are bytes") };
+        let change = |pixel: &u8| [*pixel / 8, 150 + *pixel / 3, *pixel][site];
+        let pixels = Pixels::Bytes(pixels.iter().map(change).collect());
+        Dataset::new(plain.shape(), pixels, plain.labels().to_vec()).unwrap()
+    };
+    let hospital = |site: usize| {
+        let seed = site as u64 + 1;
+        Hospital { train: scanned(48, seed, site), held_out: scanned(48, seed + 100, site) }
+    };
+    let hospitals: Hospitals = (0..3).map(|site| (name(site), Ok(hospital(site)))).collect();
+    let auroc = |lists: &str| {
+        let mut plan = (*layered(lists)).clone();
+        plan.rounds.count = 8;
+        match play(Draft::new(plan).unwrap(), &hospitals).unwrap().release.reason {
+            ReleaseReason::BestEvaluated { evaluated, .. } => evaluated.figures.auroc.unwrap(),
+            reason => panic!("nothing was evaluated: {reason:?}"),
+        }
+    };
+    let (shared, own) = (auroc(""), auroc("local = [\"batch-norm\"]"));
+    assert!(own > 0.95 && shared < 0.85, "{own} {shared}");
 }

@@ -33,6 +33,8 @@ pub struct Check {
     pub strategy: Strategy,
     /// What a site's update counts.
     pub weight: WeightRule,
+    /// The layers with numbers, by the names that `model.frozen` and `model.local` take, and how they are treated.
+    pub layers: Vec<String>,
     /// Numbers in the model.
     pub parameters: u64,
     /// Bytes of the model.
@@ -176,6 +178,7 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
         not_members,
         strategy: draft.rounds.strategy,
         weight: draft.aggregation.weight,
+        layers: draft.model.layers_in_words(),
         parameters: forecast.parameters,
         model_bytes: forecast.model.bytes(),
         multiply_adds_per_case: forecast.multiply_adds,
@@ -192,12 +195,14 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
 impl Check {
     /// What a person reads.
     pub fn people(&self) -> String {
-        let Self { study, sites, not_members, strategy, weight, forecast, guarantee, probe, .. } = self;
+        let Self { study, sites, not_members, strategy, weight, layers, forecast, guarantee, probe, .. } =
+            self;
         let Probe { cases, loss, seconds } = probe;
         format!(
             "{study}: every rule holds\n\
              sites        {count} ({names}){strangers}\n\
              strategy     {strategy}; weight {weight}\n\
+             layers       {layers}\n\
              {forecast}\n\
              {guarantee}\n\
              model        trains: one step with {cases} made-up cases took {seconds:.2} s here, loss {loss:.3}",
@@ -211,9 +216,29 @@ impl Check {
                 ),
             },
             weight = weight.name(),
+            layers = lines_of(layers),
             guarantee = guarantee.people(),
         )
     }
+}
+
+/// A list in lines of a screen.
+fn lines_of(items: &[String]) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for (index, item) in items.iter().enumerate() {
+        let item = if index + 1 < items.len() { format!("{item},") } else { item.clone() };
+        if column > 0 && column + 1 + item.len() > 100 {
+            text += "\n             ";
+            column = 0;
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        column += item.len();
+        text += &item;
+    }
+    text
 }
 
 /// The sites of a study that the roster does not name.

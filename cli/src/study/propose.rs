@@ -94,15 +94,19 @@ fn initial_model(draft: &Draft) -> ModelFile {
 
 /// A model that was read to start from.
 #[derive(Debug, PartialEq)]
-pub(super) struct Start {
+pub(crate) struct Start {
     /// The model.
-    pub(super) file: ModelFile,
+    pub(crate) file: ModelFile,
     /// Whether its last layer is drawn from the study's seed, because the file scores other classes.
-    pub(super) draws_scores: bool,
+    pub(crate) draws_scores: bool,
 }
 
+/// Said where a last layer is drawn.
+pub(crate) const DRAWS_SCORES: &str =
+    "The file scores other classes: the last layer is drawn from the study's seed.";
+
 /// Reads a model to start from, and checks that it is one of this study: a model file, or weights of torchvision.
-pub(super) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<Start> {
+pub(crate) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<Start> {
     let about = || format!("reading {}", path.display());
     let unfit = || format!("{} does not fit the study", path.display());
     let bytes = std::fs::read(path).with_context(about)?;
@@ -115,8 +119,9 @@ pub(super) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<Start> {
         }
         file => file.with_context(about)?,
     };
-    file.identity.expect(&draft.model_identity()).with_context(unfit)?;
-    Ok(Start { file, draws_scores: false })
+    let identity = draft.model_identity();
+    file.identity.fits(&identity).with_context(unfit)?;
+    Ok(Start { file: ModelFile { identity, ..file }, draws_scores: false })
 }
 
 #[cfg(test)]
@@ -142,6 +147,17 @@ mod tests {
         assert_eq!(start, Start { file: model, draws_scores: false });
         let error = read_model(&path, &draft("small-cnn")).unwrap_err();
         assert!(format!("{error:#}").contains("does not fit the study"), "{error:#}");
+        // What another study froze does not matter, and the file becomes one of this study.
+        let sites: Vec<SiteName> = ["a", "b", "c"].map(|site| site.parse().unwrap()).to_vec();
+        let text = study_toml(&"lungs".parse().unwrap(), &sites).replace("small-cnn", "cnn-bn");
+        let [plain, fedbn] = ["local = []", "local = [\"batch-norm\"]"]
+            .map(|list| Draft::from_toml(&text.replace("# local = []", list)).unwrap());
+        std::fs::write(&path, initial_model(&plain).to_bytes()).unwrap();
+        let start = read_model(&path, &fedbn).unwrap().file;
+        assert_eq!(start, initial_model(&fedbn));
+        assert!(start.about()["local"].contains("layers.1.running_mean"));
+        let other = start.expect(&plain.model_identity());
+        assert_eq!(other, Err(ModelFileError::OtherTreatments), "within a study it is the study's");
         std::fs::write(&path, b"no model").unwrap();
         assert!(read_model(&path, &draft("logistic")).is_err());
     }

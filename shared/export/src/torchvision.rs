@@ -244,7 +244,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consilium_study::graph::ModelSpec;
+    use consilium_study::graph::ModelSection;
     use consilium_study::model_file::{ModelIdentity, Origin};
     use consilium_study::preprocessing::Preprocessing;
     use consilium_study::task::Task;
@@ -271,7 +271,7 @@ mod tests {
     }
 
     pub(super) fn preset(text: &str) -> ModelGraph {
-        toml::from_str::<ModelSpec>(text).unwrap().graph([3, 64, 64], 2).unwrap()
+        toml::from_str::<ModelSection>(text).unwrap().graph([3, 64, 64], 2).unwrap()
     }
 
     /// A graph with torchvision's own stem, as a study would list it.

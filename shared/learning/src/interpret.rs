@@ -4,7 +4,7 @@
 //! and dropout) ask the [`Pass`] they run in, and neither pass can turn into the other.
 
 use burn::tensor::{Tensor, TensorData, activation};
-use consilium_study::graph::{Activation, Function, Layer, ModelGraph, Role};
+use consilium_study::graph::{Activation, Function, Layer, ModelGraph, ParameterSpec, Role};
 
 use crate::operation::convolution::conv2d;
 use crate::operation::layer_norm::layer_norm;
@@ -48,13 +48,25 @@ pub(crate) struct BatchNorm {
     shift: Tensor<1>,
     mean: Tensor<1>,
     variance: Tensor<1>,
+    /// Whether the statistics stay as they are.
+    frozen: bool,
 }
 
-/// Statistics of the batch, values dropped.
+impl BatchNorm {
+    /// Normalises by the running statistics.
+    fn by_statistics(self, input: Tensor<4>, then: Then) -> Tensor<4> {
+        let Self { scale, shift, mean, variance, .. } = self;
+        let moments = Moments { means: values(&mean.into_data()), variances: values(&variance.into_data()) };
+        normalise_by(input, scale, shift, &moments, then)
+    }
+}
+
+/// Statistics of the batch, values dropped. Where the statistics are frozen, a batch is normalised by them as in scoring.
 pub(crate) struct TrainingPass<'a> {
     seed: &'a LocalSeed,
     step: u64,
     dropouts: u32,
+    /// Of the batch normalisations whose statistics move.
     moments: Vec<Moments>,
     values_per_channel: Vec<usize>,
 }
@@ -69,7 +81,8 @@ impl<'a> TrainingPass<'a> {
     ///
     /// The running variance is unbiased, as PyTorch keeps it, so that models travel between the two.
     pub(crate) fn update_statistics(&self, graph: &ModelGraph, model: &mut [f32]) {
-        let of = |role| graph.parameters().iter().filter(move |block| block.role() == role);
+        let moving = |block: &&ParameterSpec| !block.is_frozen();
+        let of = |role| graph.parameters().iter().filter(moving).filter(move |block| block.role() == role);
         let blocks = of(Role::RunningMean).zip(of(Role::RunningVariance));
         for ((mean, variance), (moments, &count)) in
             blocks.zip(self.moments.iter().zip(&self.values_per_channel))
@@ -87,6 +100,9 @@ impl<'a> TrainingPass<'a> {
 
 impl Pass for TrainingPass<'_> {
     fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm, then: Then) -> Tensor<4> {
+        if blocks.frozen {
+            return blocks.by_statistics(input, then);
+        }
         let [cases, _, height, width] = input.dims();
         let (output, moments) = normalise(input, blocks.scale, blocks.shift, Sets::Channels, then);
         self.moments.push(moments);
@@ -107,9 +123,7 @@ pub(crate) struct ScoringPass;
 
 impl Pass for ScoringPass {
     fn batch_norm(&mut self, input: Tensor<4>, blocks: BatchNorm, then: Then) -> Tensor<4> {
-        let BatchNorm { scale, shift, mean, variance } = blocks;
-        let moments = Moments { means: values(&mean.into_data()), variances: values(&variance.into_data()) };
-        normalise_by(input, scale, shift, &moments, then)
+        blocks.by_statistics(input, then)
     }
 
     fn dropout(&mut self, _rate: f64, _values: usize) -> Option<Vec<f32>> {
@@ -186,8 +200,8 @@ fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &m
             Signal::Image(normalise(input.into_image(), scale, shift, sets, then).0)
         }
         Layer::BatchNorm => {
-            let (scale, shift, mean, variance) = (blocks.row(), blocks.row(), blocks.row(), blocks.row());
-            let blocks = BatchNorm { scale, shift, mean, variance };
+            let (scale, shift, frozen) = (blocks.row(), blocks.row(), blocks.is_at_frozen());
+            let blocks = BatchNorm { scale, shift, mean: blocks.row(), variance: blocks.row(), frozen };
             Signal::Image(pass.batch_norm(input.into_image(), blocks, then))
         }
         Layer::Activation(activation) => match input {
@@ -280,7 +294,7 @@ mod tests {
     use crate::loss::{Targets, loss};
     use crate::operation::testing::numbers;
     use burn::tensor::Device;
-    use consilium_study::graph::ModelSpec;
+    use consilium_study::graph::{ModelSection, Treatment};
     use consilium_study::name::SiteName;
     use consilium_study::recipe::Training;
     use consilium_study::task::Label;
@@ -341,9 +355,34 @@ mod tests {
 
     #[test]
     fn gradients_are_slopes() {
-        let spec: ModelSpec = toml::from_str(EVERY_LAYER).unwrap();
-        let graph = spec.graph([2, 6, 6], 3).unwrap();
-        let model = initial(&graph, 3);
+        let section: ModelSection = toml::from_str(EVERY_LAYER).unwrap();
+        slopes(&section.graph([2, 6, 6], 3).unwrap());
+    }
+
+    /// Frozen statistics are constants, whether scale and shift are trained or not; what lies below them is trained, or is
+    /// frozen itself.
+    #[test]
+    fn gradients_are_slopes_around_frozen_layers() {
+        for frozen in [
+            &["layers.1"][..],
+            &["layers.1.running_mean", "layers.1.running_variance"],
+            &["conv2d", "batch-norm", "layers.3", "layers.8.squeeze"],
+        ] {
+            let names = frozen.iter().map(|&name| name.to_owned()).collect();
+            let section: ModelSection = toml::from_str(EVERY_LAYER).unwrap();
+            let graph = ModelSection { frozen: Some(names), ..section }.graph([2, 6, 6], 3).unwrap();
+            assert!(graph.treated(Treatment::Frozen).count() >= frozen.len());
+            slopes(&graph);
+        }
+    }
+
+    fn slopes(graph: &ModelGraph) {
+        let mut model = initial(graph, 3);
+        let statistics = graph.parameters().iter().filter(|block| block.kind() == "batch-norm");
+        for (value, place) in statistics.flat_map(ParameterSpec::range).enumerate() {
+            model[place] = 0.5 + 0.01 * (value % 7) as f32;
+        }
+        let model = model;
         let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
         let targets = Targets { labels: [0, 2, 1, 1].map(Label::Class).to_vec(), mixed: None };
         let recipe: Training = toml::from_str(
@@ -353,15 +392,15 @@ mod tests {
         let loss_of = |leaves: &Leaves, device: &Device| {
             let images = Tensor::from_data(numbers(&[4, 2, 6, 6], 5), device);
             let mut pass = TrainingPass::new(&seed, 7);
-            loss(logits(&graph, leaves, images, &mut pass), &targets, &recipe)
+            loss(logits(graph, leaves, images, &mut pass), &targets, &recipe)
         };
-        let leaves = Leaves::tracked(&graph, &model);
+        let leaves = Leaves::tracked(graph, &model);
         let mut gradient = vec![9.0; graph.len()];
         let tracked = loss_of(&leaves, &Device::flex().autodiff());
-        leaves.gradient(&graph, tracked.backward(), &mut gradient);
+        leaves.gradient(graph, tracked.backward(), &mut gradient);
 
         let at = |model: &[f32]| {
-            let value: f32 = loss_of(&Leaves::constant(&graph, model), &Device::flex()).into_scalar();
+            let value: f32 = loss_of(&Leaves::constant(graph, model), &Device::flex()).into_scalar();
             f64::from(value)
         };
         for block in graph.parameters() {
@@ -389,7 +428,7 @@ mod tests {
     /// Scores and gradients of PyTorch 2.15 in f64 for the same numbers.
     #[test]
     fn layers_agree_with_pytorch() {
-        let spec: ModelSpec = toml::from_str(
+        let section: ModelSection = toml::from_str(
             r#"layers = [
                 { kind = "conv2d", filters = 8, kernel = 3, padding = 2, dilation = 2, groups = 4 },
                 { kind = "layer-norm" },
@@ -410,7 +449,7 @@ mod tests {
             ]"#,
         )
         .unwrap();
-        let graph = spec.graph([4, 9, 7], 3).unwrap();
+        let graph = section.graph([4, 9, 7], 3).unwrap();
         let pattern = |count: usize, factor: usize, modulus: usize, start: usize| -> Vec<f32> {
             let value = |at| ((at * factor + start) % modulus) as f64 / modulus as f64 - 0.5;
             (0..count).map(|at| value(at) as f32).collect()
@@ -439,12 +478,12 @@ mod tests {
 
     #[test]
     fn scoring_drops_nothing_and_uses_running_statistics() {
-        let spec: ModelSpec = toml::from_str(
+        let section: ModelSection = toml::from_str(
             r#"layers = [{ kind = "batch-norm" }, { kind = "dropout", rate = 0.9 }, { kind = "flatten" },
                 { kind = "linear", outputs = 2, bias = false }]"#,
         )
         .unwrap();
-        let graph = spec.graph([1, 1, 2], 2).unwrap();
+        let graph = section.graph([1, 1, 2], 2).unwrap();
         // Scale 2, shift 1, running mean 3, running variance 4; the linear layer is the identity.
         let mut model = vec![2.0, 1.0, 3.0, 4.0, 1.0, 0.0, 0.0, 1.0];
         let images = || TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]);
@@ -459,6 +498,27 @@ mod tests {
         let _ = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut pass);
         pass.update_statistics(&graph, &mut model);
         assert!((model[2] - 3.1).abs() < 1e-6 && (model[3] - 3.8).abs() < 1e-6, "{model:?}");
+    }
+
+    #[test]
+    fn frozen_statistics_are_used_as_in_scoring_and_stay() {
+        let section: ModelSection = toml::from_str(
+            r#"layers = [{ kind = "batch-norm" }, { kind = "batch-norm" }, { kind = "flatten" },
+                { kind = "linear", outputs = 2, bias = false }]
+            frozen = ["layers.0"]"#,
+        )
+        .unwrap();
+        let graph = section.graph([1, 1, 2], 2).unwrap();
+        let model = vec![2.0, 1.0, 3.0, 4.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
+        let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
+        let mut pass = TrainingPass::new(&seed, 0);
+        let images = Tensor::from_data(TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]), &Device::flex());
+        let _ = logits(&graph, &Leaves::constant(&graph, &model), images, &mut pass);
+        let mut after = model.clone();
+        pass.update_statistics(&graph, &mut after);
+        assert_eq!(after[..4], model[..4]);
+        // 3 and 5 become 1 and 3 by the frozen ones: mean 2 and unbiased variance 2 for the second.
+        assert!((after[6] - 0.2).abs() < 1e-5 && (after[7] - 1.1).abs() < 1e-5, "{after:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use consilium_study::graph::{ModelGraph, Role};
+use consilium_study::graph::{ModelGraph, ParameterSpec, Role};
 use consilium_study::recipe::{Optimiser, Training};
 use rayon::prelude::*;
 
@@ -20,8 +20,8 @@ const SHARE: usize = 1 << 14;
 pub(crate) struct Stepper {
     rule: Optimiser,
     decay: f32,
-    /// Trainable blocks, and whether they decay.
-    blocks: Vec<(Range<usize>, bool)>,
+    /// Trainable blocks: where they lie in the model and in the state, and whether they decay.
+    blocks: Vec<(Range<usize>, Range<usize>, bool)>,
     /// Momentum, or Adam's first moment.
     first: Vec<f32>,
     /// Adam's second moment.
@@ -32,14 +32,21 @@ pub(crate) struct Stepper {
 impl Stepper {
     pub(crate) fn new(graph: &ModelGraph, recipe: &Training) -> Self {
         let rule = recipe.optimiser();
-        let sized = |needed: bool| if needed { vec![0.0; graph.len()] } else { Vec::new() };
+        let mut length = 0;
+        let place = |block: &ParameterSpec| {
+            let from = length;
+            length += block.len();
+            (block.range(), from..length, block.role() == Role::Weight)
+        };
+        let trainable = graph.parameters().iter().filter(|block| block.is_trainable());
+        let blocks = trainable.map(place).collect();
+        let sized = |needed: bool| if needed { vec![0.0; length] } else { Vec::new() };
         let has_moments = matches!(rule, Optimiser::Adam | Optimiser::AdamW);
         let has_momentum = matches!(rule, Optimiser::Sgd { momentum } if momentum > 0.0);
-        let trainable = graph.parameters().iter().filter(|block| block.is_trainable());
         Self {
             rule,
             decay: recipe.weight_decay() as f32,
-            blocks: trainable.map(|block| (block.range(), block.role() == Role::Weight)).collect(),
+            blocks,
             first: sized(has_moments || has_momentum),
             second: sized(has_moments),
             steps: 0,
@@ -51,12 +58,12 @@ impl Stepper {
         // A round has at most MAX_EPOCHS passes over u32 cases; the corrections are 1 long before.
         self.steps = self.steps.saturating_add(1);
         let rate = rate as f32;
-        for (range, decays) in &self.blocks {
+        for (range, state, decays) in &self.blocks {
             let decay = if *decays { self.decay } else { 0.0 };
             let (model, gradient) = (&mut model[range.clone()], &gradient[range.clone()]);
             match self.rule {
                 Optimiser::Sgd { momentum } if momentum > 0.0 => {
-                    heavy_ball(model, gradient, &mut self.first[range.clone()], momentum as f32, rate, decay);
+                    heavy_ball(model, gradient, &mut self.first[state.clone()], momentum as f32, rate, decay);
                 }
                 Optimiser::Sgd { .. } => {
                     for (value, slope) in model.iter_mut().zip(gradient) {
@@ -64,11 +71,11 @@ impl Stepper {
                     }
                 }
                 Optimiser::Adam => {
-                    let moments = (&mut self.first[range.clone()], &mut self.second[range.clone()]);
+                    let moments = (&mut self.first[state.clone()], &mut self.second[state.clone()]);
                     adam(model, gradient, moments, self.steps, rate, decay);
                 }
                 Optimiser::AdamW => {
-                    let moments = (&mut self.first[range.clone()], &mut self.second[range.clone()]);
+                    let moments = (&mut self.first[state.clone()], &mut self.second[state.clone()]);
                     for value in model.iter_mut() {
                         *value -= rate * decay * *value;
                     }

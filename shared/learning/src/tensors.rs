@@ -10,8 +10,8 @@ enum Leaf {
     Kernel(Tensor<4>),
 }
 
-/// The blocks of a model in the graph's order.
-pub(crate) struct Leaves(Vec<Leaf>);
+/// The blocks of a model in the graph's order, each with whether it is frozen.
+pub(crate) struct Leaves(Vec<(Leaf, bool)>);
 
 impl Leaves {
     /// Blocks that take part in no differentiation.
@@ -28,11 +28,12 @@ impl Leaves {
         let leaf = |block: &consilium_study::graph::ParameterSpec| {
             let data = TensorData::new(model[block.range()].to_vec(), block.shape().to_vec());
             let track = track && block.is_trainable();
-            match block.shape().len() {
+            let leaf = match block.shape().len() {
                 1 => Leaf::Row(Tensor::from_data(data, device).set_require_grad(track)),
                 2 => Leaf::Matrix(Tensor::from_data(data, device).set_require_grad(track)),
                 _ => Leaf::Kernel(Tensor::from_data(data, device).set_require_grad(track)),
-            }
+            };
+            (leaf, block.is_frozen())
         };
         Self(graph.parameters().iter().map(leaf).collect())
     }
@@ -44,7 +45,7 @@ impl Leaves {
 
     /// Gradients of the trainable blocks in a flat vector; zero for the others.
     pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients, out: &mut [f32]) {
-        for (leaf, block) in self.0.iter().zip(graph.parameters()) {
+        for ((leaf, _), block) in self.0.iter().zip(graph.parameters()) {
             let data = match leaf {
                 Leaf::Row(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
                 Leaf::Matrix(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
@@ -66,28 +67,33 @@ pub(crate) fn values(data: &TensorData) -> Vec<f32> {
 
 /// Walks over the blocks of a model. Layers take theirs in the order in which the graph names them,
 /// so the kinds below cannot differ from what a checked graph has.
-pub(crate) struct Cursor<'a>(std::slice::Iter<'a, Leaf>);
+pub(crate) struct Cursor<'a>(std::slice::Iter<'a, (Leaf, bool)>);
 
 const SAME_ORDER: &str = "the graph names its blocks in the order in which its layers take them";
 
 impl Cursor<'_> {
+    /// Whether the next block is frozen.
+    pub(crate) fn is_at_frozen(&self) -> bool {
+        self.0.as_slice().first().is_some_and(|(_, frozen)| *frozen)
+    }
+
     pub(crate) fn row(&mut self) -> Tensor<1> {
         match self.0.next() {
-            Some(Leaf::Row(leaf)) => leaf.clone(),
+            Some((Leaf::Row(leaf), _)) => leaf.clone(),
             _ => unreachable!("{SAME_ORDER}"),
         }
     }
 
     pub(crate) fn matrix(&mut self) -> Tensor<2> {
         match self.0.next() {
-            Some(Leaf::Matrix(leaf)) => leaf.clone(),
+            Some((Leaf::Matrix(leaf), _)) => leaf.clone(),
             _ => unreachable!("{SAME_ORDER}"),
         }
     }
 
     pub(crate) fn kernel(&mut self) -> Tensor<4> {
         match self.0.next() {
-            Some(Leaf::Kernel(leaf)) => leaf.clone(),
+            Some((Leaf::Kernel(leaf), _)) => leaf.clone(),
             _ => unreachable!("{SAME_ORDER}"),
         }
     }
@@ -107,7 +113,7 @@ mod tests {
             (0..graph.len() as u32).map(|bits| f32::from_bits(bits.wrapping_mul(0x9e37_79b9))).collect();
         let leaves = Leaves::constant(&graph, &model);
         let mut back = Vec::new();
-        for leaf in leaves.0 {
+        for (leaf, _) in leaves.0 {
             back.extend(values(&match leaf {
                 Leaf::Row(leaf) => leaf.into_data(),
                 Leaf::Matrix(leaf) => leaf.into_data(),

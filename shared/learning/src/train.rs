@@ -222,6 +222,77 @@ mod tests {
         }
     }
 
+    /// Neither steps nor decay nor a batch's statistics touch what is frozen; and what is trained goes the same way as in a
+    /// study that freezes nothing, as long as nothing else has moved.
+    #[test]
+    fn frozen_blocks_stay_bit_for_bit() {
+        let plain = graph(Preset::CnnBn, None);
+        let frozen = plain.clone().treat(&["layers.0".into(), "batch-norm".into()], &[]).unwrap();
+        let start = initial(&plain, 1);
+        for optimiser in ["sgd\"\nmomentum = 0.9", "adam\"", "adamw\""] {
+            let recipe = recipe(&format!(
+                "optimiser = \"{optimiser}\nlearning_rate = 0.01\nweight_decay = 0.1\nbatch = 8\nsteps = 4"
+            ));
+            let run = |graph: &ModelGraph| {
+                train(&task(graph, &recipe, "a", 0), &start, &cases(20, 0), &mut go_on).unwrap().model
+            };
+            let trained = run(&frozen);
+            assert_eq!(frozen.altered(&start, &trained), None);
+            assert!(frozen.averaged().all(|block| trained[block.range()] != start[block.range()]));
+            assert!(frozen.altered(&start, &run(&plain)).is_some());
+        }
+    }
+
+    /// The last layer alone, over features that nothing changes: logistic regression on them is the same training.
+    #[test]
+    fn a_last_layer_trains_as_it_would_alone() {
+        let text = |kept: &str| {
+            format!("layers = [{kept} {{ kind = \"flatten\" }}, {{ kind = \"linear\", outputs = 2 }}]")
+        };
+        let read = |text: &str, side| {
+            toml::from_str::<consilium_study::graph::ModelSection>(text)
+                .unwrap()
+                .graph([1, side, side], 2)
+                .unwrap()
+        };
+        let whole = read(
+            &text("{ kind = \"average-pool\", size = 2 }, { kind = \"conv2d\", filters = 1, kernel = 1 },"),
+            8,
+        );
+        let whole = whole.treat(&["conv2d".into()], &[]).unwrap();
+        let (head, data) = (read(&text(""), 4), cases(20, 0));
+        // The convolution hands on what it gets.
+        let mut start = initial(&whole, 1);
+        start[..2].copy_from_slice(&[1.0, 0.0]);
+        let pooled: Vec<f32> = (0..20)
+            .flat_map(|case| {
+                let pixels = data.pixels();
+                (0..16)
+                    .map(move |place| {
+                        let at = |row: usize, column: usize| match pixels {
+                            Pixels::Floats(values) => values[case * 64 + row * 8 + column],
+                            Pixels::Bytes(values) => f32::from(values[case * 64 + row * 8 + column]) / 255.0,
+                        };
+                        let (row, column) = (2 * (place / 4), 2 * (place % 4));
+                        (at(row, column)
+                            + at(row, column + 1)
+                            + at(row + 1, column)
+                            + at(row + 1, column + 1))
+                            / 4.0
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let small = Dataset::new([1, 4, 4], Pixels::Floats(pooled), data.labels().to_vec()).unwrap();
+        let recipe = recipe("optimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 8\nsteps = 9");
+        let one = train(&task(&whole, &recipe, "a", 0), &start, &data, &mut go_on).unwrap().model;
+        let other = train(&task(&head, &recipe, "a", 0), &start[2..], &small, &mut go_on).unwrap().model;
+        assert_eq!(one[..2], start[..2]);
+        for (one, other) in one[2..].iter().zip(&other) {
+            assert!((one - other).abs() < 1e-5, "{one} {other}");
+        }
+    }
+
     #[test]
     fn the_caller_may_stop_and_learns_how_far_it_went() {
         let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use consilium_learning::initial;
 use consilium_study::canonical::Canonical;
-use consilium_study::graph::ModelSpec;
+use consilium_study::graph::ModelSection;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, ModelReader, Origin};
 use consilium_study::preprocessing::Preprocessing;
@@ -13,9 +13,9 @@ use proptest::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
 fn identity(model: &str) -> ModelIdentity {
-    let spec: ModelSpec = toml::from_str(model).expect("the models below are well formed");
+    let section: ModelSection = toml::from_str(model).expect("the models below are well formed");
     ModelIdentity {
-        graph: spec.graph([1, 8, 8], 2).expect("the models below fit 8x8"),
+        graph: section.graph([1, 8, 8], 2).expect("the models below fit 8x8"),
         preprocessing: Preprocessing::new(0.5, 0.25).expect("both are finite"),
         labels: vec!["normal".into(), "pneumonia".into()],
         inputs: None,

@@ -8,11 +8,16 @@ use std::collections::BTreeSet;
 use consilium_rounds::metrics::Figures;
 use consilium_rounds::record::{Release, ReleaseReason};
 use consilium_study::document::Study;
+use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
 use consilium_study::name::{SiteName, StudyName};
 use serde::Serialize;
 
 use crate::describe::counted;
+
+/// Said of a model with local layers.
+const LOCAL_MEANS: &str = "this file has the initial model's numbers in its local layers; the figures are of the model with each \
+     site's own numbers there, which no site gives away";
 
 /// A card. As a file it is this value in indented JSON; its first lines say who took part and who did not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,6 +42,15 @@ pub struct Card {
     pub labels: Vec<String>,
     /// What the model was asked about a case.
     pub task: &'static str,
+    /// Blocks that are as in the initial model, because the study froze them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+    /// Blocks that each site trained for itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<String>,
+    /// What that means for whoever uses the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_means: Option<&'static str>,
     /// What the federation measured, where it did.
     pub figures: Option<Figures>,
     /// What is promised about the patients behind it.
@@ -62,6 +76,7 @@ impl Card {
                 "every candidate was refused; this is the initial model".to_owned()
             }
         };
+        let local = study.model.names(Treatment::Local);
         Self {
             participants: release.participants.clone(),
             absent: release.absent.clone(),
@@ -73,6 +88,9 @@ impl Card {
             rounds: release.rounds,
             labels: study.data.labels.clone(),
             task: study.data.task.name(),
+            frozen: study.model.names(Treatment::Frozen),
+            local_means: (!local.is_empty()).then_some(LOCAL_MEANS),
+            local,
             figures: release.figures().cloned(),
             privacy: "no formal guarantee",
         }

@@ -6,6 +6,7 @@ use std::fmt;
 use consilium_rounds::metrics::Figures;
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
+use consilium_study::model_file::ModelIdentity;
 use consilium_study::name::{ConsortiumName, SiteName, StudyName};
 use serde::Serialize;
 
@@ -54,6 +55,9 @@ pub struct StudyReport {
     pub refused: Vec<Decision>,
     /// The model it began with.
     pub initial_model: Hash,
+    /// What its models are of.
+    #[serde(skip)]
+    pub identity: ModelIdentity,
     /// Every attempt to open a sum.
     pub attempts: Vec<AttemptReport>,
     /// The rounds that made a model.

@@ -4,7 +4,7 @@
 //! must see single updates (median, Krum) cannot be written here. Every sum is documented, so that an auditor's
 //! program reaches the same bytes.
 
-use consilium_study::graph::ParameterSpec;
+use consilium_study::graph::{ParameterSpec, Treatment};
 use consilium_study::strategy::{FIRST_KEPT, SECOND_KEPT, SecondMoment, Strategy};
 
 /// A mean makes no model.
@@ -35,7 +35,8 @@ pub struct Memory<'a> {
 /// One block of the moments that an adaptive strategy begins with.
 pub fn first_moments(strategy: Strategy, block: &ParameterSpec) -> Option<[Vec<f32>; 2]> {
     let Strategy::Adaptive { tau, .. } = strategy else { return None };
-    let second = if block.is_trainable() { (tau.get() * tau.get()) as f32 } else { 0.0 };
+    let moves = block.treatment() == Treatment::Averaged && block.is_trainable();
+    let second = if moves { (tau.get() * tau.get()) as f32 } else { 0.0 };
     Some([vec![0.0; block.len()], vec![second; block.len()]])
 }
 
@@ -47,7 +48,8 @@ pub fn first_moments(strategy: Strategy, block: &ParameterSpec) -> Option<[Vec<f
 /// *FedProx* (Li et al. 2020) is the same here; its pull is part of what sites train. *FedAvgM* (Hsu, Qi and Brown 2019)
 /// then adds `β · (f64(start[j]) - f64(before[j]))` to trained entries, before it rounds to `f32`. *FedAdagrad*, *FedAdam* and
 /// *FedYogi* (Reddi et al. 2021, algorithm 2) bring the moments of trained entries forward, round them to `f32`, and add
-/// `η · m / (√v + τ)` of the rounded ones in place of `η · mean`.
+/// `η · m / (√v + τ)` of the rounded ones in place of `η · mean`. A block that is not averaged stays as it is in `start`, and
+/// so do its moments.
 pub fn next_block(
     strategy: Strategy,
     block: &ParameterSpec,
@@ -60,6 +62,10 @@ pub fn next_block(
     let lengths = [Some(start), before, Some(&*next)].into_iter().flatten().chain(of_moments);
     if let Some(wrong) = lengths.map(<[f32]>::len).find(|length| *length != block.len()) {
         return Err(StrategyError::WrongLength { got: wrong, want: block.len() });
+    }
+    if block.treatment() != Treatment::Averaged {
+        next.copy_from_slice(start);
+        return Ok(());
     }
     let rate = if block.is_trainable() { strategy.server_learning_rate().get() } else { 1.0 };
     let momentum = if block.is_trainable() { strategy.server_momentum() } else { 0.0 };

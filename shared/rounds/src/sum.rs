@@ -56,7 +56,7 @@ pub enum Sum {
         candidate: Vec<f32>,
         /// What training says about itself.
         figures: TrainFigures,
-        /// Largest magnitude of the mean update in each block; of a packed block its largest root mean square.
+        /// Largest magnitude of the mean update in each averaged block; of a packed block its largest root mean square.
         largest: Vec<f64>,
         /// First and second moment beside the candidate, of a strategy that keeps them; each of shape `[params]`.
         moments: Option<[Vec<f32>; 2]>,
@@ -138,17 +138,18 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
         sums.push(decode(&job.context, words)?);
     }
     let aggregate = hasher.finish();
-    let mut decoded = match study.aggregation.groups.filter(|_| job.context.grouping.is_some()) {
+    let decoded = match study.aggregation.groups.filter(|_| job.context.grouping.is_some()) {
         Some(rule) => combine(rule, sums).ok_or(SumError::TooFewGroups)?,
         None => sums.pop().ok_or(SumError::TooFewGroups)?,
     };
     match job.context.purpose {
         Purpose::Train => {
             let (figures, largest) = train_figures(layout, &decoded);
-            let next = &mut decoded.update;
-            if next.len() != study.model.len() {
-                return Err(StrategyError::WrongLength { got: next.len(), want: study.model.len() }.into());
+            let (got, want) = (decoded.update.len(), study.model.averaged_len());
+            if got != want {
+                return Err(StrategyError::WrongLength { got, want }.into());
             }
+            let mut next = study.model.spread(decoded.update);
             let mut read = |hash: &Hash, index| {
                 model(hash, index).map_err(|error| SumError::Model { model: *hash, error })
             };
@@ -173,7 +174,7 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
                     }
                 }
             }
-            Ok(Sum::Train { aggregate, candidate: decoded.update, figures, largest, moments })
+            Ok(Sum::Train { aggregate, candidate: next, figures, largest, moments })
         }
         Purpose::Evaluate => {
             let counts = EvaluationCounts::from_words(evaluation_shape(study), &decoded.counts);

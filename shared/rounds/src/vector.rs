@@ -19,7 +19,7 @@ use crate::metrics::{EvaluationShape, TrainCounts};
 /// Normalisation statistics are no gradients and know no clip norm: their range starts at two to this power.
 const FIRST_STATISTICS_EXPONENT: i16 = 10;
 
-/// The exponents of the block ranges of a study, in block order; they travel in each context.
+/// The exponents of the ranges of a study's averaged blocks, in block order; they travel in each context.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(transparent)]
 pub struct Ranges(#[n(0)] Vec<i16>);
@@ -27,20 +27,20 @@ pub struct Ranges(#[n(0)] Vec<i16>);
 impl Ranges {
     /// Ranges of the first round: the clip norm for parameters, or what it leaves to each entry of a packed update.
     pub fn first(study: &Study) -> Self {
-        let trained = study.model.parameters().iter().filter(|block| block.is_trainable());
+        let trained = study.model.averaged().filter(|block| block.is_trainable());
         let clip = match ring(study) {
             Ring::Words => update_range_exponent(clip_norm(study), None),
             Ring::Packed => first_range_exponent(clip_norm(study), trained.map(ParameterSpec::len).sum()),
         };
         let of = |trainable: bool| if trainable { clip } else { FIRST_STATISTICS_EXPONENT };
-        Self(study.model.parameters().iter().map(|block| of(block.is_trainable())).collect())
+        Self(study.model.averaged().map(|block| of(block.is_trainable())).collect())
     }
 
     /// Ranges after an aggregate whose largest magnitude in each block was `largest`. Of packed blocks that is the root
     /// mean square of a piece, of which the heaviest site sends the `share`; their ranges are doubled `spread` times.
     #[must_use]
     pub fn after(study: &Study, largest: &[f64], share: f64, spread: u8) -> Self {
-        let blocks = study.model.parameters().iter().zip(largest);
+        let blocks = study.model.averaged().zip(largest);
         let exponents = blocks.map(|(block, largest)| {
             if block.is_trainable() {
                 match ring(study) {
@@ -68,9 +68,9 @@ pub(crate) fn ring(study: &Study) -> Ring {
 }
 
 /// The layout of a training round: `[weight | update blocks | saturated, clipped | training loss]`, the update blocks
-/// behind the rest where they are packed.
+/// behind the rest where they are packed. Only averaged blocks of the model are in it.
 pub fn train_layout(study: &Study, ranges: &Ranges) -> Result<Layout, InvalidLayout> {
-    let blocks = study.model.parameters().iter().zip(&ranges.0).map(|(block, exponent)| Block {
+    let blocks = study.model.averaged().zip(&ranges.0).map(|(block, exponent)| Block {
         kind: if block.is_trainable() { BlockKind::Update } else { BlockKind::Statistics },
         length: u32::try_from(block.len()).unwrap_or(u32::MAX),
         range_exponent: *exponent,

@@ -3,6 +3,7 @@
 use crate::shape::{
     LayerName, MAX_ACTIVATIONS_PER_CASE, MAX_LAYERS, MAX_PARAMETERS, MAX_SCRATCH, MAX_SIDE, Shape,
 };
+use crate::treatment::InvalidTreatment;
 
 /// Why layers do not form a model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -53,6 +54,9 @@ pub enum GraphError {
     /// No layer has a number that training could change.
     #[error("the graph has nothing to train")]
     NothingToTrain,
+    /// Layers cannot be frozen or local as the study says.
+    #[error(transparent)]
+    Treatment(#[from] InvalidTreatment),
     /// The preset has no place for an option.
     #[error("preset {preset} takes no `{option}`")]
     OptionNotTaken {

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use crate::document::{
     Aggregation, CHUNK, Data, Evaluation, InvalidStudy, MAX_BYTES, Plan, RING_BITS, Rounds, least_honest,
 };
-use crate::graph::ModelSpec;
+use crate::graph::ModelSection;
 use crate::grouping::Groups;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanSize};
@@ -27,7 +27,7 @@ pub(crate) struct File {
     sites: Vec<SiteName>,
     seed: u64,
     data: Data,
-    model: ModelSpec,
+    model: ModelSection,
     training: Training,
     rounds: Rounds,
     #[serde(default)]

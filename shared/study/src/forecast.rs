@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::document::{CHUNK, Plan};
-use crate::graph::ParameterSpec;
+use crate::graph::{ParameterSpec, Treatment};
 use crate::quantity::{HumanDuration, HumanSize};
 use crate::recipe::Extent;
 
@@ -72,6 +72,10 @@ pub struct Forecast {
     pub parameters: u64,
     /// Of those, numbers that training changes by gradients.
     pub trainable: u64,
+    /// Of all, numbers that stay as they are in the initial model.
+    pub frozen: u64,
+    /// Of all, numbers that each site keeps for itself.
+    pub local: u64,
     /// Multiplications, each with an addition, that scoring one case takes in convolutions and linear layers. A step of
     /// training takes about three times as many for each case.
     pub multiply_adds: u64,
@@ -108,6 +112,7 @@ impl Forecast {
             .iter()
             .filter(|block| block.is_trainable())
             .map(|block| block.len() as u64);
+        let treated = |treatment| plan.model.treated(treatment).map(|block| block.len() as u64).sum::<u64>();
         let classes = plan.classes() as u64;
         let model = parameters * WORD;
         let update = update(plan);
@@ -124,6 +129,8 @@ impl Forecast {
             sites,
             parameters,
             trainable: trainable.sum(),
+            frozen: treated(Treatment::Frozen),
+            local: treated(Treatment::Local),
             multiply_adds: plan.model.multiply_adds_per_case(),
             core_time: CoreTime::of(plan),
             model: HumanSize::from_bytes(model),
@@ -143,7 +150,7 @@ impl Forecast {
     }
 }
 
-/// Bytes of a masked update, but for a few counters. In the packed ring a trained entry takes two bytes, and a block is
+/// Bytes of a masked update, but for a few counters: of averaged blocks alone. In the packed ring a trained entry takes two bytes, and a block is
 /// padded by at most a 128th of it, or by at most 256 entries.
 fn update(plan: &Plan) -> u64 {
     let packed = plan.aggregation.is_packed();
@@ -155,7 +162,7 @@ fn update(plan: &Plan) -> u64 {
             length * WORD
         }
     };
-    plan.model.parameters().iter().map(of).sum::<u64>() + COUNTERS * WORD
+    plan.model.averaged().map(of).sum::<u64>() + COUNTERS * WORD
 }
 
 /// A count in thousands, millions or more, where it is so large.
@@ -175,8 +182,14 @@ impl fmt::Display for Rounded {
 
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sites, parameters, trainable, model, attempts, epochs, .. } = self;
-        writeln!(f, "model        {parameters} parameters ({trainable} trained), {model}")?;
+        let Self { sites, parameters, trainable, frozen, local, model, attempts, epochs, .. } = self;
+        write!(f, "model        {parameters} parameters ({trainable} trained")?;
+        for (count, what) in [(frozen, "frozen"), (local, "each site's own")] {
+            if *count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        writeln!(f, "), {model}")?;
         writeln!(f, "each case    {} multiply-adds to score", Rounded(self.multiply_adds))?;
         writeln!(f, "each round   about {} down and {} up per site", self.down_per_round, self.up_per_round)?;
         writeln!(f, "each site    about {} of memory to train", self.site_memory)?;
@@ -256,6 +269,27 @@ mod tests {
         assert!((49 * words.model.bytes()..50 * words.model.bytes()).contains(&(saved * 100)), "{saved}");
         assert_eq!((packed.model, packed.down_per_round), (words.model, words.down_per_round));
         assert_eq!((words.chunks, packed.chunks), (2, 1));
+    }
+
+    /// A ResNet-18 of which only the last layer is trained sends kilobytes, whatever the ring.
+    #[test]
+    fn what_is_not_averaged_is_not_sent() {
+        let sites: Vec<_> = (0..4).map(|n| format!("s{n}").parse().unwrap()).collect();
+        let text = study_toml(&"s".parse().unwrap(), &sites).replace("small-cnn", "resnet18");
+        let of = |text: &str| Forecast::of(&Draft::from_toml(text).unwrap());
+        let whole = of(&text);
+        for ring in ["# ring_bits = 32", "ring_bits = 16"] {
+            let text = text.replace("# ring_bits = 32", ring);
+            let head = of(&text.replace("# frozen = []", "frozen = [\"conv2d\", \"batch-norm\"]"));
+            assert_eq!((head.parameters, head.model), (whole.parameters, whole.model));
+            assert_eq!((head.trainable, head.frozen, head.local), (1026, whole.parameters - 1026, 0));
+            assert!(head.up_per_round.bytes() < 24 << 10, "{}", head.up_per_round);
+            assert_eq!(head.chunks, 1);
+            assert!(head.to_string().contains("(1026 trained, "), "{head}");
+        }
+        let fedbn = of(&text.replace("# local = []", "local = [\"batch-norm\"]"));
+        assert_eq!((fedbn.trainable, fedbn.local), (whole.trainable, 19_200));
+        assert_eq!(whole.up_per_round.bytes() - fedbn.up_per_round.bytes(), 4 * 19_200);
     }
 
     #[test]

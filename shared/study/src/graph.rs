@@ -5,6 +5,9 @@
 //! [`ModelGraph::parameters`], which is the order of the layers and, within a layer, weight before
 //! bias, scale, shift, running mean, running variance.
 //!
+//! What a study makes of each block, whether it is averaged, frozen or local, is part of the graph too, and not of the
+//! architecture that [`ModelGraph::hash`] names: see [`crate::treatment`].
+//!
 //! A graph comes from an operator whom a site need not trust. [`ModelGraph::new`] therefore derives
 //! every shape with checked arithmetic and refuses graphs above the [caps](crate::shape) before
 //! anybody allocates for them. No canonical bytes make the decoder recurse:
@@ -12,32 +15,39 @@
 
 use std::ops::Range;
 
-use minicbor::{Decode, Decoder, Encode, decode};
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 pub use crate::fault::{GraphError, GraphFault};
 use crate::hash::Hash;
 pub use crate::layer::*;
-pub use crate::preset::{ModelSpec, Norm, Preset, Stem};
+pub use crate::preset::{ModelSection, ModelSpec, Norm, Preset, Stem};
 pub use crate::shape::{LayerName, Shape};
+pub use crate::treatment::{InvalidTreatment, Treatment};
 
 /// A model: the shape of one image `[channels, height, width]` and the layers it passes through.
 ///
 /// A value that exists has been checked: every layer's shape fits and the caps hold.
-#[derive(Clone, Debug, PartialEq, Encode)]
-#[cbor(map)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelGraph {
+    input: [u32; 3],
+    layers: Vec<Layer>,
+    parameters: Vec<ParameterSpec>,
+    classes: u32,
+    activations: u64,
+    multiply_adds: u64,
+}
+
+/// A graph as it is written. Treatments stand there for all blocks, or for none where all are averaged.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Written {
     #[n(0)]
     input: [u32; 3],
     #[n(1)]
     layers: Vec<Layer>,
-    #[cbor(skip)]
-    parameters: Vec<ParameterSpec>,
-    #[cbor(skip)]
-    classes: u32,
-    #[cbor(skip)]
-    activations: u64,
-    #[cbor(skip)]
-    multiply_adds: u64,
+    #[n(2)]
+    treatments: Option<Vec<Treatment>>,
 }
 
 impl ModelGraph {
@@ -79,6 +89,10 @@ impl ModelGraph {
         &self.parameters
     }
 
+    pub(crate) fn parameters_mut(&mut self) -> &mut [ParameterSpec] {
+        &mut self.parameters
+    }
+
     /// Length of the flat vector, running statistics included.
     pub fn len(&self) -> usize {
         self.parameters.last().map_or(0, |last| last.range().end)
@@ -100,24 +114,32 @@ impl ModelGraph {
         self.multiply_adds
     }
 
-    /// Hash of the graph's canonical bytes: what a model file must name to be loaded into it.
+    /// Hash of the architecture, whatever a study makes of its blocks: what a model file must name to be loaded into it.
     pub fn hash(&self) -> Hash {
-        Hash::of_value("model-graph", self)
+        Hash::of_value("model-graph", &self.written(None))
+    }
+
+    fn written(&self, treatments: Option<Vec<Treatment>>) -> Written {
+        Written { input: self.input, layers: self.layers.clone(), treatments }
+    }
+}
+
+impl<C> Encode<C> for ModelGraph {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let treatments: Vec<Treatment> = self.parameters.iter().map(ParameterSpec::treatment).collect();
+        let chosen = treatments.iter().any(|treatment| *treatment != Treatment::Averaged);
+        self.written(chosen.then_some(treatments)).encode(e, ctx)
     }
 }
 
 impl<'b, C> Decode<'b, C> for ModelGraph {
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
-        #[derive(Decode)]
-        #[cbor(map)]
-        struct Written {
-            #[n(0)]
-            input: [u32; 3],
-            #[n(1)]
-            layers: Vec<Layer>,
-        }
-        let written = Written::decode(d, ctx)?;
-        Self::new(written.input, written.layers).map_err(|error| decode::Error::message(error.to_string()))
+        let Written { input, layers, treatments } = Written::decode(d, ctx)?;
+        let graph = Self::new(input, layers).and_then(|graph| match treatments {
+            Some(treatments) => Ok(graph.with_treatments(&treatments)?),
+            None => Ok(graph),
+        });
+        graph.map_err(|error| decode::Error::message(error.to_string()))
     }
 }
 
@@ -163,6 +185,8 @@ pub struct ParameterSpec {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) role: Role,
+    pub(crate) kind: &'static str,
+    pub(crate) treatment: Treatment,
     pub(crate) offset: usize,
     pub(crate) fan_in: usize,
 }
@@ -183,9 +207,24 @@ impl ParameterSpec {
         self.role
     }
 
+    /// The kind of the layer that the block is of.
+    pub const fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// What the study makes of it.
+    pub const fn treatment(&self) -> Treatment {
+        self.treatment
+    }
+
+    /// Whether training leaves the block as it is.
+    pub const fn is_frozen(&self) -> bool {
+        matches!(self.treatment, Treatment::Frozen)
+    }
+
     /// Whether gradients change the block.
     pub const fn is_trainable(&self) -> bool {
-        self.role.is_trainable()
+        self.role.is_trainable() && !self.is_frozen()
     }
 
     /// Number of values in the block.
@@ -215,8 +254,8 @@ mod tests {
     use crate::canonical::Canonical;
 
     fn explicit(text: &str) -> Result<ModelGraph, GraphError> {
-        let spec: ModelSpec = toml::from_str(text).unwrap();
-        spec.graph([1, 8, 8], 2)
+        let section: ModelSection = toml::from_str(text).unwrap();
+        section.graph([1, 8, 8], 2)
     }
 
     #[test]
@@ -334,7 +373,7 @@ mod tests {
             r#"layers = [{ kind = "linear" }]"#,
             r#"layers = [{ kind = "lambda" }]"#,
         ] {
-            assert!(toml::from_str::<ModelSpec>(text).is_err(), "{text}");
+            assert!(toml::from_str::<ModelSection>(text).is_err(), "{text}");
         }
     }
 
@@ -343,11 +382,13 @@ mod tests {
         for text in [
             "preset = \"small-cnn\"\nnorm = \"group\"\n",
             "preset = \"resnet18\"\n",
+            "preset = \"resnet18\"\nfrozen = [\"layers.0\"]\nlocal = [\"batch-norm\"]\n",
             "preset = \"densenet121\"\nnorm = \"group\"\nstem = \"imagenet\"\n",
             "[[layers]]\nkind = \"flatten\"\n\n[[layers]]\nkind = \"linear\"\noutputs = 2\nbias = false\n",
         ] {
-            let spec: ModelSpec = toml::from_str(text).unwrap();
-            assert_eq!(toml::to_string(&spec).unwrap(), text);
+            let section: ModelSection = toml::from_str(text).unwrap();
+            assert_eq!(toml::to_string(&section).unwrap(), text);
+            let spec = section.architecture;
             assert_eq!(ModelSpec::from_canonical(&spec.to_canonical()), Ok(spec));
         }
     }

@@ -13,7 +13,7 @@ use crate::augment::Augment;
 use crate::data::Data;
 use crate::document::{AcceptanceGate, Evaluation, Rounds};
 use crate::file::{AggregationSection, File};
-use crate::graph::ModelSpec;
+use crate::graph::ModelSection;
 use crate::grouping::Groups;
 use crate::recipe::Training;
 use crate::strategy::Strategy;
@@ -28,7 +28,7 @@ type Ask = fn() -> Keys;
 const TABLES: [(&str, Ask); 11] = [
     ("", fields::<File>),
     ("data", fields::<Data>),
-    ("model", fields::<ModelSpec>),
+    ("model", fields::<ModelSection>),
     ("training", fields::<Training>),
     ("training.augment", fields::<Augment>),
     ("rounds", fields::<Rounds>),

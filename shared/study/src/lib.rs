@@ -35,4 +35,5 @@ pub mod statement;
 pub mod strategy;
 pub mod task;
 pub mod template;
+pub mod treatment;
 pub mod weight;

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::canonical::{Canonical, NotCanonical, is_default};
 use crate::data::Input;
 use crate::document::Plan;
-use crate::graph::ModelGraph;
+use crate::graph::{ModelGraph, Treatment};
 use crate::hash::Hash;
 use crate::preprocessing::Preprocessing;
 use crate::task::Task;
@@ -66,8 +66,15 @@ impl ModelIdentity {
         8 + LONGEST_HEADER + 4 * self.graph.len() as u64
     }
 
-    /// Whether a file of this identity holds what is `wanted`.
+    /// Whether a file of this identity is one of a study with the `wanted` one.
     pub fn expect(&self, wanted: &Self) -> Result<(), ModelFileError> {
+        self.fits(wanted)?;
+        if self.graph == wanted.graph { Ok(()) } else { Err(ModelFileError::OtherTreatments) }
+    }
+
+    /// Whether a study with the `wanted` identity can start from a file of this one: which layers another study averaged,
+    /// froze or left to its sites does not matter.
+    pub fn fits(&self, wanted: &Self) -> Result<(), ModelFileError> {
         let (file, graph) = (self.graph.hash(), wanted.graph.hash());
         if file != graph {
             return Err(ModelFileError::OtherGraph { file, wanted: graph });
@@ -153,6 +160,12 @@ impl ModelFile {
         }
         if !is_default(task) {
             about.insert("task", task.name().to_owned());
+        }
+        for (key, treatment) in [("frozen", Treatment::Frozen), ("local", Treatment::Local)] {
+            let names = graph.names(treatment);
+            if !names.is_empty() {
+                about.insert(key, json!(names).to_string());
+            }
         }
         if let Some(origin) = self.origin {
             about.insert("study", origin.study.to_string());
@@ -267,6 +280,9 @@ pub enum ModelFileError {
         /// Hash of the graph that is wanted.
         wanted: Hash,
     },
+    /// A model of a study that treats its layers otherwise.
+    #[error("the file is of a study with other frozen or local layers")]
+    OtherTreatments,
     /// A model behind another preprocessing.
     #[error("the file was trained behind {file:?}, wanted is {wanted:?}")]
     OtherPreprocessing {

@@ -8,9 +8,29 @@ use crate::graph::{
     Activation, Concat, Conv2d, Function, GroupNorm, Layer, Linear, ModelGraph, Pool, Residual,
 };
 
-/// The `[model]` of a study: a preset by name, or explicit layers.
-#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
+/// The `[model]` of a study: what the layers are, and which of them do not take part in sums.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
+pub struct ModelSection {
+    /// The layers.
+    pub architecture: ModelSpec,
+    /// Layers that stay as they are in the initial model, as [`ModelGraph::treat`] takes them.
+    pub frozen: Option<Vec<String>>,
+    /// Layers that each site trains for itself and keeps.
+    pub local: Option<Vec<String>>,
+}
+
+impl ModelSection {
+    /// The graph for images of shape `input` (channels, height, width) and that many classes.
+    pub fn graph(&self, input: [u32; 3], classes: u32) -> Result<ModelGraph, GraphError> {
+        let list = |names: &Option<Vec<String>>| names.clone().unwrap_or_default();
+        let graph = self.architecture.graph(input, classes)?;
+        Ok(graph.treat(&list(&self.frozen), &list(&self.local))?)
+    }
+}
+
+/// The layers of a model: a preset by name, or explicit.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum ModelSpec {
     /// A preset and its options.
     #[n(0)]
@@ -290,7 +310,7 @@ fn linear(outputs: u32) -> Layer {
     Layer::Linear(Linear { outputs, bias: true })
 }
 
-/// [`ModelSpec`] as it stands in a file, where a preset and layers exclude each other.
+/// [`ModelSection`] as it stands in a file, where a preset and layers exclude each other.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -302,6 +322,10 @@ struct Written {
     stem: Option<Stem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<Layer>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<Vec<String>>,
 }
 
 /// Why a `[model]` is neither a preset nor a list of layers.
@@ -315,27 +339,31 @@ pub enum InvalidModel {
     OptionBesideLayers,
 }
 
-impl TryFrom<Written> for ModelSpec {
+impl TryFrom<Written> for ModelSection {
     type Error = InvalidModel;
 
     fn try_from(written: Written) -> Result<Self, InvalidModel> {
-        let Written { preset, norm, stem, layers } = written;
-        match (preset, layers) {
-            (Some(preset), None) => Ok(Self::Preset { preset, norm, stem }),
-            (None, Some(layers)) if norm.is_none() && stem.is_none() => Ok(Self::Layers(layers)),
-            (None, Some(_)) => Err(InvalidModel::OptionBesideLayers),
-            (Some(_), Some(_)) | (None, None) => Err(InvalidModel::PresetOrLayers),
-        }
+        let Written { preset, norm, stem, layers, frozen, local } = written;
+        let architecture = match (preset, layers) {
+            (Some(preset), None) => ModelSpec::Preset { preset, norm, stem },
+            (None, Some(layers)) if norm.is_none() && stem.is_none() => ModelSpec::Layers(layers),
+            (None, Some(_)) => return Err(InvalidModel::OptionBesideLayers),
+            (Some(_), Some(_)) | (None, None) => return Err(InvalidModel::PresetOrLayers),
+        };
+        Ok(Self { architecture, frozen, local })
     }
 }
 
-impl From<ModelSpec> for Written {
-    fn from(spec: ModelSpec) -> Self {
-        match spec {
+impl From<ModelSection> for Written {
+    fn from(section: ModelSection) -> Self {
+        let ModelSection { architecture, frozen, local } = section;
+        match architecture {
             ModelSpec::Preset { preset, norm, stem } => {
-                Self { preset: Some(preset), norm, stem, layers: None }
+                Self { preset: Some(preset), norm, stem, layers: None, frozen, local }
             }
-            ModelSpec::Layers(layers) => Self { preset: None, norm: None, stem: None, layers: Some(layers) },
+            ModelSpec::Layers(layers) => {
+                Self { preset: None, norm: None, stem: None, layers: Some(layers), frozen, local }
+            }
         }
     }
 }

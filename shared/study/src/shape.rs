@@ -8,6 +8,7 @@ use std::fmt;
 use crate::fault::{GraphError, GraphFault};
 use crate::graph::{
     Concat, Conv2d, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation, TransposedConv2d,
+    Treatment,
 };
 
 /// Most layers of a graph, those in branches included; an empty branch of a concat layer counts as one.
@@ -92,7 +93,7 @@ pub(crate) struct Summary {
 /// Derives all shapes and blocks of a graph, or names the layer that does not fit.
 pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphError> {
     let [channels, height, width] = input;
-    let mut trace = Trace { parameters: Vec::new(), length: 0, activations: 0, multiply_adds: 0 };
+    let mut trace = Trace { parameters: Vec::new(), kind: "", length: 0, activations: 0, multiply_adds: 0 };
     if input.iter().any(|&side| !(1..=MAX_SIDE).contains(&side))
         || Shape::Image(input).values() > MAX_ACTIVATIONS_PER_CASE
     {
@@ -120,6 +121,8 @@ pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphE
 /// What has been seen on the way through the layers.
 struct Trace {
     parameters: Vec<ParameterSpec>,
+    /// Kind of the layer that is passed.
+    kind: &'static str,
     length: u64,
     activations: u64,
     multiply_adds: u64,
@@ -131,7 +134,10 @@ impl Trace {
         let after = match layer {
             Layer::Residual(residual) => self.pass_residual(name, residual, shape)?,
             Layer::Concat(concat) => self.pass_concat(name, concat, shape)?,
-            plain => self.pass_plain(name, plain, shape).map_err(named)?,
+            plain => {
+                self.kind = plain.kind();
+                self.pass_plain(name, plain, shape).map_err(named)?
+            }
         };
         self.activations = self.activations.saturating_add(after.values());
         if self.activations > MAX_ACTIVATIONS_PER_CASE {
@@ -350,6 +356,8 @@ impl Trace {
             name: name.block(role),
             shape: shape.iter().map(|&side| side as usize).collect(),
             role,
+            kind: self.kind,
+            treatment: Treatment::Averaged,
             offset: usize::try_from(offset).expect("MAX_PARAMETERS fits a usize"),
             fan_in: usize::try_from(fan_in).expect("fan-in is at most the block's length"),
         });

@@ -49,6 +49,8 @@ std = 0.17
 [model]                              # a preset, or [[model.layers]] one by one; docs/consortium.md lists both
 preset = "small-cnn"                 # logistic, mlp, small-cnn, cnn-bn, resnet18, resnet34, resnet50, densenet121
 # Where they apply: norm = "group" or "batch"; stem = "small", or "imagenet" for images of about 224 pixels a side.
+# frozen = []                        # layers that stay as in the initial model and are not sent, by name ("layers.0") or kind ("conv2d")
+# local = []                         # layers that each site trains for itself and keeps: ["batch-norm"] is FedBN
 
 [training]                           # how a site trains in each round
 optimiser = "adam"                   # adam, adamw, sgd

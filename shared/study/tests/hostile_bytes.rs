@@ -9,7 +9,7 @@ use consilium_fuzz::{Target, run};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::disclosure::{DisclosureGate, Floor, GatedCount, Patient, PatientKey};
 use consilium_study::document::{Draft, Study};
-use consilium_study::graph::{ModelGraph, ModelSpec, Preset};
+use consilium_study::graph::{ModelGraph, ModelSection, ModelSpec, Preset};
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
 use consilium_study::model_file::{ModelFile, ModelIdentity, ModelReader, Origin};
@@ -61,7 +61,7 @@ fn study(text: &str) -> Study {
 }
 
 fn graph() -> ModelGraph {
-    toml::from_str::<ModelSpec>(LAYERS).unwrap().graph([1, 8, 8], 2).unwrap()
+    toml::from_str::<ModelSection>(LAYERS).unwrap().graph([1, 8, 8], 2).unwrap()
 }
 
 fn model(origin: Option<Origin>) -> Vec<u8> {

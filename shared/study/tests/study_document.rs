@@ -33,6 +33,8 @@ task = "classification"
 [model]
 preset = "small-cnn"
 norm = "group"
+frozen = []
+local = []
 [training]
 optimiser = "sgd"
 learning_rate = 0.01
@@ -173,6 +175,9 @@ fn files_with_another_meaning_have_another_hash() {
         ("holdout = 0.2", "holdout = 0.25"),
         ("minimum_cases = 10", "minimum_cases = 11"),
         ("norm = \"group\"\n", ""),
+        ("frozen = []", "frozen = [\"conv2d\"]"),
+        ("local = []", "local = [\"conv2d\"]"),
+        ("local = []", "local = [\"layers.0\"]"),
         ("learning_rate = 0.01", "learning_rate = 0.02"),
         ("sampling = \"shuffled\"", "sampling = \"balanced\""),
         ("loss = \"cross-entropy\"", "loss = { kind = \"focal\", gamma = 2.0 }"),

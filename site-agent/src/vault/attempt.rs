@@ -1,5 +1,6 @@
 //! One attempt at this site: context, model, training, masking, upload, survivors, answer.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,6 +24,7 @@ use consilium_study::sign::Signed;
 use super::case::{Case, Doing, Topic};
 use super::consent::question_about;
 use super::core::{Core, Taken};
+use super::fetching::models_of;
 use super::proposal::model_limit;
 use super::reason::decline_of;
 use super::record::{Question, StudyRecord, Withdrawn};
@@ -157,31 +159,27 @@ impl Core {
         };
         let context = context.clone();
         let limit = model_limit(&case.study);
-        let mut models = Vec::new();
-        for hash in std::iter::once(context.model).chain(context.baseline) {
-            self.models.want(hash, limit);
-            models.extend(self.models.find(&hash));
+        let wanted = models_of(&case.study, &context);
+        for hash in &wanted {
+            self.models.want(*hash, limit);
         }
-        let mut models = models.into_iter();
-        let (model, baseline) = match (models.next(), models.next(), context.baseline) {
-            (Some(model), None, None) => (model, None),
-            (Some(model), Some(baseline), Some(_)) => (model, Some(baseline)),
-            _ => {
-                case.doing = Doing::Fetching { permit };
-                self.say_fetching(study);
-                return Ok(());
-            }
-        };
+        let here: BTreeMap<_, _> =
+            wanted.iter().filter_map(|hash| Some((*hash, self.models.find(hash)?))).collect();
+        if wanted.iter().any(|hash| !here.contains_key(hash)) {
+            case.doing = Doing::Fetching { permit };
+            self.say_fetching(study);
+            return Ok(());
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let participation = case.record.participation().expect("a machine stands for a participation");
         let job = AttemptJob {
             study: Arc::clone(&case.study),
             context,
             weight: participation.weight_class,
-            model,
-            baseline,
+            models: here,
             reference: participation.reference,
             last: participation.reference.and_then(|last| self.models.find(&last.model)),
+            own: self.folder.study(&study).local_layers(),
             stop: Arc::clone(&stop),
             parent: case.parent.clone(),
         };
@@ -215,7 +213,7 @@ impl Core {
         let Doing::Working { permit, .. } = std::mem::replace(&mut case.doing, Doing::Nothing) else {
             return Ok(());
         };
-        let Vector { mut words, reference, busy } = match result {
+        let Vector { mut words, reference, own, busy } = match result {
             Ok(vector) => vector,
             Err(Halt::Withdraw(cause)) => return self.withdraw(study, Withdrawn { attempt, cause }),
             Err(Halt::Decline(reason, why)) => {
@@ -239,7 +237,8 @@ impl Core {
         case.doing = Doing::Spooling { busy, reference };
         let parent = case.parent.clone();
         let spool = self.spool(&study, attempt);
-        let job = SpoolJob { study, attempt: attempt.get(), masker, spool, parent };
+        let own = own.map(|own| (self.folder.study(&study).local_layers(), own));
+        let job = SpoolJob { study, attempt: attempt.get(), masker, spool, own, parent };
         self.jobs.send(Job::Spool(Box::new(job)))?;
         Ok(())
     }

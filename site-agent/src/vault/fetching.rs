@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use consilium_rounds::message::{Progress, SiteMessage, Stage};
+use consilium_secagg::context::Context;
+use consilium_study::document::Study;
 use consilium_study::hash::Hash;
 
 use super::case::{Case, Doing, Topic};
@@ -10,14 +12,21 @@ use super::core::Core;
 use super::proposal::model_limit;
 use super::work::TELL_AFTER;
 
+/// The models of an attempt: the one that it is about, what that is compared with, and, where layers of all models are
+/// those of the initial one, that.
+pub(super) fn models_of(study: &Study, context: &Context) -> Vec<Hash> {
+    let initial = study.model.has_fixed().then(|| study.initial_model());
+    std::iter::once(context.model).chain(context.baseline).chain(initial).collect()
+}
+
 impl Core {
     /// How much of an attempt's models is here.
     pub(super) fn say_fetching(&mut self, study: Hash) {
         let Some(case) = self.cases.get_mut(&study) else { return };
         let Some((context, ..)) = case.machine.as_ref().and_then(|machine| machine.current()) else { return };
         let limit = model_limit(&case.study);
-        let wanted = std::iter::once(context.model).chain(context.baseline);
-        let (done, total) = wanted.fold((0, 0), |(done, total), hash| {
+        let wanted = models_of(&case.study, context);
+        let (done, total) = wanted.into_iter().fold((0, 0), |(done, total), hash| {
             (done + self.models.have(&hash).unwrap_or(limit), total + limit)
         });
         let progress = Progress { attempt: context.attempt, stage: Stage::Fetching, done, total };

@@ -64,6 +64,7 @@ impl Core {
             let spool = self.spool(&study, begun.claim()?.attempt);
             self.store.remove(Kind::Spool, &spool)?;
         }
+        self.store.remove(Kind::LocalLayers, &self.folder.study(&study).local_layers())?;
         self.keeping.erase_keys(&study)?;
         self.jobs.send(Job::Forget(study))?;
         self.drop_models()

@@ -1,7 +1,8 @@
 //! The heavy work of the vault, on a thread of its own: reading data, training, scoring, masking.
 //!
 //! The rest of the vault stays responsive meanwhile. What comes back is an [`Outcome`]; a plain update
-//! leaves this thread only as the vector that is masked next, and no file ever holds it.
+//! leaves this thread only as the vector that is masked next, and no file ever holds it. What a file does hold are a site's
+//! own numbers in local layers, which are in no sum.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,8 +21,9 @@ use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode_counts, encode_on};
+use consilium_study::canonical::Canonical as _;
 use consilium_study::document::Study;
-use consilium_study::graph::ParameterSpec;
+use consilium_study::graph::{ParameterSpec, Treatment};
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
@@ -30,7 +32,7 @@ use zeroize::Zeroizing;
 
 use super::cases::{Found, criteria};
 use super::record::Reference;
-use crate::contribution::{enough, evaluation_counts, local_update};
+use crate::contribution::{LocalLayers, enough, evaluation_counts, local_update, put_own};
 use crate::data::{Cache, Cohort, Decoder, LoadError, Source, SplitKey, load};
 use crate::pipe::message::{Span, Work};
 use crate::store::{Kind, Store, StoreError};
@@ -49,9 +51,9 @@ fn most_loss(last: f64, trap_factor: f64, task: task::Task, classes: usize) -> f
     trap_factor * last.max(guess)
 }
 
-/// How far the trained parameters of two models are apart, in L2 norm.
+/// How far the trained, averaged parameters of two models are apart, in L2 norm.
 fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
-    let trained = study.model.parameters().iter().filter(|block| block.is_trainable());
+    let trained = study.model.averaged().filter(|block| block.is_trainable());
     let entries = trained.flat_map(|block| one[block.range()].iter().zip(&other[block.range()]));
     entries.map(|(one, other)| (f64::from(*one) - f64::from(*other)).powi(2)).sum::<f64>().sqrt()
 }
@@ -59,8 +61,8 @@ fn distance(study: &Study, one: &[f32], other: &[f32]) -> f64 {
 /// How far so many rounds can move a model: a mean of updates is no longer than the longest that a site may send, and
 /// the strategy bounds the server's step by that.
 fn furthest(study: &Study, rounds: u32) -> f64 {
-    let blocks = study.model.parameters().iter();
-    let entries = blocks.filter(|block| block.is_trainable()).map(ParameterSpec::len).sum();
+    let trained = study.model.averaged().filter(|block| block.is_trainable());
+    let entries = trained.map(ParameterSpec::len).sum();
     f64::from(rounds) * study.rounds.strategy.longest_step(study.aggregation.longest_mean(), entries)
 }
 
@@ -82,14 +84,14 @@ pub(super) struct AttemptJob {
     pub(super) context: Context,
     /// The site's weight in the study.
     pub(super) weight: u32,
-    /// The model that the context names.
-    pub(super) model: PathBuf,
-    /// The model that it is compared with.
-    pub(super) baseline: Option<PathBuf>,
+    /// The files of the attempt's models, [`super::fetching::models_of`] it.
+    pub(super) models: BTreeMap<Hash, PathBuf>,
     /// The starting model that was accepted last.
     pub(super) reference: Option<Reference>,
     /// Its file, if it is still here.
     pub(super) last: Option<PathBuf>,
+    /// Where the site's own numbers in local layers are, once there are any.
+    pub(super) own: PathBuf,
     /// Set when the attempt is over or the study pauses.
     pub(super) stop: Arc<AtomicBool>,
     /// W3C trace context of the round.
@@ -102,6 +104,8 @@ pub(super) struct SpoolJob {
     pub(super) attempt: u32,
     pub(super) masker: Masker,
     pub(super) spool: PathBuf,
+    /// What training made of the local layers, and where that is kept.
+    pub(super) own: Option<(PathBuf, LocalLayers)>,
     pub(super) parent: String,
 }
 
@@ -125,7 +129,15 @@ pub(super) struct Vector {
     pub(super) words: Zeroizing<Vec<u32>>,
     /// The starting model, if it was judged for the first time.
     pub(super) reference: Option<Reference>,
+    /// After training, in a study with local layers.
+    pub(super) own: Option<LocalLayers>,
     pub(super) busy: Duration,
+}
+
+impl Vector {
+    fn of(words: Vec<u32>) -> Self {
+        Self { words: Zeroizing::new(words), reference: None, own: None, busy: Duration::ZERO }
+    }
 }
 
 /// Why an attempt has no vector here.
@@ -191,9 +203,9 @@ impl Worker {
                 tell(Outcome::Worked { study, attempt, result });
             }
             Job::Spool(job) => {
-                let SpoolJob { study, attempt, masker, spool, parent } = *job;
+                let SpoolJob { study, attempt, masker, spool, own, parent } = *job;
                 let began = SystemTime::now();
-                let masked = write_spool(&*bench.store, masker, &spool).map(Box::new);
+                let masked = write_spool(&*bench.store, masker, &spool, own.as_ref()).map(Box::new);
                 tell(Outcome::Span(span(Work::Mask, &parent, attempt, began)));
                 tell(Outcome::Spooled { study, attempt, masked });
             }
@@ -250,6 +262,25 @@ impl Bench {
         }
     }
 
+    /// The site's own numbers in the local layers of a study; none before its first training.
+    fn own_layers(&self, job: &AttemptJob) -> Result<Option<LocalLayers>, Halt> {
+        let study = &job.study;
+        if study.model.treated(Treatment::Local).next().is_none() {
+            return Ok(None);
+        }
+        let unread = |error: &dyn std::fmt::Display| {
+            let file = job.own.display();
+            tracing::error!(study = study.hash().short(), %error, %file, "the local layers cannot be read");
+            Halt::Withdraw(Withdrawal::TrainingFailed)
+        };
+        let bytes = self.store.read(Kind::LocalLayers, &job.own).map_err(|error| unread(&error))?;
+        let own = bytes.map(|bytes| LocalLayers::from_canonical(&bytes)).transpose();
+        match own.map_err(|error| unread(&error))? {
+            Some(own) if !own.is_of(study) => Err(unread(&"they are of another study, or not finite")),
+            own => Ok(own),
+        }
+    }
+
     fn attempt(
         &mut self,
         job: &AttemptJob,
@@ -260,6 +291,7 @@ impl Bench {
         let study = &job.study;
         let least = (self.minimum_cases)(study);
         let (site, trap_factor) = (self.site.clone(), self.trap_factor);
+        let own = self.own_layers(job)?;
         let cohort = self
             .load(study, cohorts, &mut |done, total| ticker.tick(Stage::Loading, done, total))
             .map_err(|error| {
@@ -267,15 +299,15 @@ impl Bench {
             Halt::Withdraw(Withdrawal::NoData)
         })?;
         enough(study, least, &cohort.counts).map_err(Halt::Withdraw)?;
-        let task = Task { study, site: &site, cohort, job, trap_factor };
-        let (words, reference) = match job.context.purpose {
+        let task = Task { study, site: &site, cohort, job, own: own.as_ref(), trap_factor };
+        let vector = match job.context.purpose {
             Purpose::Train => task.train(ticker)?,
-            Purpose::Evaluate => (task.evaluate(ticker)?, None),
+            Purpose::Evaluate => Vector::of(task.evaluate(ticker)?),
             Purpose::Statistics => {
                 return Err(Halt::Decline(Decline::Context, "nothing of this kind is summed".to_owned()));
             }
         };
-        Ok(Vector { words: Zeroizing::new(words), reference, busy: began.elapsed() })
+        Ok(Vector { busy: began.elapsed(), ..vector })
     }
 }
 
@@ -285,16 +317,18 @@ struct Task<'a> {
     site: &'a SiteName,
     cohort: &'a Cohort,
     job: &'a AttemptJob,
+    own: Option<&'a LocalLayers>,
     trap_factor: f64,
 }
 
 impl Task<'_> {
-    fn train(&self, ticker: &mut Ticker<'_>) -> Result<(Vec<u32>, Option<Reference>), Halt> {
-        let AttemptJob { context, weight, model, stop, parent, .. } = self.job;
+    fn train(&self, ticker: &mut Ticker<'_>) -> Result<Vector, Halt> {
+        let AttemptJob { context, weight, stop, parent, .. } = self.job;
         if self.cohort.train.is_empty() {
             return Err(Halt::Withdraw(Withdrawal::TooFewCases));
         }
-        let start = self.read(model)?;
+        let before = self.own.and_then(|own| own.at_start(context.round, context.model));
+        let start = self.model(&context.model, before)?;
         let began = SystemTime::now();
         let reference = self.judge(&start)?;
         let trained =
@@ -318,7 +352,14 @@ impl Task<'_> {
                 tracing::warn!(study = self.study.hash().short(), %error, "the update cannot be summed");
                 Halt::Withdraw(Withdrawal::TrainingFailed)
             })?;
-        Ok((words, reference))
+        let own = (!trained.own.is_empty()).then(|| LocalLayers {
+            study: self.study.hash(),
+            round: context.round,
+            start: context.model,
+            before: before.map(<[f32]>::to_vec),
+            after: trained.own,
+        });
+        Ok(Vector { reference, own, ..Vector::of(words) })
     }
 
     /// Whether a model with this loss here is too bad to train from. A site that has not trained yet has nothing to
@@ -377,16 +418,17 @@ impl Task<'_> {
     }
 
     fn evaluate(&self, ticker: &mut Ticker<'_>) -> Result<Vec<u32>, Halt> {
-        let AttemptJob { context, model, baseline, parent, .. } = self.job;
+        let AttemptJob { context, parent, .. } = self.job;
         if self.cohort.held_out.is_empty() {
             return Err(Halt::Withdraw(Withdrawal::TooFewCases));
         }
         let began = SystemTime::now();
         ticker.tick(Stage::Evaluating, 0, 2);
-        let candidate = self.score(&self.read(model)?)?;
+        let own = self.own.map(|own| own.after.as_slice());
+        let candidate = self.score(&self.model(&context.model, own)?)?;
         ticker.tick(Stage::Evaluating, 1, 2);
-        let start = match baseline {
-            Some(baseline) => self.score(&self.read(baseline)?)?,
+        let start = match &context.baseline {
+            Some(baseline) => self.score(&self.model(baseline, own)?)?,
             None => candidate.clone(),
         };
         let mut counts = evaluation_counts(self.study, &candidate, &start, &self.cohort.held_out);
@@ -403,6 +445,33 @@ impl Task<'_> {
 
     fn preprocessing(&self) -> Preprocessing {
         self.study.model_identity().preprocessing
+    }
+
+    /// A model of the attempt, with the site's own numbers in its local layers. What the study does not average has to be as
+    /// in the initial model: frozen layers that move would carry whatever a coordinator puts there, past every bound on
+    /// updates.
+    fn model(&self, hash: &Hash, own: Option<&[f32]>) -> Result<Vec<f32>, Halt> {
+        let file = |hash| self.job.models.get(hash).ok_or(Halt::Withdraw(Withdrawal::ModelUnavailable));
+        let mut model = self.read(file(hash)?)?;
+        if !self.study.model.has_fixed() {
+            return Ok(model);
+        }
+        let initial = self.read(file(&self.study.initial_model())?)?;
+        match self.study.model.altered(&initial, &model) {
+            None => {
+                put_own(&self.study.model, &mut model, own);
+                Ok(model)
+            }
+            Some(block) => {
+                let words = format!(
+                    "declines a model that no honest sum leads to: {} is {} in this study and not as in the initial model. \
+                     Tell the consortium: the coordinator may be lying",
+                    block.name(),
+                    block.treatment().name()
+                );
+                Err(Halt::Decline(Decline::Model, words))
+            }
+        }
     }
 
     /// Reads a model file and checks that it is of this study's graph.
@@ -436,8 +505,17 @@ impl Task<'_> {
     }
 }
 
-/// Masks a vector into a file. The file has its name only when all of it is flushed.
-fn write_spool(store: &dyn Store, mut masker: Masker, path: &Path) -> Result<MaskedVector, StoreError> {
+/// Masks a vector into a file. The file has its name only when all of it is flushed. Local layers are written first: what
+/// can be sent has left its trace in them.
+fn write_spool(
+    store: &dyn Store,
+    mut masker: Masker,
+    path: &Path,
+    own: Option<&(PathBuf, LocalLayers)>,
+) -> Result<MaskedVector, StoreError> {
+    if let Some((path, own)) = own {
+        store.replace(Kind::LocalLayers, path, &own.to_canonical())?;
+    }
     let mut spool = store.stage(Kind::Spool, path)?;
     while let Some(chunk) = masker.next_chunk() {
         spool.write(chunk.bytes)?;

@@ -68,24 +68,10 @@ pub(crate) fn normalise(
         let result = map.forward(&input, &plain(scale), &plain(shift), &moments);
         return (Tensor::from_primitive::<Flex>(result), moments);
     }
-    let (input, scale, shift) = (tracked(input), tracked(scale), tracked(shift));
-    let values = input.primitive().to_contiguous();
-    let map = Map::new(sides(&values), sets, then);
-    let moments = map.moments(values.storage());
-    let result = map.forward(&values, scale.primitive(), shift.primitive(), &moments);
-    let nodes = [input.node(), scale.node(), shift.node()];
-    let result = match Normalisation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(mut step) => {
-            let (input, scale) = (step.checkpoint(&input), step.checkpoint(&scale));
-            let shift = step.checkpoint(&shift);
-            step.finish(State { input, scale, shift, map, moments: moments.clone() }, result)
-        }
-        OpsKind::UnTracked(step) => step.finish(result),
-    };
-    (Tensor::from_primitive::<Tracked>(result), moments)
+    differentiate(input, [scale, shift], sets, then, None)
 }
 
-/// Normalises by moments of earlier batches; nothing is differentiated.
+/// Normalises by moments of earlier batches, which are constants.
 pub(crate) fn normalise_by(
     input: Tensor<4>,
     scale: Tensor<1>,
@@ -93,9 +79,38 @@ pub(crate) fn normalise_by(
     moments: &Moments,
     then: Then,
 ) -> Tensor<4> {
+    if scale.is_autodiff() {
+        return differentiate(input, [scale, shift], Sets::Channels, then, Some(moments)).0;
+    }
     let input = plain(input).to_contiguous();
     let map = Map::new(sides(&input), Sets::Channels, then);
     Tensor::from_primitive::<Flex>(map.forward(&input, &plain(scale), &plain(shift), moments))
+}
+
+/// On tensors that take part in differentiation; with the moments of `input` where none are `given`.
+fn differentiate(
+    input: Tensor<4>,
+    [scale, shift]: [Tensor<1>; 2],
+    sets: Sets,
+    then: Then,
+    given: Option<&Moments>,
+) -> (Tensor<4>, Moments) {
+    let (input, scale, shift) = (tracked(input), tracked(scale), tracked(shift));
+    let values = input.primitive().to_contiguous();
+    let map = Map::new(sides(&values), sets, then);
+    let moments = given.cloned().unwrap_or_else(|| map.moments(values.storage()));
+    let result = map.forward(&values, scale.primitive(), shift.primitive(), &moments);
+    let nodes = [input.node(), scale.node(), shift.node()];
+    let given = given.is_some();
+    let result = match Normalisation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(mut step) => {
+            let (input, scale) = (step.checkpoint(&input), step.checkpoint(&scale));
+            let shift = step.checkpoint(&shift);
+            step.finish(State { input, scale, shift, map, moments: moments.clone(), given }, result)
+        }
+        OpsKind::UnTracked(step) => step.finish(result),
+    };
+    (Tensor::from_primitive::<Tracked>(result), moments)
 }
 
 #[derive(Debug)]
@@ -109,6 +124,8 @@ struct State {
     shift: NodeId,
     map: Map,
     moments: Moments,
+    /// Whether the moments are constants and no functions of the input.
+    given: bool,
 }
 
 impl Backward<Flex, 3> for Normalisation {
@@ -116,7 +133,7 @@ impl Backward<Flex, 3> for Normalisation {
 
     fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
         let [to_input, to_scale, to_shift] = ops.parents;
-        let State { input, scale, shift, map, moments } = ops.state;
+        let State { input, scale, shift, map, moments, given } = ops.state;
         let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
         let scale = kept.retrieve_node_output::<FlexTensor>(scale).to_contiguous();
@@ -124,7 +141,9 @@ impl Backward<Flex, 3> for Normalisation {
         let lines = map.lines(scale.storage(), shift.storage(), &moments);
         let sums = map.slope_sums(input.storage(), slope.storage(), &lines);
         if let Some(node) = to_input {
-            let gradient = map.input_gradient(input.storage(), slope.storage(), &lines, &sums);
+            // Moments that are constants have no slope for the input to go through.
+            let through_moments = if given { vec![(0.0, 0.0); sums.len()] } else { sums.clone() };
+            let gradient = map.input_gradient(input.storage(), slope.storage(), &lines, &through_moments);
             gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
         }
         if let Some(node) = to_scale {

@@ -81,6 +81,7 @@ impl Walk {
             accepted: Vec::new(),
             refused: Vec::new(),
             initial_model: model,
+            identity: study.model_identity(),
             attempts: Vec::new(),
             rounds: Vec::new(),
             model,

@@ -34,7 +34,7 @@ pub trait Work {
 /// The result of local training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trained {
-    /// Local minus starting parameters, shape `[params]`.
+    /// Local minus starting parameters of the averaged blocks, in their order.
     pub update: Vec<f32>,
     /// Mean training loss.
     pub mean_loss: f64,

@@ -263,7 +263,7 @@ impl StudyMachine {
     /// Whether so many entries of a packed sum saturated that the ranges have to be wider.
     fn is_crowded(&self, trained: &Trained) -> bool {
         self.study.aggregation.is_packed()
-            && is_crowded(trained.figures.saturated, self.study.model.len(), trained.survivors.len())
+            && is_crowded(trained.figures.saturated, self.study.model.averaged_len(), trained.survivors.len())
     }
 
     /// No further round follows: one transition, with the recommended model in it.

@@ -12,3 +12,4 @@ mod parts;
 mod rules;
 mod scenario;
 mod sim;
+mod treatments;

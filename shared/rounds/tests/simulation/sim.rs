@@ -18,6 +18,7 @@ use consilium_secagg::numbering::Attempt;
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
 use consilium_secagg::ring::add_plain;
 use consilium_study::document::Draft;
+use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use consilium_study::sign::{Signed, SigningKey};
@@ -78,7 +79,11 @@ impl Sim {
     /// Each site with the smallest Selection that it takes part in.
     pub(crate) fn with_floors(seed: u64, sites: usize, text: &str, floor: impl Fn(usize) -> u32) -> Self {
         let draft = Draft::from_toml(text).unwrap();
-        let start = vec![0.0f32; draft.model.len()];
+        let mut start = vec![0.0f32; draft.model.len()];
+        for block in draft.model.parameters().iter().filter(|block| block.treatment() != Treatment::Averaged)
+        {
+            start[block.range()].fill(0.75);
+        }
         let initial = hash_of_model(&start);
         let study = draft.with_initial_model(initial);
         let (person, key) = (SigningKey::generate(), SigningKey::generate());

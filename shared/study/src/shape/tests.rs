@@ -1,9 +1,9 @@
 use super::*;
-use crate::graph::{ModelGraph, ModelSpec};
+use crate::graph::{ModelGraph, ModelSection};
 use proptest::prelude::*;
 
 fn error_of(layers: &str) -> String {
-    let spec: ModelSpec = toml::from_str(&format!("layers = [{layers}]")).unwrap();
+    let spec: ModelSection = toml::from_str(&format!("layers = [{layers}]")).unwrap();
     spec.graph([3, 9, 7], 2).unwrap_err().to_string()
 }
 

@@ -27,6 +27,7 @@ use crate::vault::work::{AttemptJob, Halt, Job, Outcome};
 
 mod attempts;
 mod files;
+mod local_layers;
 
 const FIRST: usize = 0;
 

@@ -215,15 +215,15 @@ fn a_site_with_too_few_cases_left_sits_an_attempt_out() {
     site.hear(study, Directive::Begin { context });
     let job = site.job();
     let again = |job: &AttemptJob| {
-        let AttemptJob { study, context, weight, model, .. } = job;
+        let AttemptJob { study, context, weight, models, own, .. } = job;
         Box::new(AttemptJob {
             study: study.clone(),
             context: context.clone(),
             weight: *weight,
-            model: model.clone(),
-            baseline: None,
+            models: models.clone(),
             reference: None,
             last: None,
+            own: own.clone(),
             stop: std::sync::Arc::default(),
             parent: String::new(),
         })
@@ -276,10 +276,10 @@ fn a_trap_is_known_by_its_distance_and_by_its_loss() {
             study,
             context,
             weight: job.weight,
-            model: job.model.clone(),
-            baseline: None,
+            models: job.models.clone(),
             reference: Some(reference),
             last: Some(last.to_owned()),
+            own: job.own.clone(),
             stop: std::sync::Arc::default(),
             parent: String::new(),
         }))
@@ -290,9 +290,10 @@ fn a_trap_is_known_by_its_distance_and_by_its_loss() {
     };
     declined(halted(2, None, 3.0, &last), "that no honest sum leads to");
     assert_eq!(halted(1, None, 3.0, &last), None, "in two rounds it may move that far");
-    assert_eq!(halted(2, None, 3.0, &job.model), None);
-    declined(halted(2, Some(0.1), 1e-6, &job.model), "is much worse here than the last");
-    assert_eq!(halted(2, Some(0.1), 3.0, &job.model), None);
+    let start = &job.models[&job.context.model];
+    assert_eq!(halted(2, None, 3.0, start), None);
+    declined(halted(2, Some(0.1), 1e-6, start), "is much worse here than the last");
+    assert_eq!(halted(2, Some(0.1), 3.0, start), None);
     // However the attempt ends, the next one is held against the same model.
     let (attempt, ctx, model) = (job.context.attempt, job.context.hash(), job.context.model);
     let settled = Settled { attempt, ctx, outcome: SettledAs::Opened, model, candidate: None };
@@ -307,10 +308,11 @@ fn a_model_of_another_study_is_not_trained_from() {
     let study = study_of(site);
     site.hear(study, Directive::Begin { context });
     let job = site.job();
-    let bytes = std::fs::read(&job.model).unwrap();
+    let path = job.models[&job.context.model].clone();
+    let bytes = std::fs::read(&path).unwrap();
     let mut other = consilium_learning::ModelFile::from_bytes(&bytes).unwrap();
     other.identity.labels.reverse();
-    std::fs::write(&job.model, other.to_bytes()).unwrap();
+    std::fs::write(&path, other.to_bytes()).unwrap();
     match site.halted(job) {
         Some(Halt::Decline(Decline::Model, why)) => assert!(why.contains("not one of this study"), "{why}"),
         other => panic!("{other:?}"),
