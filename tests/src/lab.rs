@@ -38,8 +38,14 @@ pub struct Study {
     pub model: &'static str,
     /// How long sites may take to return an update.
     pub collect_timeout: &'static str,
+    /// More lines of `[data]`.
+    pub data: &'static str,
+    /// More lines of `[model]`.
+    pub layers: &'static str,
     /// More lines of `[aggregation]`.
     pub aggregation: &'static str,
+    /// Lines of `[evaluation]`.
+    pub evaluation: &'static str,
 }
 
 impl Default for Study {
@@ -51,7 +57,10 @@ impl Default for Study {
             required: Vec::new(),
             model: "logistic",
             collect_timeout: "30s",
+            data: "",
+            layers: "",
             aggregation: "",
+            evaluation: "",
         }
     }
 }
@@ -294,18 +303,21 @@ impl Lab {
             |names: &[String]| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
         let text = format!(
             "format = 1\nname = \"{}\"\ntitle = \"A test\"\nsites = [{}]\nseed = 1\n\
-             [data]\nlabels = [\"no\", \"yes\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n\
-             [model]\npreset = \"{}\"\n\
+             [data]\nlabels = [\"no\", \"yes\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n{}\
+             [model]\npreset = \"{}\"\n{}\
              [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 16\nepochs = 1\n\
              [rounds]\ncount = {}\nquorum = 3\nrequired = [{}]\ncollect_timeout = \"{}\"\nevaluate_timeout = \"30s\"\nsetup_timeout = \"30s\"\n\
-             [aggregation]\nweight_cap = 64\n{}[evaluation]\n",
+             [aggregation]\nweight_cap = 64\n{}[evaluation]\n{}",
             study.name,
             quoted(study.sites.as_ref().unwrap_or(&self.sites)),
+            study.data,
             study.model,
+            study.layers,
             study.rounds,
             quoted(&study.required),
             study.collect_timeout,
             study.aggregation,
+            study.evaluation,
         );
         let path = self.path().join(format!("{}.toml", study.name));
         std::fs::write(&path, text)?;

@@ -76,6 +76,47 @@ fn four_hospitals_train_and_the_ledger_verifies_until_a_byte_is_flipped() {
     assert_eq!(lab.consilium(&["audit", "verify", bundle.to_str().unwrap()]).unwrap(), told);
 }
 
+/// Frozen layers are in no upload, each hospital keeps its own local ones until the study is over, and neither keeps the
+/// ledger from verifying.
+#[test]
+fn layers_that_are_frozen_or_local_do_not_travel() {
+    let lab = lab();
+    let plain = Study { name: "plain", model: "cnn-bn", ..Study::default() };
+    let treated = Study { layers: "frozen = [\"layers.0\"]\nlocal = [\"batch-norm\"]\n", ..plain.clone() };
+    let treated = Study { name: STUDY, rounds: 30, ..treated };
+    lab.launch(&treated).unwrap();
+    let own_layers = || {
+        let studies = lab.path().join("sites/a/vault/studies");
+        let folders = std::fs::read_dir(studies).unwrap();
+        folders.filter(|folder| folder.as_ref().unwrap().path().join("local.layers").exists()).count()
+    };
+    lab.wait_for(STUDY, PATIENCE, |status| !trained_lines(status).is_empty()).unwrap();
+    assert!(wait_until(PATIENCE, || own_layers() == 1), "a hospital keeps its own");
+    lab.released(STUDY, PATIENCE).unwrap();
+    assert!(wait_until(PATIENCE, || own_layers() == 0), "they go with the study");
+    lab.launch(&plain).unwrap();
+    lab.released("plain", PATIENCE).unwrap();
+    let up = |study: &str| trained_lines(&lab.status(study).unwrap())[1]["bytes_up"].as_u64().unwrap();
+    assert!(up(STUDY) < up("plain"), "{} {}", up(STUDY), up("plain"));
+    lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+    let shown = lab.consilium(&["model", "show", STUDY]).unwrap();
+    assert!(shown.contains("local"), "{shown}");
+}
+
+/// Grades have kappa and a temperature, with intervals, in the ledger and on the card.
+#[test]
+fn grades_are_measured_by_kappa_and_calibrated_by_all() {
+    let lab = lab();
+    let data = "task = \"ordinal\"\n";
+    let evaluation = "recommend = \"kappa\"\ncalibrate = true\n";
+    lab.launch(&Study { data, evaluation, ..Study::default() }).unwrap();
+    lab.released(STUDY, PATIENCE).unwrap();
+    let folder = lab.path().to_str().unwrap();
+    let told = lab.consilium(&["audit", "verify", folder]).unwrap();
+    assert!(told.contains(", kappa ") && told.contains(", temperature "), "{told}");
+    assert!(told.contains("(95 %: "), "{told}");
+}
+
 #[test]
 fn a_hospital_killed_in_mid_round_is_a_dropout_and_comes_back() {
     let mut lab = lab();

@@ -117,7 +117,7 @@ fn line(entry: u64, read: &Entry, record: Result<&Record, &anyhow::Error>) -> Li
     let at = i64::try_from(read.recorded_at_ms()).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     Line {
         entry,
-        recorded_at: at.map_or_else(|| "unknown".to_owned(), |at| at.to_string()),
+        recorded_at: at.map_or_else(|| "unknown".to_owned(), |at| format!("{at:.3}")),
         kind: read.kind(),
         signer: record.map_or_else(|_| "unknown".to_owned(), |record| record.signer().to_string()),
         summary: match record {
