@@ -75,6 +75,37 @@ fn counts_that_contradict_each_other_are_noticed() {
     assert_eq!(noticed, words.len());
 }
 
+/// By hand: the first finding is told surely and rightly, the second is missed by a little, the third is not there.
+#[test]
+fn findings_are_measured_each_by_itself() {
+    let shape = shape(3, 16).of_task(Task::MultiLabel);
+    let mut counts = EvaluationCounts::new(shape);
+    counts.add(&[0.8, 0.45, 0.3], &[0.5; 3], Label::Findings(0b011));
+    let figures = counts.figures().unwrap();
+    let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-4, "{got} {want}");
+    close(figures.loss, -(0.8_f64.ln() + 0.45_f64.ln() + 0.7_f64.ln()) / 3.0);
+    close(figures.start_loss.unwrap(), 2_f64.ln());
+    close(figures.brier, 2.0 * (0.2_f64.powi(2) + 0.55_f64.powi(2) + 0.3_f64.powi(2)) / 3.0);
+    close(figures.accuracy, 2.0 / 3.0);
+    // Confidences of 0.8, 0.55 (that it is not there, wrongly) and 0.7.
+    let bins = counts.confidence.iter().enumerate().filter(|(_, bin)| bin.cases > 0);
+    assert_eq!(bins.map(|(place, bin)| (place, bin.correct)).collect::<Vec<_>>(), [(8, 0), (11, 1), (12, 1)]);
+    close(figures.calibration_error, (0.2 + 0.55 + 0.3) / 3.0);
+}
+
+/// Two wrong answers without any confidence fill a bin of which one fewer contradicts nothing but the number of cases.
+#[test]
+fn each_finding_of_each_case_is_an_answer() {
+    let shape = shape(2, 16).of_task(Task::MultiLabel);
+    let mut counts = EvaluationCounts::new(shape);
+    counts.add(&[0.5, 0.5], &[0.5, 0.5], Label::Findings(0));
+    let read = |counts: &EvaluationCounts| EvaluationCounts::from_words(shape, &counts.to_words());
+    assert!(read(&counts).is_ok());
+    let bin = counts.confidence.iter_mut().find(|bin| bin.cases == 2).unwrap();
+    bin.cases -= 1;
+    assert_eq!(read(&counts), Err(MalformedCounts::Inconsistent("the confidence diagram")));
+}
+
 #[test]
 fn sites_that_decline_are_counted_and_no_more_than_there_are_cases() {
     let mut sum = vec![0u32; shape(2, 4).words()];
