@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
 use consilium_study::name::StudyName;
-use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
+use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::grid::{Values, value};
 
@@ -86,54 +86,27 @@ fn set(table: &mut Table, keys: &[&str], value: Value) -> bool {
     }
 }
 
-/// Writes a value into the text of a file, over what stands there or beside it.
+/// Writes a value into the text of a file, over what stands there; tables on the way are made where there are none.
 fn put(text: &str, keys: &[&str], value: &str) -> Option<String> {
-    let document = DeTable::parse(text).ok()?;
-    let (mut table, mut heading) = (document.get_ref(), None);
-    for (depth, key) in keys.iter().enumerate() {
-        let Some(found) = table.get(*key) else { return beside(text, heading, table, &keys[depth..], value) };
-        if depth + 1 == keys.len() {
-            return Some(spliced(text, found.span(), value));
-        }
-        let DeValue::Table(inner) = found.get_ref() else { return None };
-        (table, heading) = (inner, Some(found.span()));
+    let mut document: DocumentMut = text.parse().ok()?;
+    let mut value: toml_edit::Value = value.parse().ok()?;
+    let (last, path) = keys.split_last()?;
+    let mut table: &mut dyn TableLike = document.as_table_mut();
+    for key in path {
+        let section = || {
+            let mut section = toml_edit::Table::new();
+            // Its heading stands only where a key stands below it.
+            section.set_implicit(true);
+            Item::Table(section)
+        };
+        table = table.entry(key).or_insert_with(section).as_table_like_mut()?;
     }
-    None
-}
-
-/// Adds a key to the table whose heading, or whose braces, are at this place.
-fn beside(
-    text: &str,
-    heading: Option<std::ops::Range<usize>>,
-    table: &DeTable<'_>,
-    keys: &[&str],
-    value: &str,
-) -> Option<String> {
-    let line = format!("{} = {value}", keys.join("."));
-    let Some(heading) = heading else {
-        return Some(match keys {
-            [section, rest @ ..] if !rest.is_empty() => {
-                format!("{}\n\n[{section}]\n{} = {value}\n", text.trim_end(), rest.join("."))
-            }
-            _ => format!("{line}\n{text}"),
-        });
-    };
-    match text.as_bytes().get(heading.start)? {
-        b'[' => {
-            let end = text[heading.end..].find('\n').map(|at| heading.end + at);
-            let at = end.unwrap_or(text.len());
-            Some(spliced(text, at..at, &format!("\n{line}")))
-        }
-        b'{' => {
-            let rest = if table.is_empty() { " " } else { "," };
-            Some(spliced(text, heading.start + 1..heading.start + 1, &format!(" {line}{rest}")))
-        }
-        _ => None,
+    if let Some(old) = table.get(last).and_then(Item::as_value) {
+        // The comment behind it stays.
+        *value.decor_mut() = old.decor().clone();
     }
-}
-
-fn spliced(text: &str, place: std::ops::Range<usize>, with: &str) -> String {
-    [&text[..place.start], with, &text[place.end..]].concat()
+    table.insert(last, Item::Value(value));
+    Some(document.to_string())
 }
 
 #[cfg(test)]
@@ -201,17 +174,17 @@ mod tests {
     fn a_key_is_written_wherever_its_table_stands() {
         for (text, path, value, want) in [
             ("[a]\nb = 1\n", "a.b", "2", "[a]\nb = 2\n"),
-            ("[a] # first\nb = 1\n", "a.c", "2", "[a] # first\nc = 2\nb = 1\n"),
-            ("[a]", "a.c", "2", "[a]\nc = 2"),
+            ("[a] # first\nb = 1\n", "a.c", "2", "[a] # first\nb = 1\nc = 2\n"),
+            ("[a]", "a.c", "2", "[a]\nc = 2\n"),
             ("x = 1\n", "a.c", "2", "x = 1\n\n[a]\nc = 2\n"),
-            ("x = 1\n", "a.b.c", "2", "x = 1\n\n[a]\nb.c = 2\n"),
+            ("x = 1\n", "a.b.c", "2", "x = 1\n\n[a.b]\nc = 2\n"),
             ("a = { b = 1 }\n", "a.b", "2", "a = { b = 2 }\n"),
-            ("a = { b = 1 }\n", "a.c", "2", "a = { c = 2, b = 1 }\n"),
+            ("a = { b = 1 }\n", "a.c", "2", "a = { b = 1 , c = 2 }\n"),
             ("a = {}\n", "a.c", "2", "a = { c = 2 }\n"),
             ("[a.b]\nc = \"]\" # = 3\n", "a.b.c", "2", "[a.b]\nc = 2 # = 3\n"),
             ("\"a\".b = 1\n", "a.b", "2", "\"a\".b = 2\n"),
             ("x = '''\n[a]\n'''\n[a]\n", "a.c", "2", "x = '''\n[a]\n'''\n[a]\nc = 2\n"),
-            ("x = 1", "y", "2", "y = 2\nx = 1"),
+            ("x = 1", "y", "2", "x = 1\ny = 2\n"),
         ] {
             let keys: Vec<&str> = path.split('.').collect();
             let got = put(text, &keys, value).unwrap_or_else(|| panic!("{text}: {path}"));
@@ -242,14 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_stands_apart_is_not_replaced_by_half() {
+    fn a_table_that_stands_apart_is_replaced_as_a_whole() {
         let mut parent = parent();
-        parent.text =
-            parent.text.replace("gate = {", "\n[evaluation.gate]\n#").replace("quorum = 3", "quorum = 3.0");
-        parent.text += "max_loss_increase = 0.1\n";
+        parent.text = parent.text.replace("gate = {", "\n[evaluation.gate]\n#");
+        parent.text += "max_loss_increase = 0.1\nmax_norm_growth = 9.0\n";
         parent.table = toml::from_str(&parent.text).unwrap();
-        let error = parent.child(1, 1, &values(&[("evaluation.gate", "{ max_loss_increase = 0.2 }")]));
+        let child =
+            parent.child(1, 1, &values(&[("evaluation.gate", "{ max_loss_increase = 0.2 }")])).unwrap();
+        let gate = child.draft.evaluation.gate.unwrap();
+        assert_eq!((gate.max_loss_increase, gate.max_norm_growth), (0.2, 1.5));
+        let error = parent.child(1, 1, &values(&[("evaluation.gate.max_norm_growth.x", "1")]));
         let error = format!("{:#}", error.err().unwrap());
-        assert!(error.contains("evaluation.gate: it cannot be set where it stands"), "{error}");
+        assert!(error.contains("it cannot be set where it stands"), "{error}");
     }
 }
