@@ -18,6 +18,7 @@ mod core;
 mod fetching;
 mod keeping;
 mod life;
+mod limits;
 mod models;
 mod proposal;
 mod reason;
