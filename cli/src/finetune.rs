@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelIdentity, Progress, score, train};
-use consilium_rounds::metrics::{Figures, exact};
+use consilium_rounds::metrics::{EvaluationShape, Figures, exact};
+use consilium_site_agent::contribution::count_cases;
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
 use consilium_study::task::Label;
@@ -96,7 +97,11 @@ pub(crate) struct Measured {
     pub(crate) loss: f64,
     /// None where the cases do not define it.
     pub(crate) auroc: Option<f64>,
-    pub(crate) accuracy: f64,
+    /// None of models that score pixels.
+    pub(crate) accuracy: Option<f64>,
+    /// The Dice coefficient of models that do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dice: Option<f64>,
 }
 
 impl Comparison {
@@ -107,16 +112,17 @@ impl Comparison {
         after: &[f32],
         cases: &Dataset,
     ) -> anyhow::Result<Option<Self>> {
-        let ModelIdentity { graph, preprocessing, task, .. } = identity;
-        let labels = cases.labels();
         let figures = |model: &[f32]| -> anyhow::Result<Option<(Measured, Vec<Figures>)>> {
-            let scores = score(graph, *preprocessing, *task, model, cases)?;
-            let rows: Vec<&[f32]> = scores.iter().collect();
-            let of = |rows: &[&[f32]], labels: &[Label]| exact::figures(rows, labels, *task, OPERATING_POINT);
-            let single = rows.chunks(1).zip(labels.chunks(1)).filter_map(|(row, label)| of(row, label));
-            let single: Vec<Figures> = single.collect();
-            let all = of(&rows, labels);
-            Ok(all.map(|all| (Measured { loss: all.loss, auroc: all.auroc, accuracy: all.accuracy }, single)))
+            let (all, single) = if identity.task.is_dense() {
+                of_masks(identity, model, cases)?
+            } else {
+                of_labels(identity, model, cases)?
+            };
+            let measured = |all: Figures| {
+                let Figures { loss, auroc, accuracy, dice, .. } = all;
+                Measured { loss, auroc, accuracy, dice }
+            };
+            Ok(all.map(|all| (measured(all), single)))
         };
         let (Some((before, old)), Some((after, new))) = (figures(before)?, figures(after)?) else {
             return Ok(None);
@@ -124,7 +130,8 @@ impl Comparison {
         let differences: Vec<f64> = new.iter().zip(&old).map(|(new, old)| new.loss - old.loss).collect();
         let Some(difference) = Mean::of(&differences) else { return Ok(None) };
         let changed = |from: &[Figures], to: &[Figures]| {
-            from.iter().zip(to).filter(|(from, to)| from.accuracy < to.accuracy).count()
+            let share = |figures: &Figures| figures.accuracy.or(figures.dice);
+            from.iter().zip(to).filter(|(from, to)| share(from) < share(to)).count()
         };
         let (righted, wronged) = (changed(&old, &new), changed(&new, &old));
         Ok(Some(Self { cases: cases.len(), before, after, difference, righted, wronged }))
@@ -138,7 +145,8 @@ impl Comparison {
     /// For people.
     pub(crate) fn people(&self) -> String {
         let Self { cases, before, after, difference, righted, wronged } = self;
-        let auroc = |of: &Measured| of.auroc.map_or_else(|| "–".to_owned(), |auroc| format!("{auroc:.4}"));
+        let figure =
+            |figure: Option<f64>| figure.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
         let (verdict, half) = match difference.half {
             None => ("one case says nothing", String::new()),
             Some(half) if difference.mean.abs() <= half => {
@@ -146,21 +154,54 @@ impl Comparison {
             }
             Some(half) => ("that is more than chance among cases", format!(" ± {half:.4}")),
         };
+        let has_masks = before.dice.is_some() || after.dice.is_some();
+        let head = if has_masks { "Dice" } else { "AUROC   accuracy" };
+        let line = |of: &Measured| {
+            let figures = if has_masks {
+                figure(of.dice)
+            } else {
+                format!("{:<6}  {}", figure(of.auroc), figure(of.accuracy))
+            };
+            format!("{:.4}  {figures}", of.loss)
+        };
+        let cases_changed = if has_masks {
+            format!("{righted} fit their mask better, {wronged} worse.")
+        } else {
+            format!("{righted} that were wrong are right, {wronged} that were right are wrong.")
+        };
         format!(
-            "         loss    AUROC   accuracy\n\
-             before   {:.4}  {:<6}  {:.4}\n\
-             after    {:.4}  {:<6}  {:.4}\n\
+            "         loss    {head}\n\
+             before   {}\n\
+             after    {}\n\
              on the same {cases} held-out cases. Case by case the loss changes by {:+.4}{half} (95 %): {verdict}.\n\
-             {righted} that were wrong are right, {wronged} that were right are wrong.",
-            before.loss,
-            auroc(before),
-            before.accuracy,
-            after.loss,
-            auroc(after),
-            after.accuracy,
+             {cases_changed}",
+            line(before),
+            line(after),
             difference.mean,
         )
     }
+}
+
+/// Figures of all cases together, if there are any, and of each.
+type OfCases = (Option<Figures>, Vec<Figures>);
+
+fn of_labels(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> anyhow::Result<OfCases> {
+    let ModelIdentity { graph, preprocessing, task, .. } = identity;
+    let scores = score(graph, *preprocessing, *task, model, cases)?;
+    let rows: Vec<&[f32]> = scores.iter().collect();
+    let of = |rows: &[&[f32]], labels: &[Label]| exact::figures(rows, labels, *task, OPERATING_POINT);
+    let single = rows.chunks(1).zip(cases.labels().chunks(1)).filter_map(|(row, label)| of(row, label));
+    Ok((of(&rows, cases.labels()), single.collect()))
+}
+
+fn of_masks(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> anyhow::Result<OfCases> {
+    let classes = u16::try_from(identity.graph.classes()).context("a model scores few classes")?;
+    let shape = EvaluationShape::new(classes, 2, OPERATING_POINT)?.of_task(identity.task);
+    let of =
+        |cases: &Dataset| count_cases(shape, identity, model, None, cases).map(|counts| counts.figures());
+    let single = (0..cases.len()).map(|case| of(&cases.select(&[case])));
+    let single: Vec<Option<Figures>> = single.collect::<Result<_, _>>()?;
+    Ok((of(cases)?, single.into_iter().flatten().collect()))
 }
 
 #[cfg(test)]

@@ -130,6 +130,12 @@ pub struct Shown {
     pub loss: Option<f64>,
     /// AUROC on the same cases.
     pub auroc: Option<f64>,
+    /// The metric that picked the model, where it is neither of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// That on the same cases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figure: Option<f64>,
     /// Numbers in the model.
     pub parameters: usize,
     /// Blocks that are as in the initial model, because the study froze them.
@@ -161,7 +167,7 @@ impl Shown {
         };
         format!(
             "{study}: model {model}, {size}, after round {round}{warning}\n\
-             figures      loss {loss}, AUROC {auroc}, over the federation's held-out cases\n\
+             figures      loss {loss}, {metric} {telling}, over the federation's held-out cases\n\
              input        {channels} x {height} x {width}, values from 0 to 1, then (x - {mean}) / {std}\n\
              scores       {labels} ({task})\n\
              parameters   {parameters}, graph {graph}\n\
@@ -172,7 +178,8 @@ impl Shown {
             size = bytes(self.bytes),
             round = self.round,
             loss = figure(self.loss),
-            auroc = figure(self.auroc),
+            metric = self.metric.as_deref().unwrap_or("AUROC"),
+            telling = figure(if self.metric.is_some() { self.figure } else { self.auroc }),
             mean = self.mean,
             std = self.std,
             labels = self.labels.join(", "),
@@ -220,6 +227,8 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         adopted: !known.released_its_start(),
         loss: line.and_then(|line| line.loss),
         auroc: line.and_then(|line| line.auroc),
+        metric: line.and_then(|line| line.metric.clone()),
+        figure: line.and_then(|line| line.figure),
         parameters: file.model.len(),
         frozen: file.identity.graph.names(Treatment::Frozen),
         local: file.identity.graph.names(Treatment::Local),

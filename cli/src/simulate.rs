@@ -85,6 +85,9 @@ struct Final {
     /// Of grades: its kappa with quadratic weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     kappa: Option<f64>,
+    /// Of masks: the mean Dice coefficient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dice: Option<f64>,
     /// 95 % intervals of these figures, by their names.
     intervals: Intervals,
     rounds: usize,
@@ -145,8 +148,9 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     let last = Final {
         is_final: true,
         auroc: scored.figure(|figures| figures.auroc),
-        accuracy: scored.figure(|figures| Some(figures.accuracy)),
+        accuracy: scored.figure(|figures| figures.accuracy),
         kappa: scored.figure(|figures| figures.kappa),
+        dice: scored.figure(|figures| figures.dice),
         intervals: scored.of_all.map(|figures| figures.intervals).unwrap_or_default(),
         rounds: rounds.len(),
         sites: study.sites.len(),
@@ -160,6 +164,10 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     };
     output.show(&last, |last| {
         let figures = match (last.auroc, last.accuracy) {
+            (_, None) if last.dice.is_some() => format!(
+                "Dice {} on cases that no site had",
+                with_interval(last.dice.unwrap_or_default(), last.intervals.get(&Metric::Dice))
+            ),
             (Some(auroc), Some(accuracy)) => {
                 let kappa = last.kappa.map_or_else(String::new, |kappa| {
                     format!(", kappa {}", with_interval(kappa, last.intervals.get(&Metric::Kappa)))

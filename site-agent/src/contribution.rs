@@ -5,8 +5,11 @@
 
 use std::ops::ControlFlow;
 
-use consilium_learning::{Dataset, LocalSeed, LocalTraining, Progress, Scores, TrainError, train};
-use consilium_rounds::metrics::EvaluationCounts;
+use consilium_learning::score::ScoreError;
+use consilium_learning::{
+    Dataset, LocalSeed, LocalTraining, ModelIdentity, Progress, TrainError, score_each, train,
+};
+use consilium_rounds::metrics::{EvaluationCounts, EvaluationShape, Truth, loss};
 use consilium_rounds::reason::Withdrawal;
 use consilium_rounds::vector::evaluation_shape;
 use consilium_secagg::numbering::RoundNumber;
@@ -14,6 +17,7 @@ use consilium_study::document::{Plan, Study};
 use consilium_study::graph::{ModelGraph, ParameterSpec, Treatment};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
+use consilium_study::task::Label;
 use minicbor::{Decode, Encode};
 
 use crate::data::source::InvalidTarget;
@@ -132,16 +136,49 @@ pub fn local_update(
     Ok(LocalUpdate { update: study.model.compact(update), own, mean_loss: trained.mean_loss })
 }
 
-/// Counts of held-out cases, from the scores of a candidate and of the model it is compared with.
+/// Counts of held-out cases under a candidate. `start_losses` are those of the model it is compared with, case by case;
+/// none where that is the candidate itself.
 pub fn evaluation_counts(
-    study: &Study,
-    candidate: &Scores,
-    start: &Scores,
+    plan: &Plan,
+    candidate: &[f32],
+    start_losses: Option<&[f64]>,
     cases: &Dataset,
-) -> EvaluationCounts {
-    let mut counts = EvaluationCounts::new(evaluation_shape(study));
-    for ((candidate, start), label) in candidate.iter().zip(start.iter()).zip(cases.labels()) {
-        counts.add(candidate, start, *label);
+) -> Result<EvaluationCounts, ScoreError> {
+    count_cases(evaluation_shape(plan), &plan.model_identity(), candidate, start_losses, cases)
+}
+
+/// The same for a model without its study.
+pub fn count_cases(
+    shape: EvaluationShape,
+    identity: &ModelIdentity,
+    candidate: &[f32],
+    start_losses: Option<&[f64]>,
+    cases: &Dataset,
+) -> Result<EvaluationCounts, ScoreError> {
+    let ModelIdentity { graph, preprocessing, task, .. } = identity;
+    let mut counts = EvaluationCounts::new(shape);
+    score_each(graph, *preprocessing, *task, candidate, cases, &mut |case, scores| {
+        let truth = truth(cases, case);
+        let start_loss = start_losses.map_or_else(|| loss(scores, truth), |losses| losses[case]);
+        counts.add(scores, start_loss, truth);
+    })?;
+    Ok(counts)
+}
+
+/// Clipped cross-entropy of each case under a model.
+pub fn losses(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> Result<Vec<f64>, ScoreError> {
+    let ModelIdentity { graph, preprocessing, task, .. } = identity;
+    let mut losses = Vec::with_capacity(cases.len());
+    score_each(graph, *preprocessing, *task, model, cases, &mut |case, scores| {
+        losses.push(loss(scores, truth(cases, case)));
+    })?;
+    Ok(losses)
+}
+
+/// What is known of a case.
+fn truth(cases: &Dataset, case: usize) -> Truth<'_> {
+    match cases.labels()[case] {
+        Label::Mask => Truth::Mask(cases.mask(case)),
+        label => Truth::Label(label),
     }
-    counts
 }

@@ -10,7 +10,8 @@ use npyz::npz::NpzWriter;
 /// Side of a picture.
 const SIDE: u64 = 8;
 
-/// Writes an archive of 8 x 8 pictures: in class 1 the right half is brighter. `seed` makes sites differ.
+/// Writes an archive of 8 x 8 pictures: in class 1 the right half is brighter, and masks say which pixels are. `seed` makes
+/// sites differ.
 pub fn write_cases(path: &Path, train: u64, held_out: u64, seed: u64) -> anyhow::Result<()> {
     let mut writer = NpzWriter::create(path)?;
     part(&mut writer, "train", train, seed)?;
@@ -24,26 +25,26 @@ fn part(writer: &mut NpzWriter<BufWriter<File>>, name: &str, cases: u64, seed: u
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state >> 33
     };
-    let mut images = Vec::new();
+    let (mut images, mut masks) = (Vec::new(), Vec::new());
     for case in 0..cases {
         for pixel in 0..SIDE * SIDE {
             let bright = case % 2 == 1 && pixel % SIDE >= SIDE / 2;
             images.push((draw() % 120) as u8 + if bright { 90 } else { 30 });
+            masks.push(u8::from(bright));
         }
     }
-    let mut array = writer
-        .array(&format!("{name}_images"), Default::default())?
-        .default_dtype()
-        .shape(&[cases, SIDE, SIDE])
-        .begin_nd()?;
-    array.extend(&images)?;
-    array.finish()?;
-    let mut array = writer
-        .array(&format!("{name}_labels"), Default::default())?
-        .default_dtype()
-        .shape(&[cases, 1])
-        .begin_nd()?;
-    array.extend((0..cases).map(|case| (case % 2) as u8))?;
-    array.finish()?;
+    let labels: Vec<u8> = (0..cases).map(|case| (case % 2) as u8).collect();
+    let pictures = [cases, SIDE, SIDE];
+    let arrays: [(&str, &[u64], Vec<u8>); 3] =
+        [("images", &pictures, images), ("labels", &[cases, 1], labels), ("masks", &pictures, masks)];
+    for (what, shape, values) in arrays {
+        let mut array = writer
+            .array(&format!("{name}_{what}"), Default::default())?
+            .default_dtype()
+            .shape(shape)
+            .begin_nd()?;
+        array.extend(values)?;
+        array.finish()?;
+    }
     Ok(())
 }

@@ -121,8 +121,12 @@ fn scored(file: &ModelFile, link: Link) -> (Vec<u8>, Scores) {
     let pixels: Vec<f32> =
         numbers(0).take(CASES * identity.graph.input_len()).map(|number| 0.5 + 0.5 * number).collect();
     let bytes = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let cases =
-        Dataset::new(identity.graph.input(), Pixels::Floats(pixels), vec![Label::unknown(link.task); CASES]);
+    let (shape, pixels) = (identity.graph.input(), Pixels::Floats(pixels));
+    let cases = if link.task.is_dense() {
+        Dataset::with_masks(shape, pixels, vec![0; CASES * identity.graph.places()])
+    } else {
+        Dataset::new(shape, pixels, vec![Label::unknown(link.task); CASES])
+    };
     let cases = cases.expect("cases");
     let scores = score(&identity.graph, identity.preprocessing, link, &file.model, &cases).expect("scores");
     // Where one class has it all, anything agrees.
@@ -210,6 +214,53 @@ fn probabilities_of_findings_and_at_a_temperature_are_the_same_there() {
         };
         told("temperature", temperature.to_string(), is_told);
         told("task", task.name().to_owned(), task != Task::Classification);
+    }
+}
+
+/// A U-Net, and what is kept and joined by sums and in a branch.
+#[test]
+fn pixels_are_scored_the_same_there() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let joined = r#"
+        layers = [
+            { kind = "conv2d", filters = 4, kernel = 3, padding = 1 },
+            { kind = "keep" },
+            { kind = "activation", function = "tanh" },
+            { kind = "keep" },
+            { kind = "residual", main = [
+                { kind = "keep" },
+                { kind = "conv2d", filters = 2, kernel = 1 },
+                { kind = "join" },
+                { kind = "conv2d", filters = 4, kernel = 1 },
+            ] },
+            { kind = "join", by = "add" },
+            { kind = "activation", function = "relu" },
+            { kind = "join", by = "concat" },
+            { kind = "conv2d", filters = 3, kernel = 1 },
+        ]"#;
+    let specs = ["preset = \"unet2d\"", "preset = \"unet2d\"\nnorm = \"group\"", joined];
+    for (spec, input) in specs.into_iter().flat_map(|spec| [(spec, [3, 16, 32]), (spec, [1, 12, 6])]) {
+        let mut file = model(&graph(spec, input));
+        file.identity.task = Task::Segmentation;
+        let (pixels, scores) = scored(&file, file.identity.task.into());
+        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, 1.0)), &pixels, &[]);
+        let what = format!("{spec} {input:?}");
+        let sides = json!(["cases", 3, input[1], input[2]]);
+        assert_eq!(got["outputs"], json!({ "probabilities": sides, "logits": sides }), "{what}");
+        let places = file.identity.graph.places();
+        let pictures = got["probabilities"].as_array().expect("pictures");
+        for (picture, want) in pictures.iter().zip(scores.iter()) {
+            let number = |class: usize, place: usize| {
+                picture[class][place / input[2] as usize][place % input[2] as usize].as_f64()
+            };
+            assert_eq!(want.len(), 3 * places, "{what}");
+            for (place, want) in want.chunks_exact(3).enumerate() {
+                for (class, want) in want.iter().enumerate() {
+                    let got = number(class, place).expect("a number");
+                    assert!((got - f64::from(*want)).abs() < TOLERANCE, "{what}: {got} is not {want}");
+                }
+            }
+        }
     }
 }
 

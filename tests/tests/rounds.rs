@@ -117,6 +117,25 @@ fn grades_are_measured_by_kappa_and_calibrated_by_all() {
     assert!(told.contains("(95 %: "), "{told}");
 }
 
+/// Masks are measured by the Dice coefficient, in the lines of the study, in the ledger and on the card.
+#[test]
+fn masks_are_learned_and_measured() {
+    let lab = lab();
+    let data = "task = \"segmentation\"\n";
+    lab.launch(&Study { data, model: "unet2d", ..Study::default() }).unwrap();
+    lab.released(STUDY, PATIENCE).unwrap();
+    let status = lab.status(STUDY).unwrap();
+    let lines = status["lines"].as_array().unwrap();
+    let measured: Vec<_> = lines.iter().filter(|line| line["kind"] == "evaluate").collect();
+    assert_eq!(measured.len(), 3);
+    assert!(measured.iter().all(|line| line["metric"] == "dice" && line["figure"].is_f64()), "{status}");
+    let folder = lab.path().to_str().unwrap();
+    let told = lab.consilium(&["audit", "verify", folder]).unwrap();
+    assert!(told.contains(", Dice ") && told.contains("(95 %: "), "{told}");
+    let shown = lab.consilium(&["model", "show", STUDY]).unwrap();
+    assert!(shown.contains(", dice 0.") && shown.contains("(segmentation)"), "{shown}");
+}
+
 #[test]
 fn a_hospital_killed_in_mid_round_is_a_dropout_and_comes_back() {
     let mut lab = lab();

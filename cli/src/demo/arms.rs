@@ -13,9 +13,9 @@ use consilium_learning::{
     Dataset, LocalSeed, LocalTraining, ModelIdentity, Pixels, TrainError, fix_threads, score, train,
 };
 use consilium_memory::{Freed, settle};
-use consilium_rounds::metrics::{EvaluationCounts, Figures, exact};
+use consilium_rounds::metrics::{EvaluationCounts, Figures, exact, loss};
 use consilium_rounds::vector::evaluation_shape;
-use consilium_site_agent::contribution::criteria;
+use consilium_site_agent::contribution::{criteria, evaluation_counts};
 use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
 use consilium_study::canonical::Canonical;
 use consilium_study::document::{Plan, Study};
@@ -127,18 +127,22 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
     let test = all_cases(study, std::slice::from_ref(&job.test))?;
     let figures = figures(study, &model, &test)?;
     let auroc = figures.auroc.context("the test cases are all of one class")?;
-    Ok(Outcome { auroc, accuracy: figures.accuracy, steps, passes, diverged })
+    let accuracy = figures.accuracy.context("the demo's cases are of classes")?;
+    Ok(Outcome { auroc, accuracy, steps, passes, diverged })
 }
 
 /// What a model makes of cases: exact figures, with those beside them that counts alone have.
 pub(crate) fn figures(plan: &Plan, model: &[f32], cases: &Dataset) -> anyhow::Result<Figures> {
     let (preprocessing, task) = (plan.model_identity().preprocessing, plan.data.task);
+    if task.is_dense() {
+        return evaluation_counts(plan, model, None, cases)?.figures().context("there is no case to score");
+    }
     let scores = score(&plan.model, preprocessing, task, model, cases)?;
     let rows: Vec<&[f32]> = scores.iter().collect();
     let exact = exact::figures(&rows, cases.labels(), task, plan.evaluation.operating_point.get());
     let mut counts = EvaluationCounts::new(evaluation_shape(plan));
     for (row, label) in rows.iter().zip(cases.labels()) {
-        counts.add(row, row, *label);
+        counts.add(row, loss(row, *label), *label);
     }
     let (exact, counted) = exact.zip(counts.figures()).context("there is no case to score")?;
     let Figures { kappa, temperature, calibrated_loss, intervals, .. } = counted;
@@ -223,9 +227,10 @@ pub(crate) fn all_cases(plan: &Plan, sources: &[Source]) -> anyhow::Result<Datas
 /// All cases of some data sets, one after the other.
 pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Result<Dataset> {
     let mut shape = None;
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    let (mut pixels, mut labels, mut masks) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
         shape = Some(part.shape());
+        masks.extend((0..part.len()).flat_map(|case| part.mask(case)));
         labels.extend_from_slice(part.labels());
         match part.pixels() {
             Pixels::Floats(values) => pixels.extend_from_slice(values),
@@ -233,7 +238,12 @@ pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Resu
         }
     }
     let Some(shape) = shape else { bail!("there are no cases") };
-    Ok(Dataset::new(shape, Pixels::Floats(pixels), labels)?)
+    let pixels = Pixels::Floats(pixels);
+    if masks.is_empty() {
+        Ok(Dataset::new(shape, pixels, labels)?)
+    } else {
+        Ok(Dataset::with_masks(shape, pixels, masks)?)
+    }
 }
 
 #[cfg(test)]

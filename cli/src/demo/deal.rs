@@ -127,79 +127,96 @@ fn dicom(folder: &str) -> Source {
 
 /// One part of a MedMNIST archive.
 struct Part {
+    cases: usize,
     images: Vec<u8>,
     labels: Vec<u8>,
-    /// Numbers in a label: one, or a 0 or 1 for each finding.
+    /// Numbers in a label: one, or a 0 or 1 for each finding; none where pictures have masks only.
     numbers: usize,
+    /// Class of each pixel, where pictures have masks.
+    masks: Vec<u8>,
     /// Shape of one picture.
     shape: Vec<u64>,
 }
 
 impl Part {
     fn read(archive: &mut NpzArchive<std::io::BufReader<File>>, part: &str) -> anyhow::Result<Self> {
-        let mut array = |kind: &str| -> anyhow::Result<(Vec<u8>, Vec<u64>)> {
+        type Array = (Vec<u8>, Vec<u64>);
+        let mut array = |kind: &str| -> anyhow::Result<Option<Array>> {
             let name = format!("{part}_{kind}");
-            let file = archive.by_name(&name)?.with_context(|| format!("the archive has no array {name}"))?;
+            let Some(file) = archive.by_name(&name)? else { return Ok(None) };
             let shape = file.shape().to_vec();
             let values = file.into_vec().with_context(|| format!("the array {name} does not hold bytes"))?;
-            Ok((values, shape))
+            Ok(Some((values, shape)))
         };
-        let (images, shape) = array("images")?;
-        let (labels, label_shape) = array("labels")?;
-        let cases = usize::try_from(shape.first().copied().unwrap_or(0))?;
+        let images = array("images")?;
+        let (images, shape) = images.with_context(|| format!("the archive has no array {part}_images"))?;
+        let (labels, masks) = (array("labels")?, array("masks")?);
+        if labels.is_none() && masks.is_none() {
+            bail!("the archive has neither {part}_labels nor {part}_masks");
+        }
+        if !(3..=4).contains(&shape.len()) {
+            bail!("the array {part}_images does not hold pictures");
+        }
+        let cases = usize::try_from(shape[0])?;
+        let (labels, label_shape) = labels.unwrap_or_else(|| (Vec::new(), vec![shape[0]]));
         let numbers = labels.len().checked_div(cases).unwrap_or(1);
-        let fit = matches!(*label_shape, [_] | [_, _]) && numbers * cases == labels.len() && numbers > 0;
-        if !(3..=4).contains(&shape.len()) || !fit || label_shape.first() != shape.first() {
+        let fit = matches!(*label_shape, [_] | [_, _]) && numbers * cases == labels.len();
+        if !fit || label_shape[0] != shape[0] {
             bail!("the part \"{part}\" does not hold one label per picture");
         }
-        Ok(Self { images, labels, numbers, shape: shape[1..].to_vec() })
+        let (masks, mask_shape) = masks.unwrap_or_else(|| (Vec::new(), shape[..3].to_vec()));
+        if mask_shape != shape[..3] {
+            bail!("the part \"{part}\" does not hold one mask per picture, of its size");
+        }
+        Ok(Self { cases, images, labels, numbers, masks, shape: shape[1..].to_vec() })
     }
 
     fn len(&self) -> usize {
-        self.labels.len() / self.numbers
+        self.cases
+    }
+
+    /// Pixels of a mask; none where there are no masks.
+    fn places(&self) -> usize {
+        if self.masks.is_empty() { 0 } else { (self.shape[0] * self.shape[1]) as usize }
     }
 
     /// The label of each picture.
     fn each_label(&self) -> impl Iterator<Item = &[u8]> {
-        self.labels.chunks_exact(self.numbers)
+        (0..self.cases).map(|case| &self.labels[case * self.numbers..][..self.numbers])
     }
 
     fn select(&self, wanted: impl Fn(usize) -> bool) -> Self {
         let size: usize = self.shape.iter().product::<u64>() as usize;
         let chosen: Vec<usize> = (0..self.len()).filter(|case| wanted(*case)).collect();
+        let pick = |all: &[u8], size: usize| -> Vec<u8> {
+            chosen.iter().flat_map(|case| &all[case * size..][..size]).copied().collect()
+        };
         Self {
-            images: chosen
-                .iter()
-                .flat_map(|case| &self.images[case * size..(case + 1) * size])
-                .copied()
-                .collect(),
-            labels: chosen
-                .iter()
-                .flat_map(|case| &self.labels[case * self.numbers..][..self.numbers])
-                .copied()
-                .collect(),
+            cases: chosen.len(),
+            images: pick(&self.images, size),
+            labels: pick(&self.labels, self.numbers),
             numbers: self.numbers,
+            masks: pick(&self.masks, self.places()),
             shape: self.shape.clone(),
         }
     }
 
     fn write(&self, to: &mut NpzWriter<BufWriter<File>>, part: &str) -> anyhow::Result<()> {
         let cases = self.len() as u64;
+        let mut array = |kind: &str, shape: &[u64], values: &[u8]| -> anyhow::Result<()> {
+            let name = format!("{part}_{kind}");
+            let mut array = to.array(&name, Default::default())?.default_dtype().shape(shape).begin_nd()?;
+            array.extend(values)?;
+            Ok(array.finish()?)
+        };
         let shape: Vec<u64> = std::iter::once(cases).chain(self.shape.iter().copied()).collect();
-        let mut images = to
-            .array(&format!("{part}_images"), Default::default())?
-            .default_dtype()
-            .shape(&shape)
-            .begin_nd()?;
-        images.extend(&self.images)?;
-        images.finish()?;
-        let mut labels = to
-            .array(&format!("{part}_labels"), Default::default())?
-            .default_dtype()
-            .shape(&[cases, self.numbers as u64])
-            .begin_nd()?;
-        labels.extend(&self.labels)?;
-        labels.finish()?;
+        array("images", &shape, &self.images)?;
+        if self.numbers > 0 {
+            array("labels", &[cases, self.numbers as u64], &self.labels)?;
+        }
+        if self.places() > 0 {
+            array("masks", &shape[..3], &self.masks)?;
+        }
         Ok(())
     }
 }

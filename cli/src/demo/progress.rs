@@ -100,13 +100,17 @@ impl Story {
         };
         let (missing, absent) = (named("missing", &round.missing), named("absent", &round.absent));
         let (loss_of, loss) = round.telling_loss();
+        let (metric, telling) = match &round.metric {
+            Some(metric) => (metric.as_str(), round.figure),
+            None => ("AUROC", round.auroc),
+        };
         let cause = round.cause.as_ref().map(|cause| format!("   {cause}")).unwrap_or_default();
         self.tell(&format!(
-            "round {:>2}/{rounds}  {:<11} {loss_of} {}  AUROC {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{absent}{cause}",
+            "round {:>2}/{rounds}  {:<11} {loss_of} {}  {metric} {}  sites {}/{}  up {:>8}  down {:>8}  {:.1} s (overhead {:.2} s){missing}{absent}{cause}",
             round.round,
             round.state,
             figure(loss),
-            figure(round.auroc),
+            figure(telling),
             round.counted,
             round.selected,
             bytes(round.bytes_up),
@@ -138,6 +142,11 @@ pub(crate) struct Round {
     /// Of the candidate, over the held-out cases.
     candidate_loss: Option<f64>,
     auroc: Option<f64>,
+    /// The metric that picks the study's model, where it is neither of these, and that of the candidate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metric: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    figure: Option<f64>,
     selected: u64,
     counted: u64,
     /// Members of the Selection whose update is not in the sum.
@@ -184,6 +193,8 @@ impl Round {
             loss: line["loss"].as_f64(),
             candidate_loss: None,
             auroc: None,
+            metric: line["metric"].as_str().map(str::to_owned),
+            figure: None,
             selected: line["selected"].as_u64()?,
             counted: line["counted"].as_u64()?,
             missing: names("missing"),
@@ -217,6 +228,7 @@ impl Round {
         self.cause = line["cause"].as_str().map(str::to_owned);
         self.candidate_loss = line["loss"].as_f64();
         self.auroc = line["auroc"].as_f64();
+        self.figure = line["figure"].as_f64();
         self.bytes_up += line["bytes_up"].as_u64().unwrap_or(0);
         self.bytes_down += line["bytes_down"].as_u64().unwrap_or(0);
         self.seconds += line["seconds"].as_f64().unwrap_or(0.0);

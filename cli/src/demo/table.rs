@@ -17,11 +17,15 @@ pub(crate) struct Table {
     rows: Vec<csv::StringRecord>,
     /// The column of the files; none where rows are cases.
     path: Option<usize>,
-    label: usize,
+    /// The column of the labels; none where pixels have them.
+    label: Option<usize>,
+    /// The column of the files with masks.
+    mask: Option<usize>,
     patient: Option<usize>,
     /// The column of the split, if it names any row for testing.
     test_split: Option<usize>,
-    /// All labels; the position is the class. In alphabetical order, unless a study gave another.
+    /// All labels; the position is the class. In alphabetical order, unless a study gave another. None without a column of
+    /// them.
     pub labels: Vec<String>,
 }
 
@@ -42,8 +46,8 @@ impl Table {
         Self::read(path, false)
     }
 
-    /// Reads a table with the columns `path,label` and, if wanted, `patient,split`. Other names of these columns
-    /// are brought to ours.
+    /// Reads a table with the columns `path,label` or `path,mask` and, if wanted, `patient,split`. Other names of these
+    /// columns are brought to ours.
     fn read(path: &Path, names_files: bool) -> anyhow::Result<Self> {
         let about = || format!("reading {}", path.display());
         let mut reader = csv::Reader::from_path(path).with_context(about)?;
@@ -54,27 +58,30 @@ impl Table {
         let needed =
             |name: &str| column(name).with_context(|| format!("{} has no column {name}", path.display()));
         let of_path = if names_files { Some(needed("path")?) } else { None };
-        let of_label = needed("label")?;
+        let mask = column("mask").filter(|_| names_files);
+        let of_label = if mask.is_some() { column("label") } else { Some(needed("label")?) };
         let patient = column("patient");
         let test_split = column("split").filter(|column| rows.iter().any(|row| &row[*column] == "test"));
-        let mut labels: Vec<String> = rows.iter().map(|row| row[of_label].to_owned()).collect();
+        let written = of_label.iter().flat_map(|column| rows.iter().map(|row| row[*column].to_owned()));
+        let mut labels: Vec<String> = written.collect();
         labels.sort();
         labels.dedup();
-        if labels.len() < 2 {
+        if labels.len() < 2 && mask.is_none() {
             bail!("{} names fewer than two classes", path.display());
         }
-        Ok(Self { header, rows, path: of_path, label: of_label, patient, test_split, labels })
+        Ok(Self { header, rows, path: of_path, label: of_label, mask, patient, test_split, labels })
     }
 
     /// Brings what is written as labels to the classes of a study: the longest class that begins the text, upper
     /// and lower case alike, else the class named `other`, if there is one. Texts of no class stay as they are.
     pub(crate) fn relabel(&mut self, classes: &[String]) {
+        let Some(label) = self.label else { return };
         let other = classes.iter().find(|class| class.eq_ignore_ascii_case("other"));
         for row in &mut self.rows {
-            let text = row[self.label].to_lowercase();
+            let text = row[label].to_lowercase();
             let begins = classes.iter().filter(|class| text.starts_with(&class.to_lowercase()));
             if let Some(class) = begins.max_by_key(|class| class.len()).or(other) {
-                *row = replaced(row, self.label, class);
+                *row = replaced(row, label, class);
             }
         }
         self.labels = classes.to_vec();
@@ -120,9 +127,10 @@ impl Table {
         self.path.map_or_else(|| format!("{row:010}"), |column| self.rows[row][column].to_owned())
     }
 
-    /// Class of a row.
+    /// Class of a row; all are of one where there are no labels.
     pub(crate) fn class(&self, row: usize) -> u16 {
-        let found = self.labels.iter().position(|label| *label == self.rows[row][self.label]);
+        let written = self.label.map(|column| &self.rows[row][column]);
+        let found = self.labels.iter().position(|label| Some(label.as_str()) == written);
         u16::try_from(found.unwrap_or(0)).unwrap_or(u16::MAX)
     }
 
@@ -190,12 +198,13 @@ impl Table {
                 Some(column) => writer.write_record(&replaced(row, column, ""))?,
                 None => writer.write_record(row)?,
             }
-            let Some(column) = self.path else { continue };
-            let (source, target) = (from.join(&row[column]), to.join(&row[column]));
-            if let Some(folder) = target.parent() {
-                std::fs::create_dir_all(folder)?;
+            for column in self.path.into_iter().chain(self.mask) {
+                let (source, target) = (from.join(&row[column]), to.join(&row[column]));
+                if let Some(folder) = target.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                std::fs::copy(&source, &target).with_context(|| format!("copying {}", source.display()))?;
             }
-            std::fs::copy(&source, &target).with_context(|| format!("copying {}", source.display()))?;
         }
         writer.flush()?;
         Ok(())

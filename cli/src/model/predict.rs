@@ -3,6 +3,7 @@
 //! The model file alone says how a case becomes an input. Pictures go the way of a site's: its decoder, in a
 //! process of its own, brings them to the model's size, and its scoring computes the probabilities.
 
+mod areas;
 mod rows;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use consilium_study::graph::Treatment;
 use consilium_study::task::Label;
 use serde::{Serialize, Serializer};
 
+use self::areas::{Areas, Masks};
 use super::{open, temperature};
 use crate::demo::arms::decoder;
 use crate::output::Output;
@@ -36,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// Score pictures, or rows of tables, with a model file; needs no coordinator and no network
 ///
-/// Prints for each picture the probability of every label. Pictures are read as the sites of the study read theirs:
+/// Prints for each picture the probability of every label, or of a model of pixels the share of pixels of each class. Pictures are read as the sites of the study read theirs:
 /// DICOM, PNG and JPEG. In a folder, files that are no pictures are passed over. A picture that cannot be read is
 /// named with the reason, the others go on, and the command fails at the end. A model of rows takes tables (.csv) with the
 /// columns of its study's inputs, and answers for each row.
@@ -51,6 +53,10 @@ pub(super) struct PredictArgs {
     /// Divide outputs by this before they become probabilities: the temperature that the study's card gives
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = temperature)]
     temperature: f64,
+    /// Of a model of pixels: write the mask of each picture to this folder, as a PNG of the picture's size; with two labels
+    /// the second is white, else values are places of labels
+    #[arg(long, value_name = "FOLDER")]
+    masks: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -59,10 +65,13 @@ pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
     if file.identity.graph.treated(Treatment::Local).next().is_some() {
         eprintln!("{LOCAL_LAYERS}");
     }
+    if args.masks.is_some() && !file.identity.task.is_dense() {
+        bail!("--masks is for models of pixels, and this one's task is {}", file.identity.task.name());
+    }
     if let Some(inputs) = file.identity.inputs.clone() {
         return rows::run(&file, &inputs, args.temperature, &args.paths, output);
     }
-    let mut predictor = Predictor::new(file, args.temperature)?;
+    let mut predictor = Predictor::new(file, args)?;
     let mut meter = Meter::new(output);
     let mut counts = Counts::default();
     let mut left = find(&args.paths);
@@ -88,6 +97,8 @@ pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
 /// A file to score, or why it is not known which files a path means.
 struct Found {
     path: PathBuf,
+    /// Its path in the folder that was named, or its own name.
+    name: PathBuf,
     /// Whether it was named itself, and not a folder above it.
     is_named: bool,
     unlisted: Option<Unreadable>,
@@ -97,16 +108,25 @@ struct Found {
 fn find(paths: &[PathBuf]) -> VecDeque<Found> {
     let mut found = VecDeque::new();
     for path in paths {
+        let own = || path.file_name().map_or_else(|| path.clone(), PathBuf::from);
         if !path.is_dir() {
-            found.push_back(Found { path: path.clone(), is_named: true, unlisted: None });
+            found.push_back(Found { path: path.clone(), name: own(), is_named: true, unlisted: None });
             continue;
         }
         match files_below(path) {
             Ok(files) => {
-                found.extend(files.into_iter().map(|path| Found { path, is_named: false, unlisted: None }));
+                found.extend(files.into_iter().map(|file| {
+                    let name = file.strip_prefix(path).unwrap_or(&file).to_owned();
+                    Found { path: file, name, is_named: false, unlisted: None }
+                }));
             }
             Err(why) => {
-                found.push_back(Found { path: path.clone(), is_named: true, unlisted: Some(why) });
+                found.push_back(Found {
+                    path: path.clone(),
+                    name: own(),
+                    is_named: true,
+                    unlisted: Some(why),
+                });
             }
         }
     }
@@ -119,14 +139,16 @@ struct Predictor {
     link: Link,
     target: Target,
     decoder: Decoder,
+    masks: Option<Masks>,
 }
 
 impl Predictor {
-    fn new(file: ModelFile, temperature: f64) -> anyhow::Result<Self> {
+    fn new(file: ModelFile, args: &PredictArgs) -> anyhow::Result<Self> {
         let [channels, height, width] = file.identity.graph.input();
         let target = Target::new(channels, height, width).context("no picture becomes this model's input")?;
-        let link = Link { task: file.identity.task, temperature };
-        Ok(Self { file, link, target, decoder: decoder()? })
+        let link = Link { task: file.identity.task, temperature: args.temperature };
+        let masks = args.masks.as_deref().map(Masks::new);
+        Ok(Self { file, link, target, decoder: decoder()?, masks })
     }
 
     /// Takes the first of the files that are left, scores them, counts, and says what came of each. `progress` is told
@@ -139,10 +161,12 @@ impl Predictor {
     ) -> anyhow::Result<Vec<Line>> {
         let (mut pixels, mut scored) = (Vec::new(), 0);
         let mut pictures = Vec::new();
-        let most = (VALUES_TOGETHER / self.target.values()).clamp(1, TOGETHER);
+        let graph = &self.file.identity.graph;
+        let values = self.target.values().max(graph.places() * graph.classes());
+        let most = (VALUES_TOGETHER / values).clamp(1, TOGETHER);
         while scored < most {
             progress(left.len());
-            let Some(Found { path, is_named, unlisted }) = left.pop_front() else { break };
+            let Some(Found { path, name, is_named, unlisted }) = left.pop_front() else { break };
             let picture = match unlisted {
                 Some(why) => Err(why),
                 None => decode_file(&path, self.target, &mut self.decoder),
@@ -158,19 +182,30 @@ impl Predictor {
                 }
                 Err(_) => counts.failed += 1,
             }
-            pictures.push((path, picture.map(drop)));
+            pictures.push((path, name, picture.map(|picture| picture.facts)));
         }
         counts.scored += scored;
         let scores = scores_of(&self.file, self.link, pixels, scored)?;
         let mut scores = scores.iter();
-        let line = |(path, picture): (PathBuf, Result<(), Unreadable>)| {
+        let mut lines = Vec::new();
+        for (path, name, picture) in pictures {
             let finding = match picture {
-                Ok(()) => Finding::scored(&self.file.identity, scores.next().expect("one for each picture")),
+                Ok(facts) => {
+                    let scores = scores.next().expect("one for each picture");
+                    if self.link.task.is_dense() {
+                        let areas = Areas::of(&self.file.identity.labels, scores);
+                        let masks = self.masks.as_mut();
+                        let mask = masks.map(|masks| masks.write(&areas, self.target, &name, &facts));
+                        areas.finding(mask.transpose()?)
+                    } else {
+                        Finding::scored(&self.file.identity, scores)
+                    }
+                }
                 Err(why) => Finding::Unreadable { reason: why.code(), explanation: why.to_string() },
             };
-            Line { file: path.display().to_string(), row: None, finding }
-        };
-        Ok(pictures.into_iter().map(line).collect())
+            lines.push(Line { file: path.display().to_string(), row: None, finding });
+        }
+        Ok(lines)
     }
 }
 
@@ -178,8 +213,12 @@ impl Predictor {
 fn scores_of(file: &ModelFile, link: Link, values: Vec<f32>, cases: usize) -> anyhow::Result<Scores> {
     let identity = &file.identity;
     // Scoring wants cases with labels, and looks at none of them.
-    let unknown = vec![Label::unknown(identity.task); cases];
-    let cases = Dataset::new(identity.graph.input(), Pixels::Floats(values), unknown)?;
+    let (shape, pixels) = (identity.graph.input(), Pixels::Floats(values));
+    let cases = if identity.task.is_dense() {
+        Dataset::with_masks(shape, pixels, vec![0; cases * identity.graph.places()])?
+    } else {
+        Dataset::new(shape, pixels, vec![Label::unknown(identity.task); cases])?
+    };
     Ok(score(&identity.graph, identity.preprocessing, link, &file.model, &cases)?)
 }
 
@@ -205,6 +244,12 @@ enum Finding {
     /// Each finding by itself; none stands out.
     Findings {
         probabilities: Probabilities,
+    },
+    /// What of a picture each class is.
+    Areas {
+        areas: Probabilities,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mask: Option<String>,
     },
     Unreadable {
         reason: &'static str,
@@ -250,6 +295,10 @@ impl Line {
                 format!("{place}: {likeliest} ({})", probabilities.people())
             }
             Finding::Findings { probabilities } => format!("{place}: {}", probabilities.people()),
+            Finding::Areas { areas, mask } => {
+                let mask = mask.as_ref().map_or_else(String::new, |mask| format!("; mask in {mask}"));
+                format!("{place}: {}{mask}", areas.people())
+            }
             Finding::Unreadable { explanation, .. } => format!("{place}: not read: {explanation}"),
         }
     }

@@ -129,7 +129,7 @@ impl Outcome for Finished {
             auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
             accuracy: figures
                 .as_ref()
-                .map_or_else(|| of_sites(|site| site.accuracy), |figures| Some(figures.accuracy)),
+                .map_or_else(|| of_sites(|site| site.accuracy), |figures| figures.accuracy),
             test_cases: test.as_ref().map_or(0, Dataset::len),
             train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
             chosen,
@@ -165,7 +165,7 @@ impl Site {
             site: site.clone(),
             train_cases,
             auroc: figures.and_then(|figures| figures.auroc),
-            accuracy: figures.map(|figures| figures.accuracy),
+            accuracy: figures.and_then(|figures| figures.accuracy),
             own: None,
         }
     }

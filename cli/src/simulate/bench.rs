@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use consilium_learning::{TrainError, score};
+use consilium_learning::TrainError;
 use consilium_rounds::local::{Trained, Work};
 use consilium_rounds::metrics::EvaluationCounts;
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::Context;
 use consilium_site_agent::contribution::{
-    LocalLayers, LocalUpdate, evaluation_counts, local_update, put_own,
+    LocalLayers, LocalUpdate, evaluation_counts, local_update, losses, put_own,
 };
 use consilium_study::document::Study;
 use consilium_study::hash::Hash;
@@ -204,17 +204,20 @@ impl<'a> Bench<'a> {
                 if hospital.held_out.is_empty() {
                     return Err(Withdrawal::TooFewCases);
                 }
-                let preprocessing = self.study.model_identity().preprocessing;
                 let own = self.own.get(site).map(|own| own.after.as_slice());
-                let score = |model: &[f32]| {
+                let with_own = |model: &[f32]| {
                     let mut model = model.to_vec();
                     put_own(&self.study.model, &mut model, own);
-                    score(&self.study.model, preprocessing, self.study.data.task, &model, &hospital.held_out)
-                        .map_err(|_| Withdrawal::TrainingFailed)
+                    model
                 };
-                let candidate = score(&model)?;
-                let start = baseline.as_deref().map_or_else(|| Ok(candidate.clone()), score)?;
-                Ok(evaluation_counts(self.study, &candidate, &start, &hospital.held_out))
+                let identity = self.study.model_identity();
+                let start = |baseline| losses(&identity, &with_own(baseline), &hospital.held_out);
+                let start = baseline.as_deref().map(start).transpose();
+                start
+                    .and_then(|start| {
+                        evaluation_counts(self.study, &with_own(&model), start.as_deref(), &hospital.held_out)
+                    })
+                    .map_err(|_| Withdrawal::TrainingFailed)
             });
             self.busy += took;
             self.evaluated.done.extend(done);

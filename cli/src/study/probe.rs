@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use consilium_learning::{Dataset, LocalSeed, LocalTraining, Pixels, initial, score, train};
 use consilium_study::document::Draft;
 use consilium_study::recipe::Extent;
-use consilium_study::task::Label;
+use consilium_study::task::{Label, Task};
 use serde::Serialize;
 
 /// Cases of the step: normalisation over a batch needs more than one.
@@ -33,12 +33,22 @@ pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
     let values = draft.model.input_len() * cases;
     // Any image does; one without a pattern would hide a layer that passes nothing on.
     let pixels = (0..values).map(|place| (place.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
-    let label = |case: usize| {
-        let place = case % draft.classes();
-        if draft.data.task.is_exclusive() { Label::Class(place as u16) } else { Label::Findings(1 << place) }
+    let pixels = Pixels::Bytes(pixels);
+    let place = |number: usize| number % draft.classes();
+    let data = match draft.data.task {
+        Task::Classification | Task::Ordinal => {
+            let labels = (0..cases).map(|case| Label::Class(place(case) as u16)).collect();
+            Dataset::new(graph.input(), pixels, labels)?
+        }
+        Task::MultiLabel => {
+            let labels = (0..cases).map(|case| Label::Findings(1 << place(case))).collect();
+            Dataset::new(graph.input(), pixels, labels)?
+        }
+        Task::Segmentation => {
+            let masks = (0..cases * graph.places()).map(|pixel| place(pixel) as u8).collect();
+            Dataset::with_masks(graph.input(), pixels, masks)?
+        }
     };
-    let labels: Vec<Label> = (0..cases).map(label).collect();
-    let data = Dataset::new(graph.input(), Pixels::Bytes(pixels), labels)?;
     let preprocessing = draft.model_identity().preprocessing;
 
     let task = draft.data.task;

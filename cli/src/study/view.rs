@@ -115,6 +115,12 @@ pub struct LineView {
     /// Area under the receiver operating characteristic.
     #[serde(default)]
     pub auroc: Option<f64>,
+    /// The metric that picks the study's model, where it is neither of these.
+    #[serde(default)]
+    pub metric: Option<String>,
+    /// That of the candidate.
+    #[serde(default)]
+    pub figure: Option<f64>,
     /// Sites in the Selection.
     pub selected: u32,
     /// Sites in the sum.
@@ -139,6 +145,16 @@ pub struct LineView {
     pub absent: Vec<String>,
 }
 
+impl LineView {
+    /// The figure that a line tells beside the loss, and its name.
+    pub fn telling(&self) -> (&str, Option<f64>) {
+        match &self.metric {
+            Some(metric) => (metric, self.figure),
+            None => ("auroc", self.auroc),
+        }
+    }
+}
+
 /// A round in one line, for people.
 pub fn round_line(line: &LineView, rounds: u32) -> String {
     let figure = |value: Option<f64>, digits| match value {
@@ -146,14 +162,16 @@ pub fn round_line(line: &LineView, rounds: u32) -> String {
         None => "-".to_owned(),
     };
     let width = rounds.to_string().len();
+    let (metric, telling) = line.telling();
     let mut text = format!(
-        "round {round:>width$}/{rounds}  {kind:<8}  {state:<11}  loss {loss:<6}  auroc {auroc:<6}  \
+        "round {round:>width$}/{rounds}  {kind:<8}  {state:<11}  loss {loss:<6}  {metric} {telling:<6}  \
          counted {counted}/{selected}  {up:>8} up  {down:>8} down  {seconds:>6.1} s",
         round = line.round,
         kind = plain(&line.kind),
         state = plain(&line.state),
         loss = figure(line.loss, 4),
-        auroc = figure(line.auroc, 4),
+        metric = plain(metric),
+        telling = figure(telling, 4),
         counted = line.counted,
         selected = line.selected,
         up = bytes(line.bytes_up),

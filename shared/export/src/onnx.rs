@@ -4,7 +4,8 @@
 //! them; subtracting the mean and dividing by the deviation are the first two nodes. A model of rows of a table has the input
 //! `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
 //! a mean and a deviation of its own in the same two nodes. The outputs are `logits` and
-//! `probabilities`, both `[cases, classes]`: the softmax of the logits, or of each finding the logistic function. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
+//! `probabilities`, both `[cases, classes]`, or where pixels are scored `[cases, classes, rows, columns]`: the softmax of the
+//! logits over the classes, or of each finding the logistic function. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
 //! bears the layer's name, each block of numbers that of [`ParameterSpec::name`].
 //!
 //! [`ParameterSpec::name`]: consilium_study::graph::ParameterSpec::name
@@ -12,7 +13,7 @@
 mod message;
 
 use consilium_study::data::Input;
-use consilium_study::graph::{Function, Layer, ParameterSpec, Pool};
+use consilium_study::graph::{Function, Join, Joining, Layer, ParameterSpec, Pool};
 use consilium_study::model_file::ModelFile;
 use prost::Message as _;
 
@@ -59,7 +60,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
     writer.layers("layers", graph.layers(), input);
     let last = writer.nodes.last_mut().expect("the preprocessing gave two nodes");
     last.output = vec!["logits".to_owned()];
-    let (op_type, attribute) = if file.identity.task.is_exclusive() {
+    let (op_type, attribute) = if file.identity.task.has_classes() {
         ("Softmax", vec![integer("axis", 1)])
     } else {
         ("Sigmoid", vec![])
@@ -78,7 +79,15 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         op_type: op_type.to_owned(),
         attribute,
     });
-    let classes = || Side::Fixed(side(graph.classes()));
+    let [_, height, width] = graph.input();
+    let sides = || {
+        let classes = Side::Fixed(side(graph.classes()));
+        if graph.is_dense() {
+            vec![classes, Side::Fixed(height.into()), Side::Fixed(width.into())]
+        } else {
+            vec![classes]
+        }
+    };
     let labels = file.identity.labels.join(", ");
     let graph = Graph {
         node: writer.nodes,
@@ -86,8 +95,8 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         initializer: writer.initializers,
         input: vec![wanted],
         output: vec![
-            value("probabilities", vec![classes()], &format!("of each label: {labels}")),
-            value("logits", vec![classes()], "scores before probabilities are made of them"),
+            value("probabilities", sides(), &format!("of each label: {labels}")),
+            value("logits", sides(), "scores before probabilities are made of them"),
         ],
     };
     let mut about = file.about();
@@ -156,10 +165,24 @@ impl Writer<'_> {
 
     /// Layers in order; returns the name of what comes out.
     fn layers(&mut self, place: &str, layers: &[Layer], input: String) -> String {
-        layers
-            .iter()
-            .enumerate()
-            .fold(input, |signal, (index, layer)| self.layer(&format!("{place}.{index}"), layer, signal))
+        let mut kept = Vec::new();
+        layers.iter().enumerate().fold(input, |signal, (index, layer)| {
+            let name = format!("{place}.{index}");
+            match layer {
+                Layer::Keep => {
+                    kept.push(signal.clone());
+                    signal
+                }
+                Layer::Join(Join { by }) => {
+                    let both = [kept.pop().expect("a checked graph joins what it keeps"), signal];
+                    match by {
+                        Joining::Concat => self.node("Concat", &name, both, [integer("axis", 1)]),
+                        Joining::Add => self.node("Add", &name, both, []),
+                    }
+                }
+                layer => self.layer(&name, layer, signal),
+            }
+        })
     }
 
     fn layer(&mut self, name: &str, layer: &Layer, input: String) -> String {
@@ -225,6 +248,7 @@ impl Writer<'_> {
                 ];
                 self.node("ConvTranspose", name, inputs.collect::<Vec<_>>(), attributes)
             }
+            Layer::Keep | Layer::Join(_) => unreachable!("the walk over the layers has what they lay aside"),
         }
     }
 

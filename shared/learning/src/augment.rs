@@ -5,13 +5,21 @@ use consilium_study::augment::Augment;
 use crate::random::Draws;
 
 /// Varies `picture`, shape `[channels, height, width]`, in place. `unit` is what a difference of 1 between pixel values has
-/// become by preprocessing.
+/// become by preprocessing. The picture's `mask`, shape `[height, width]`, goes where its pixels go; each place takes the
+/// class of the pixel nearest to its source. Empty where there is none.
 ///
 /// Mirrored in half of the draws, then turned and enlarged about its centre, then shifted; then contrast, brightness and
 /// noise; at last a square is blanked. All draws but those of noise, which are the last, are made whatever comes of them,
 /// so one setting does not move the draws of another. Those of `flip` and `crop` are the first, as they were when there
 /// was nothing else.
-pub(crate) fn vary(picture: &mut [f32], sides: [usize; 2], augment: &Augment, unit: f32, draws: &mut Draws) {
+pub(crate) fn vary(
+    picture: &mut [f32],
+    mask: &mut [u8],
+    sides: [usize; 2],
+    augment: &Augment,
+    unit: f32,
+    draws: &mut Draws,
+) {
     let mirrored = augment.flip & (draws.below(2) == 1);
     let reach = 2 * augment.crop + 1;
     let offset = [draws.below(reach), draws.below(reach)].map(|offset| offset as usize);
@@ -23,9 +31,12 @@ pub(crate) fn vary(picture: &mut [f32], sides: [usize; 2], augment: &Augment, un
     let crop = augment.crop as usize;
     if augment.rotate > 0.0 || augment.zoom > 0.0 {
         let shift = offset.map(|offset| offset as f32 - crop as f32);
-        resample(picture, sides, mirrored, shift, angle, 1.0 + zoom);
+        let turn = Turn::new(sides, mirrored, shift, angle, 1.0 + zoom);
+        resample(picture, sides, &turn);
+        resample_mask(mask, sides, &turn);
     } else {
         move_pixels(picture, sides, mirrored, offset, crop);
+        move_pixels(mask, sides, mirrored, offset, crop);
     }
     if augment.brightness > 0.0 || augment.contrast > 0.0 {
         let mean = (picture.iter().map(|&value| f64::from(value)).sum::<f64>() / picture.len() as f64) as f32;
@@ -46,8 +57,8 @@ pub(crate) fn vary(picture: &mut [f32], sides: [usize; 2], augment: &Augment, un
 }
 
 /// Mirrors, and lets place `at` read from `at + offset - crop`, held within the picture.
-fn move_pixels(
-    picture: &mut [f32],
+fn move_pixels<T: Copy>(
+    picture: &mut [T],
     [height, width]: [usize; 2],
     mirrored: bool,
     [down, right]: [usize; 2],
@@ -55,7 +66,7 @@ fn move_pixels(
 ) {
     for plane in picture.chunks_exact_mut(height * width) {
         if mirrored {
-            plane.chunks_exact_mut(width).for_each(<[f32]>::reverse);
+            plane.chunks_exact_mut(width).for_each(<[T]>::reverse);
         }
         if (down, right) != (crop, crop) {
             let before = plane.to_vec();
@@ -71,28 +82,54 @@ fn move_pixels(
     }
 }
 
-/// The same and a turn by `angle`, in radians, and a factor `zoom`, in one pass: each place reads between four pixels, its
-/// source held within the picture.
-fn resample(
-    picture: &mut [f32],
-    [height, width]: [usize; 2],
+/// Mirroring, a shift, a turn and a factor about the centre, in one.
+struct Turn {
+    last: [f32; 2],
     mirrored: bool,
     shift: [f32; 2],
-    angle: f32,
-    zoom: f32,
-) {
-    let before = picture.to_vec();
-    let (sine, cosine) = angle.sin_cos();
-    let (sine, cosine) = (sine / zoom, cosine / zoom);
-    let last = [height - 1, width - 1].map(|side| side as f32);
-    let centre = last.map(|last| last / 2.0);
-    for row in 0..height {
+    sine: f32,
+    cosine: f32,
+}
+
+impl Turn {
+    /// `angle` is in radians.
+    fn new(sides: [usize; 2], mirrored: bool, shift: [f32; 2], angle: f32, zoom: f32) -> Self {
+        let (sine, cosine) = angle.sin_cos();
+        let last = sides.map(|side| (side - 1) as f32);
+        Self { last, mirrored, shift, sine: sine / zoom, cosine: cosine / zoom }
+    }
+
+    /// Row and column that a place reads from, between pixels, held within the picture.
+    fn source(&self, row: usize, column: usize) -> (f32, f32) {
+        let Self { last, shift, sine, cosine, .. } = *self;
+        let centre = last.map(|last| last / 2.0);
         let down = row as f32 + shift[0] - centre[0];
+        let right = column as f32 + shift[1] - centre[1];
+        let from_row = (centre[0] + cosine * down + sine * right).clamp(0.0, last[0]);
+        let from_column = (centre[1] - sine * down + cosine * right).clamp(0.0, last[1]);
+        (from_row, if self.mirrored { last[1] - from_column } else { from_column })
+    }
+}
+
+/// Lets each place of a mask take the class of the pixel nearest to its source.
+fn resample_mask(mask: &mut [u8], [height, width]: [usize; 2], turn: &Turn) {
+    let before = mask.to_vec();
+    for plane in mask.chunks_exact_mut(height * width) {
+        for (row, line) in plane.chunks_exact_mut(width).enumerate() {
+            for (column, class) in line.iter_mut().enumerate() {
+                let (from_row, from_column) = turn.source(row, column);
+                *class = before[(from_row + 0.5) as usize * width + (from_column + 0.5) as usize];
+            }
+        }
+    }
+}
+
+/// Lets each place read between the four pixels about its source.
+fn resample(picture: &mut [f32], [height, width]: [usize; 2], turn: &Turn) {
+    let before = picture.to_vec();
+    for row in 0..height {
         for column in 0..width {
-            let right = column as f32 + shift[1] - centre[1];
-            let from_row = (centre[0] + cosine * down + sine * right).clamp(0.0, last[0]);
-            let from_column = (centre[1] - sine * down + cosine * right).clamp(0.0, last[1]);
-            let from_column = if mirrored { last[1] - from_column } else { from_column };
+            let (from_row, from_column) = turn.source(row, column);
             let (top, left) = (from_row as usize, from_column as usize);
             let (below, beside) = (from_row - top as f32, from_column - left as f32);
             let lines = [top * width, (top + 1).min(height - 1) * width];
@@ -143,7 +180,7 @@ mod tests {
 
     fn varied_from(picture: &[f32], sides: [usize; 2], augment: &Augment, index: usize) -> Vec<f32> {
         let mut picture = picture.to_vec();
-        vary(&mut picture, sides, augment, UNIT, &mut Draws::initial(9, index));
+        vary(&mut picture, &mut [], sides, augment, UNIT, &mut Draws::initial(9, index));
         picture
     }
 
@@ -183,6 +220,36 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// A mask goes where its picture goes: of a picture that is its own mask, places that are not between two classes keep
+        /// theirs, and those between take one of the two.
+        #[test]
+        fn a_mask_follows_its_picture(
+            picture in prop::collection::vec(0_u8..2, 48), index in 0_usize..1000,
+            flip in any::<bool>(), crop in 0_u32..3, rotate in 0.0..90.0, zoom in 0.0..0.5, turns in any::<bool>(),
+        ) {
+            let (rotate, zoom) = if turns { (rotate, zoom) } else { (0.0, 0.0) };
+            let augment = Augment { flip, crop, rotate, zoom, ..NONE };
+            let mut values: Vec<f32> = picture.iter().copied().map(f32::from).collect();
+            let mut mask = picture;
+            vary(&mut values, &mut mask, [6, 8], &augment, UNIT, &mut Draws::initial(3, index));
+            for (value, class) in values.iter().zip(&mask) {
+                // Nearest in both directions: a quarter of the weight at least.
+                let weight = if *class == 1 { *value } else { 1.0 - value };
+                prop_assert!(weight > 0.249, "{} {}", value, class);
+                prop_assert!(turns || weight > 0.999);
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_is_neither_brightened_nor_blanked() {
+        let augment = Augment { brightness: 0.5, contrast: 0.5, noise: 0.5, erase: 2, ..NONE };
+        let mut mask = [0, 1, 2, 0, 1, 2];
+        vary(&mut PICTURE.clone(), &mut mask, [2, 3], &augment, UNIT, &mut Draws::initial(9, 1));
+        assert_eq!(mask, [0, 1, 2, 0, 1, 2]);
+    }
+
     fn close(got: &[f32], want: &[f32]) {
         assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-4), "{got:?} {want:?}");
     }
@@ -191,7 +258,7 @@ mod tests {
     #[test]
     fn turning_agrees_with_published_software() {
         let mut picture: Vec<f32> = (1..=12).map(|value| value as f32).collect();
-        resample(&mut picture, [3, 4], false, [1.0, -1.0], 30_f32.to_radians(), 1.25);
+        resample(&mut picture, [3, 4], &Turn::new([3, 4], false, [1.0, -1.0], 30_f32.to_radians(), 1.25));
         let want = [
             1.0,
             3.060_769_5,
@@ -212,9 +279,9 @@ mod tests {
     #[test]
     fn quarter_turns_move_whole_pixels() {
         let mut picture: Vec<f32> = (1..=9).map(|value| value as f32).collect();
-        resample(&mut picture, [3, 3], false, [0.0, 0.0], 90_f32.to_radians(), 1.0);
+        resample(&mut picture, [3, 3], &Turn::new([3, 3], false, [0.0; 2], 90_f32.to_radians(), 1.0));
         close(&picture, &[3.0, 6.0, 9.0, 2.0, 5.0, 8.0, 1.0, 4.0, 7.0]);
-        resample(&mut picture, [3, 3], true, [0.0, 0.0], 180_f32.to_radians(), 1.0);
+        resample(&mut picture, [3, 3], &Turn::new([3, 3], true, [0.0; 2], 180_f32.to_radians(), 1.0));
         close(&picture, &[1.0, 4.0, 7.0, 2.0, 5.0, 8.0, 3.0, 6.0, 9.0].map(|value| value));
     }
 
@@ -246,7 +313,7 @@ mod tests {
             let (mut one, mut other) = (pixels.clone(), pixels);
             move_pixels(&mut one, [5, 4], mirrored, [down, right], 2);
             let shift = [down, right].map(|offset| offset as f32 - 2.0);
-            resample(&mut other, [5, 4], mirrored, shift, 0.0, 1.0);
+            resample(&mut other, [5, 4], &Turn::new([5, 4], mirrored, shift, 0.0, 1.0));
             prop_assert_eq!(one, other);
         }
 

@@ -67,14 +67,19 @@ impl<'a> Batches<'a> {
         let size = self.data.case_len();
         let [channels, height, width] = self.data.shape().map(|side| side as usize);
         let mut images = vec![0.0; places.len() * size];
+        let mut labels = Vec::new();
         for (&Place { case, before }, image) in places.iter().zip(images.chunks_exact_mut(size)) {
             self.data.read(case as usize, *preprocessing, image);
+            let mut mask = self.data.mask(case as usize).to_vec();
             let index = u64::from(before) << 32 | u64::from(case);
             let mut draws = Draws::local(seed, Purpose::Augmentation, self.epoch, index);
-            augment::vary(image, [height, width], &augment, unit, &mut draws);
+            augment::vary(image, &mut mask, [height, width], &augment, unit, &mut draws);
+            match self.data.labels()[case as usize] {
+                Label::Mask => labels.extend(mask.into_iter().map(u16::from).map(Label::Class)),
+                label => labels.push(label),
+            }
         }
-        let labels = places.iter().map(|place| self.data.labels()[place.case as usize]).collect();
-        let mut targets = Targets { labels, mixed: None };
+        let mut targets = Targets { labels, cases: places.len(), mixed: None };
         if augment.mixup > 0.0 {
             let mut draws = Draws::local(seed, Purpose::Mixup, self.epoch, first as u64);
             targets.mixed = Some(mix(&mut images, &targets.labels, augment.mixup, &mut draws));
@@ -90,7 +95,7 @@ impl<'a> Batches<'a> {
 pub fn read_epoch(task: &LocalTraining, data: &Dataset) -> usize {
     let mut batches = Batches::new(task, data);
     let steps = data.len().div_ceil(task.recipe.batch());
-    (0..steps).map(|_| batches.next_batch().targets.labels.len()).sum()
+    (0..steps).map(|_| batches.next_batch().targets.cases).sum()
 }
 
 const NUMBERED: &str = "a dataset numbers its cases by u32";

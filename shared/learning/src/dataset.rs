@@ -28,6 +28,8 @@ pub struct Dataset {
     shape: [u32; 3],
     pixels: Pixels,
     labels: Vec<Label>,
+    /// Class of each pixel, case after case, each `[height, width]`; empty where cases are labelled as wholes.
+    masks: Vec<u8>,
 }
 
 impl Dataset {
@@ -50,7 +52,22 @@ impl Dataset {
         {
             return Err(InvalidDataset::NotFinite);
         }
-        Ok(Self { shape, pixels, labels: labels.into_iter().map(Into::into).collect() })
+        let labels: Vec<Label> = labels.into_iter().map(Into::into).collect();
+        if let Some(case) = labels.iter().position(|label| *label == Label::Mask) {
+            return Err(InvalidDataset::NoMask { case });
+        }
+        Ok(Self { shape, pixels, labels, masks: Vec::new() })
+    }
+
+    /// The same of pictures with masks: the class of each pixel, case after case, each `[height, width]`.
+    pub fn with_masks(shape: [u32; 3], pixels: Pixels, masks: Vec<u8>) -> Result<Self, InvalidDataset> {
+        let places = shape[1] as usize * shape[2] as usize;
+        let cases = masks.len() / places.max(1);
+        if cases * places != masks.len() {
+            return Err(InvalidDataset::MaskLength { got: masks.len(), places });
+        }
+        let whole = Self::new(shape, pixels, vec![0_u16; cases])?;
+        Ok(Self { labels: vec![Label::Mask; cases], masks, ..whole })
     }
 
     /// Number of cases.
@@ -78,14 +95,26 @@ impl Dataset {
         &self.labels
     }
 
-    /// Number of cases of which each of `labels` labels is true.
+    /// Class of each pixel of case `index`, shape `[height, width]`; empty where cases are labelled as wholes.
+    pub fn mask(&self, index: usize) -> &[u8] {
+        let places = self.places();
+        if self.masks.is_empty() { &[] } else { &self.masks[index * places..][..places] }
+    }
+
+    /// Number of cases of which each of `labels` labels is true, or in whose masks it is.
     pub fn counts(&self, labels: usize) -> Vec<u32> {
-        let count = |place| self.labels.iter().filter(|label| label.holds(place)).count();
+        let count = |place: usize| {
+            let holds = |case: &usize| {
+                let is_class = |class: &u8| usize::from(*class) == place;
+                self.labels[*case].holds(place) || self.mask(*case).iter().any(is_class)
+            };
+            (0..self.len()).filter(holds).count()
+        };
         (0..labels).map(|place| u32::try_from(count(place)).expect("cases are numbered by u32")).collect()
     }
 
     /// Number of cases in each part that the task divides them into: its classes, or one part where a case may have any
-    /// number of findings. They add up to the number of cases.
+    /// number of findings or has a mask. They add up to the number of cases.
     pub fn parts(&self, task: Task, labels: usize) -> Vec<u32> {
         if task.is_exclusive() {
             self.counts(labels)
@@ -108,7 +137,9 @@ impl Dataset {
             Pixels::Bytes(values) => Pixels::Bytes(pick(values, size, indices)),
             Pixels::Floats(values) => Pixels::Floats(pick(values, size, indices)),
         };
-        Self { shape: self.shape, pixels, labels: pick(&self.labels, 1, indices) }
+        let masks =
+            if self.masks.is_empty() { Vec::new() } else { pick(&self.masks, self.places(), indices) };
+        Self { shape: self.shape, pixels, labels: pick(&self.labels, 1, indices), masks }
     }
 
     /// Checks the cases against the model that is to read them, and that all are of one task.
@@ -117,14 +148,26 @@ impl Dataset {
             return Err(InvalidDataset::Shape { got: self.shape, want: graph.input() });
         }
         let classes = graph.classes();
-        let fit = |task| self.labels.iter().position(|label| !label.fits(task, classes));
-        match (fit(Task::Classification), fit(Task::MultiLabel)) {
-            (None, _) | (_, None) => Ok(()),
-            (Some(one), Some(other)) => {
-                let case = one.max(other);
-                Err(InvalidDataset::Label { case, label: self.labels[case], classes })
+        let misfit = |task| self.labels.iter().position(|label| !label.fits(task, classes));
+        let tasks: &[Task] =
+            if graph.is_dense() { &[Task::Segmentation] } else { &[Task::Classification, Task::MultiLabel] };
+        // None where there is a task that all labels fit.
+        let misfits: Option<Vec<usize>> = tasks.iter().map(|task| misfit(*task)).collect();
+        if let Some(case) = misfits.and_then(|misfits| misfits.into_iter().max()) {
+            return Err(InvalidDataset::Label { case, label: self.labels[case], classes });
+        }
+        match self.masks.iter().position(|class| usize::from(*class) >= classes) {
+            None => Ok(()),
+            Some(place) => {
+                let (case, class) = (place / self.places(), self.masks[place]);
+                Err(InvalidDataset::MaskClass { case, class, classes })
             }
         }
+    }
+
+    /// Number of pixels of a mask.
+    fn places(&self) -> usize {
+        self.shape[1] as usize * self.shape[2] as usize
     }
 
     pub(crate) fn case_len(&self) -> usize {
@@ -169,6 +212,30 @@ pub enum InvalidDataset {
     /// A value is infinite or not a number.
     #[error("a picture holds a value that is not finite")]
     NotFinite,
+    /// A case that has a mask comes without one.
+    #[error("case {case} has a mask, and there is none beside the pictures")]
+    NoMask {
+        /// Number of the case.
+        case: usize,
+    },
+    /// The number of classes of pixels is not one of whole masks.
+    #[error("{got} classes of pixels are no masks of {places} pixels each")]
+    MaskLength {
+        /// Number of classes.
+        got: usize,
+        /// Pixels of a picture.
+        places: usize,
+    },
+    /// A pixel of a class that the model does not score.
+    #[error("a pixel of case {case} is of class {class}, and the model scores {classes}")]
+    MaskClass {
+        /// Number of the case.
+        case: usize,
+        /// The class of the pixel.
+        class: u8,
+        /// Number of classes.
+        classes: usize,
+    },
     /// The model reads another shape.
     #[error("pictures have shape {got:?}, the model reads {want:?}")]
     Shape {
@@ -241,6 +308,28 @@ mod tests {
             let refused = of(&labels).check(&graph).unwrap_err();
             assert!(matches!(refused, InvalidDataset::Label { case: at, .. } if at == case), "{refused}");
         }
+        let cases = |pixels: usize, masks: Vec<u8>| {
+            Dataset::with_masks([1, 2, 2], Pixels::Bytes(vec![0; pixels]), masks)
+        };
+        let dense = r#"layers = [{ kind = "conv2d", filters = 3, kernel = 1 }]"#;
+        let dense = toml::from_str::<consilium_study::graph::ModelSection>(dense).unwrap();
+        let dense = dense.graph([1, 2, 2], 3).unwrap();
+        let two = cases(8, vec![0, 1, 2, 0, 1, 1, 1, 2]).unwrap();
+        assert_eq!(two.check(&dense), Ok(()));
+        assert_eq!(
+            (two.len(), two.mask(1), two.parts(Task::Segmentation, 3)),
+            (2, &[1, 1, 1, 2][..], vec![2])
+        );
+        assert_eq!(two.select(&[1, 1, 0]).mask(2), [0, 1, 2, 0]);
+        let fourth = cases(8, vec![0, 1, 2, 0, 1, 3, 1, 2]).unwrap().check(&dense);
+        assert_eq!(fourth, Err(InvalidDataset::MaskClass { case: 1, class: 3, classes: 3 }));
+        assert_eq!(cases(8, vec![0; 7]), Err(InvalidDataset::MaskLength { got: 7, places: 4 }));
+        assert!(matches!(cases(4, vec![0; 8]), Err(InvalidDataset::Length { cases: 2, .. })));
+        assert!(matches!(two.check(&graph), Err(InvalidDataset::Shape { .. })));
+        let whole = Dataset::new([1, 2, 2], Pixels::Bytes(vec![0; 4]), vec![0_u16]).unwrap();
+        assert!(matches!(whole.check(&dense), Err(InvalidDataset::Label { case: 0, .. })));
+        let alone = Dataset::new([1, 2, 2], Pixels::Bytes(vec![0; 4]), vec![Label::Mask]);
+        assert_eq!(alone, Err(InvalidDataset::NoMask { case: 0 }));
         for (mean, std) in [(0.0, 0.0), (f64::NAN, 1.0), (0.0, f64::INFINITY), (0.0, 1e-300)] {
             assert!(Preprocessing::new(mean, std).is_err(), "{mean} {std}");
         }

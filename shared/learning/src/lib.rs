@@ -29,7 +29,7 @@ pub use batch::read_epoch;
 pub use dataset::{Dataset, InvalidDataset, Pixels};
 pub use initial::initial;
 pub use random::LocalSeed;
-pub use score::{Link, Scores, score};
+pub use score::{Link, Scores, score, score_each};
 pub use threads::{fix_threads, threads};
 pub use train::{LocalTraining, Progress, TrainError, Trained, train};
 

@@ -1,5 +1,5 @@
-//! What training makes small: cross-entropy, focal loss and the squared earth mover's distance; and what becomes of a
-//! model's outputs outside of tensors.
+//! What training makes small: cross-entropy, focal loss, the squared earth mover's distance and the Dice loss; and what
+//! becomes of a model's outputs outside of tensors.
 
 use burn::tensor::{Tensor, TensorData, activation};
 use consilium_study::loss::Loss;
@@ -11,10 +11,16 @@ use crate::score::Link;
 /// Least distance of a probability from 1 in the focal loss: powers of it below 1 have a slope that f32 holds.
 const LEAST_DISTANCE: f32 = 1e-7;
 
+/// Added to both sides of the fraction in the Dice loss, so that a class that is nowhere is found where nothing is said
+/// to be of it.
+const DICE_SMOOTHING: f64 = 1e-5;
+
 /// What the cases of a batch are.
 pub(crate) struct Targets {
-    /// Label of each case; all of one task.
+    /// Label of each case, all of one task; or class of each of its pixels, case after case.
     pub(crate) labels: Vec<Label>,
+    /// Number of cases.
+    pub(crate) cases: usize,
     /// What they were mixed with, if they were.
     pub(crate) mixed: Option<Mixed>,
 }
@@ -48,9 +54,9 @@ impl Targets {
     }
 }
 
-/// Mean over the batch of the recipe's loss, each case counted by its class's weight, or each finding by its own.
+/// Mean over the batch of the recipe's loss, each case or pixel counted by its class's weight, or each finding by its own.
 ///
-/// `logits` is `[cases, classes]`. The mean divides by the sum of the weights, as PyTorch does, so a batch of one class has
+/// `logits` is `[cases, classes]`, or of pixels `[cases * pixels, classes]`. The mean divides by the sum of the weights, as PyTorch does, so a batch of one class has
 /// the same loss whatever that class weighs. A mixed case has the loss of both its labels, each by its share (Zhang et
 /// al. 2018).
 pub(crate) fn loss(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> Tensor<1> {
@@ -71,7 +77,29 @@ pub(crate) fn loss(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> T
             (logarithms * distance.powf_scalar(gamma as f32) * shares).sum()
         }
         Loss::EarthMover => earth_mover(logits, targets, weights),
+        Loss::Dice => dice(logits, targets),
+        Loss::DiceCrossEntropy => {
+            let shares = like(&logits, shares(targets, classes, weights, recipe.label_smoothing()));
+            (activation::log_softmax(logits.clone(), 1) * shares).sum() + dice(logits, targets)
+        }
     }
+}
+
+/// One minus the soft Dice coefficient (Milletari, Navab and Ahmadi 2016, without their squares), as a mean over pictures and
+/// over all classes but the first.
+fn dice(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
+    let [all, classes] = logits.dims();
+    let (cases, pixels) = (targets.cases, all / targets.cases);
+    let mut truth = vec![0.0_f32; all * classes];
+    for (pixel, class, _) in targets.parts() {
+        truth[pixel * classes + class] = 1.0;
+    }
+    let truth = like(&logits, truth).reshape([cases, pixels, classes]);
+    let probabilities = activation::softmax(logits, 1).reshape([cases, pixels, classes]);
+    let shared = (probabilities.clone() * truth.clone()).sum_dim(1);
+    let both = probabilities.sum_dim(1) + truth.sum_dim(1);
+    let coefficients = (shared * 2.0 + DICE_SMOOTHING) / (both + DICE_SMOOTHING);
+    -coefficients.slice([0..cases, 0..1, 1..classes]).mean() + 1.0
 }
 
 /// Numbers as a tensor of the same shape and in the same place.
@@ -142,7 +170,9 @@ fn loss_of_findings(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> 
     let (positive, negative) = (like(&logits, positive), like(&logits, negative));
     let (present, absent) = (activation::log_sigmoid(logits.clone()), activation::log_sigmoid(-logits));
     match recipe.loss() {
-        Loss::CrossEntropy | Loss::EarthMover => (present * positive + absent * negative).sum(),
+        Loss::CrossEntropy | Loss::EarthMover | Loss::Dice | Loss::DiceCrossEntropy => {
+            (present * positive + absent * negative).sum()
+        }
         Loss::Focal { gamma } => {
             // How far from 1 a probability is, is the probability of the opposite.
             let far = |logarithm: &Tensor<2>| {
@@ -157,7 +187,7 @@ fn loss_of_findings(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> 
 /// logistic function of each output, all divided by the temperature.
 pub(crate) fn probabilities(logits: &[f32], classes: usize, link: Link) -> Vec<f32> {
     let Link { task, temperature } = link;
-    if !task.is_exclusive() {
+    if !task.has_classes() {
         let logistic = |score: f32| 1.0 / (1.0 + (-f64::from(score) / temperature).exp());
         return logits.iter().map(|&score| logistic(score) as f32).collect();
     }
@@ -186,7 +216,11 @@ mod tests {
     }
 
     fn of_classes(labels: &[u16]) -> Targets {
-        Targets { labels: labels.iter().copied().map(Label::Class).collect(), mixed: None }
+        Targets {
+            labels: labels.iter().copied().map(Label::Class).collect(),
+            cases: labels.len(),
+            mixed: None,
+        }
     }
 
     fn mixed_with(labels: &[u16], share: f64) -> Mixed {
@@ -261,9 +295,14 @@ mod tests {
             text in prop::sample::select(vec![
                 "", "label_smoothing = 0.2", "loss = { kind = \"focal\", gamma = 0.5 }",
                 "loss = { kind = \"focal\", gamma = 3.0 }", "loss = \"earth-mover\"",
+                "loss = \"dice\"", "loss = \"dice-cross-entropy\"",
             ]),
         ) {
-            let mut targets = Targets { mixed: share.map(|share| mixed_with(&others, share)), ..of_classes(&labels) };
+            // Areas are of two pictures of two pixels, and are not mixed.
+            let (share, cases) = if text.contains("dice") { (None, 2) } else { (share, 4) };
+            let mut targets = Targets {
+                mixed: share.map(|share| mixed_with(&others, share)), cases, ..of_classes(&labels)
+            };
             if are_findings {
                 let all = targets.labels.iter_mut().chain(targets.mixed.iter_mut().flat_map(|mixed| &mut mixed.labels));
                 // Each class stands for another set.
@@ -283,8 +322,38 @@ mod tests {
         }
     }
 
+    /// Six pixels of two pictures.
+    const MASKS: [u16; 12] = [0, 1, 1, 2, 0, 0, 1, 1, 0, 0, 0, 1];
+
+    /// MONAI's `DiceLoss` without the background, of a softmax, and PyTorch's `cross_entropy` beside it, in f64.
+    #[test]
+    fn losses_of_areas_agree_with_published_software() {
+        let logits: Vec<f32> =
+            (0..36).map(|at| (6.0 * (f64::from((at * 7919 + 13) % 2003) / 2003.0 - 0.5)) as f32).collect();
+        let of =
+            |masks: &[u16], text: &str| loss_of(&logits, &Targets { cases: 2, ..of_classes(masks) }, text).0;
+        let mut one_empty = MASKS;
+        one_empty[6..].fill(0);
+        let both = "loss = \"dice-cross-entropy\"";
+        for (masks, text, want) in [
+            (MASKS, "loss = \"dice\"".to_owned(), 0.759_005_483_4),
+            (one_empty, "loss = \"dice\"".to_owned(), 0.876_278_137_7),
+            (MASKS, String::new(), 1.415_085_650_3),
+            (MASKS, both.to_owned(), 2.174_091_133_7),
+            (MASKS, format!("{WEIGHTS}{both}"), 2.052_474_074_6),
+            (MASKS, format!("{WEIGHTS}{both}\nlabel_smoothing = 0.1"), 2.031_485_380_1),
+        ] {
+            let got = of(&masks, &text);
+            assert!((got - want).abs() < 1e-6, "{text}: {got}, not {want}");
+        }
+    }
+
     fn of_findings(sets: &[u64]) -> Targets {
-        Targets { labels: sets.iter().copied().map(Label::Findings).collect(), mixed: None }
+        Targets {
+            labels: sets.iter().copied().map(Label::Findings).collect(),
+            cases: sets.len(),
+            mixed: None,
+        }
     }
 
     const SETS: [u64; 4] = [0b000, 0b101, 0b111, 0b010];
@@ -336,6 +405,8 @@ mod tests {
             "label_smoothing = 0.1",
             "loss = { kind = \"focal\", gamma = 0.01 }",
             "loss = \"earth-mover\"",
+            "loss = \"dice\"",
+            "loss = \"dice-cross-entropy\"",
         ];
         let classes = [[0, 1], [1, 0], [2, 2]].map(|labels| of_classes(&labels));
         let sets = [[0b000, 0b111], [0b001, 0b110]].map(|sets| of_findings(&sets));

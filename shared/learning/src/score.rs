@@ -16,17 +16,19 @@ const BATCH: u64 = 64;
 /// Values in the layers above which fewer are: 256 MiB in f32.
 const BATCH_ACTIVATIONS: u64 = 1 << 26;
 
-/// A probability per case and class, or per case and finding.
+/// A probability per case and class, or per case and finding; or per pixel and class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     classes: usize,
+    /// Probabilities of one case.
+    size: usize,
     values: Vec<f32>,
 }
 
 impl Scores {
     /// Number of cases.
     pub fn len(&self) -> usize {
-        self.values.len() / self.classes
+        self.values.len() / self.size
     }
 
     /// Whether there is no case.
@@ -39,9 +41,10 @@ impl Scores {
         self.classes
     }
 
-    /// Probabilities of each case, in the order of the data. Those of classes sum to 1.
+    /// Probabilities of each case, in the order of the data. Those of classes sum to 1. Those of pixels follow each other,
+    /// `[height, width, classes]`.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.classes)
+        self.values.chunks_exact(self.size)
     }
 
     /// Probability of one class for each case.
@@ -89,6 +92,22 @@ pub fn score(
     model: &[f32],
     data: &Dataset,
 ) -> Result<Scores, ScoreError> {
+    let size = graph.places() * graph.classes();
+    let mut values = Vec::with_capacity(data.len() * size);
+    score_each(graph, preprocessing, link, model, data, &mut |_, scores| values.extend_from_slice(scores))?;
+    Ok(Scores { classes: graph.classes(), size, values })
+}
+
+/// The same without keeping anything: `each` gets the place of each case in the data and its probabilities, as in
+/// [`Scores::iter`]. Those of pixels can be many.
+pub fn score_each(
+    graph: &ModelGraph,
+    preprocessing: Preprocessing,
+    link: impl Into<Link>,
+    model: &[f32],
+    data: &Dataset,
+    each: &mut dyn FnMut(usize, &[f32]),
+) -> Result<(), ScoreError> {
     if model.len() != graph.len() {
         return Err(ScoreError::WrongLength { got: model.len(), want: graph.len() });
     }
@@ -98,7 +117,6 @@ pub fn score(
     let size = data.case_len();
     let [channels, height, width] = data.shape().map(|side| side as usize);
     let together = (BATCH_ACTIVATIONS / graph.activations_per_case().max(1)).clamp(1, BATCH) as usize;
-    let mut all = Vec::with_capacity(data.len() * graph.classes());
     for first in (0..data.len()).step_by(together) {
         let past = (first + together).min(data.len());
         let mut images = vec![0.0; (past - first) * size];
@@ -108,7 +126,9 @@ pub fn score(
         let images = TensorData::new(images, [past - first, channels, height, width]);
         let images = Tensor::from_data(images, &Device::flex());
         let scores = logits(graph, &leaves, images, &mut ScoringPass);
-        all.extend(probabilities(&values(&scores.into_data()), graph.classes(), link));
+        let scores = probabilities(&values(&scores.into_data()), graph.classes(), link);
+        let of_cases = scores.chunks_exact(graph.places() * graph.classes());
+        (first..past).zip(of_cases).for_each(|(case, scores)| each(case, scores));
     }
-    Ok(Scores { classes: graph.classes(), values: all })
+    Ok(())
 }

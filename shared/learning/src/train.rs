@@ -127,7 +127,7 @@ pub fn train(
     let (mut examples, mut loss_sum) = (0, 0.0);
     for step in 0..steps {
         let batch = batches.next_batch();
-        let cases = batch.targets.labels.len();
+        let cases = batch.targets.cases;
         let leaves = Leaves::tracked(graph, &model);
         let mut pass = TrainingPass::new(&task.seed, step);
         let scores = logits(graph, &leaves, batch.images, &mut pass);

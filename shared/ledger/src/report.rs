@@ -277,9 +277,12 @@ impl fmt::Display for RoundReport {
         if let Some(start) = figures.start_loss {
             write!(f, " (before {start:.4})")?;
         }
-        for (name, metric) in
-            [("accuracy", Metric::Accuracy), ("AUROC", Metric::Auroc), ("kappa", Metric::Kappa)]
-        {
+        for (name, metric) in [
+            ("accuracy", Metric::Accuracy),
+            ("AUROC", Metric::Auroc),
+            ("kappa", Metric::Kappa),
+            ("Dice", Metric::Dice),
+        ] {
             let Some(figure) = figures.get(metric) else { continue };
             write!(f, ", {name} {figure:.4}")?;
             if let Some([low, high]) = figures.intervals.get(&metric) {

@@ -96,7 +96,7 @@ pub enum Event {
     },
     /// A round's candidate was adopted or refused.
     #[n(5)]
-    Adoption(#[n(0)] Adoption),
+    Adoption(#[n(0)] Box<Adoption>),
     /// The study is over and recommends a model.
     #[n(6)]
     Release(#[n(0)] Release),

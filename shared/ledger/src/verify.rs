@@ -194,7 +194,7 @@ impl Walk {
             Event::Abandoned { context, cause, missing, by } => {
                 self.abandoned(study, &context, cause, &missing, by.as_ref(), index)
             }
-            Event::Adoption(adoption) => self.adoption(study, adoption),
+            Event::Adoption(adoption) => self.adoption(study, *adoption),
             Event::Release(release) => self.release(study, release),
             Event::Alarm { site, alarm } => self.alarm(study, index, &site, &alarm),
             Event::Guilty { dealer, proof } => self.guilty(study, index, dealer, &proof),

@@ -79,7 +79,7 @@ mod tests {
     fn evaluated(loss: f64, start: f64, sites: &[&str]) -> Evaluated {
         let shape = EvaluationShape::new(2, 2, 0.5).unwrap();
         let mut counts = EvaluationCounts::new(shape);
-        counts.add(&[0.5, 0.5], &[0.5, 0.5], Label::Class(0));
+        counts.add(&[0.5, 0.5], 0.7, Label::Class(0));
         let mut figures = counts.figures().unwrap();
         (figures.loss, figures.start_loss) = (loss, Some(start));
         let ctx = minicbor::decode(&minicbor::to_vec(Hash::of_bytes(b"ctx")).unwrap()).unwrap();

@@ -8,17 +8,21 @@
 //!
 //! [`exact`] has the same figures from the scores themselves, for the tables that `demo` and `simulate` print.
 
+mod areas;
 mod counts;
 pub mod exact;
 mod figures;
 mod interval;
+mod labelled;
+mod shape;
 mod temperature;
 mod train;
 mod wide;
 
-pub use counts::{EvaluationCounts, EvaluationShape, InvalidShape, MalformedCounts, loss};
+pub use counts::{EvaluationCounts, MalformedCounts, Truth, loss};
 pub use figures::Figures;
 pub use interval::{Interval, Intervals};
+pub use shape::{EvaluationShape, InvalidShape};
 pub use train::{TrainCounts, TrainFigures};
 pub use wide::Wide;
 

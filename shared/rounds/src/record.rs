@@ -101,7 +101,7 @@ pub enum Record {
     },
     /// A round ended: its candidate was adopted or refused.
     #[n(11)]
-    Adoption(#[n(0)] Adoption),
+    Adoption(#[n(0)] Box<Adoption>),
     /// The study is over, and recommends this model.
     #[n(12)]
     Release(#[n(0)] Release),

@@ -3,6 +3,7 @@
 
 use consilium_secagg::context::Purpose;
 use consilium_study::hash::Hash;
+use consilium_study::metric::Metric;
 use consilium_study::name::{SiteName, StudyName};
 use minicbor::{Decode, Encode};
 use serde::ser::SerializeStruct as _;
@@ -232,6 +233,14 @@ pub struct RoundLine {
     /// Sites of the study that were not in the Selection.
     #[n(12)]
     pub absent: Vec<SiteName>,
+    /// The metric that picks the study's model, where it is neither loss nor AUROC.
+    #[n(13)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+    /// That of the candidate.
+    #[n(14)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figure: Option<f64>,
 }
 
 fn names<S: Serializer>(missing: &[Missing], serializer: S) -> Result<S::Ok, S::Error> {

@@ -12,6 +12,7 @@ use crate::document::{
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::loss::Loss;
+use crate::metric::Metric;
 use crate::quantity::HumanDuration;
 use crate::recipe::{Optimiser, Sampling};
 use crate::task::Task;
@@ -271,6 +272,22 @@ fn model(plan: &Plan, f: &mut Findings) {
         || format!("the graph scores {} classes for {} labels", plan.model.classes(), plan.classes()),
         "let the last layer have one output per label",
     );
+    let dense = plan.data.task.is_dense();
+    if plan.model.is_dense() != dense {
+        let (what, remedy) = if dense {
+            (
+                "the case as a whole",
+                "write preset = \"unet2d\", or end the layers in an image of the picture's size",
+            )
+        } else {
+            (
+                "each pixel",
+                "end the layers in a row (flatten or global-average-pool, and linear), or write task = \"segmentation\"",
+            )
+        };
+        let task = plan.data.task.name();
+        f.require(false, "model", || format!("the graph scores {what}, and the task is {task}"), remedy);
+    }
     if let Err(error) = plan.training.check(&plan.model) {
         f.require(false, "training", || error.to_string(), "change the recipe or the model");
     }
@@ -401,11 +418,13 @@ fn groups(plan: &Plan, split: Groups, f: &mut Findings) {
 fn task(plan: &Plan, f: &mut Findings) {
     let task = plan.data.task;
     let metric = plan.evaluation.recommend;
+    let metrics: Vec<&str> =
+        Metric::ALL.into_iter().filter(|metric| metric.is_of(task)).map(Metric::name).collect();
     f.require(
         metric.is_of(task),
         "evaluation.recommend",
-        || format!("\"{metric}\" is about grades, and the task is {}", task.name()),
-        "write task = \"ordinal\" under [data] if the labels are grades in ascending order, or name another metric",
+        || format!("\"{metric}\" is no figure of a study whose task is {}", task.name()),
+        format!("name one of {}, or another task under [data]", metrics.join(", ")),
     );
     f.require(
         plan.training.loss() != Loss::EarthMover || task == Task::Ordinal,
@@ -414,16 +433,59 @@ fn task(plan: &Plan, f: &mut Findings) {
         "write task = \"ordinal\" under [data] if the labels are grades in ascending order, or name another loss",
     );
     f.require(
+        !plan.training.loss().has_dice() || task.is_dense(),
+        "training.loss",
+        || format!("a Dice loss compares areas of a picture, and the task is {}", task.name()),
+        "write task = \"segmentation\" under [data] if each picture has a mask, or name another loss",
+    );
+    f.require(
         plan.training.sampling() != Sampling::Balanced || task.is_exclusive(),
         "training.sampling",
-        || "a case with several findings is of no class that could come as often as others".into(),
-        "leave it out, and weigh findings by class_weights",
+        || {
+            format!(
+                "cases of a study whose task is {} are of no class that could come as often as others",
+                task.name()
+            )
+        },
+        "leave it out, and set class_weights",
     );
     f.require(
         plan.aggregation.weight != WeightRule::Effective || task.is_exclusive(),
         "aggregation.weight",
-        || "effective cases are of classes that exclude each other, and findings do not".into(),
+        || format!("effective cases are of classes that exclude each other, and the task is {}", task.name()),
         "write weight = \"coarse\"",
+    );
+    if task.is_dense() {
+        segmentation(plan, f);
+    }
+}
+
+/// What goes with cases as wholes only.
+fn segmentation(plan: &Plan, f: &mut Findings) {
+    f.require(
+        plan.data.inputs.is_none(),
+        "data.inputs",
+        || "a row of a table has no pixels that could be of a class".into(),
+        "leave `inputs` out and describe pictures, or name another task",
+    );
+    f.require(
+        plan.training.augment().mixup <= 0.0,
+        "training.augment.mixup",
+        || "a mixture of two pictures has no mask".into(),
+        "leave it out",
+    );
+    let recipe = &plan.training;
+    f.require(
+        recipe.loss() != Loss::Dice || recipe.class_weights().is_none(),
+        "training.class_weights",
+        || "areas count alike in \"dice\", whatever the weights of classes".into(),
+        "leave them out, or write loss = \"dice-cross-entropy\", where they are of the cross-entropy",
+    );
+    f.require(
+        !plan.evaluation.calibrate,
+        "evaluation.calibrate",
+        || "a temperature is fitted to probabilities of cases, and here pixels have them".into(),
+        "leave it out",
     );
 }
 

@@ -34,11 +34,18 @@ pub enum GraphError {
         /// Number of layers.
         count: usize,
     },
-    /// The last layer leaves an image.
-    #[error("the graph ends in {shape}, a classifier ends in a row of one number per class")]
+    /// The last layer leaves an image that is no mask.
+    #[error(
+        "the graph ends in {shape}; a classifier ends in a row of one number per class, and a segmentation in an image of \
+         {height}x{width} with one channel per class"
+    )]
     NoScores {
         /// What the last layer gives.
         shape: Shape,
+        /// Height of the input.
+        height: u32,
+        /// Width of the input.
+        width: u32,
     },
     /// The last layer scores another number of classes than the study has labels.
     #[error("the graph scores {graph} classes, the study has {study} labels")]
@@ -57,6 +64,18 @@ pub enum GraphError {
     /// Layers cannot be frozen or local as the study says.
     #[error(transparent)]
     Treatment(#[from] InvalidTreatment),
+    /// The preset halves sides, and they are odd.
+    #[error(
+        "preset {preset} halves the sides up to four times, and {height}x{width} has an odd one; a size that 16 divides suits it"
+    )]
+    OddSides {
+        /// Name of the preset.
+        preset: &'static str,
+        /// Height of the input.
+        height: u32,
+        /// Width of the input.
+        width: u32,
+    },
     /// The preset has no place for an option.
     #[error("preset {preset} takes no `{option}`")]
     OptionNotTaken {
@@ -146,6 +165,20 @@ pub enum GraphFault {
     /// A concat layer without anything to join.
     #[error("{0} branches, at least two are needed")]
     TooFewBranches(usize),
+    /// A join without anything to join with.
+    #[error("there is nothing kept that it could join; put a keep before it")]
+    NothingKept,
+    /// A layer that keeps what nobody takes up.
+    #[error("no join takes up what it keeps")]
+    NeverJoined,
+    /// Two signals that cannot become one.
+    #[error("{kept} was kept, and {now} cannot be joined with it")]
+    DoesNotJoin {
+        /// What was laid aside.
+        kept: Shape,
+        /// What is at hand.
+        now: Shape,
+    },
     /// A layer with branches inside a branch.
     #[error("a branch holds no layer with branches")]
     NestedBranches,

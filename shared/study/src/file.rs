@@ -12,6 +12,7 @@ use crate::document::{
 };
 use crate::graph::ModelSection;
 use crate::grouping::Groups;
+use crate::metric::Metric;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanSize};
 use crate::recipe::Training;
@@ -90,7 +91,11 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
     let classes = u32::try_from(data.labels.len()).unwrap_or(u32::MAX);
     let model = model.graph([data.channels, data.height, data.width], classes)?;
     let aggregation = file.aggregation.fill_in(sites.len());
-    let evaluation = file.evaluation;
+    let mut evaluation = file.evaluation;
+    let names_metric = written.get("evaluation").is_some_and(|section| section.get("recommend").is_some());
+    if !names_metric {
+        evaluation.recommend = Metric::usual(data.task);
+    }
     Ok(Plan { format, name, title, sites, seed, data, model, training, rounds, aggregation, evaluation })
 }
 

@@ -33,7 +33,7 @@ pub struct ModelGraph {
     input: [u32; 3],
     layers: Vec<Layer>,
     parameters: Vec<ParameterSpec>,
-    classes: u32,
+    output: Shape,
     activations: u64,
     multiply_adds: u64,
 }
@@ -51,14 +51,14 @@ struct Written {
 }
 
 impl ModelGraph {
-    /// Checks shapes and caps. The last layer must end in one number per class.
+    /// Checks shapes and caps. The last layer must end in one number per class, or in one per class and pixel of the input.
     pub fn new(input: [u32; 3], layers: Vec<Layer>) -> Result<Self, GraphError> {
         let summary = crate::shape::check(input, &layers)?;
         Ok(Self {
             input,
             layers,
             parameters: summary.parameters,
-            classes: summary.classes,
+            output: summary.output,
             activations: summary.activations,
             multiply_adds: summary.multiply_adds,
         })
@@ -81,7 +81,21 @@ impl ModelGraph {
 
     /// Number of classes the last layer scores.
     pub const fn classes(&self) -> usize {
-        self.classes as usize
+        let (Shape::Row(classes) | Shape::Image([classes, ..])) = self.output;
+        classes as usize
+    }
+
+    /// Whether each pixel is scored, and not the case as a whole.
+    pub const fn is_dense(&self) -> bool {
+        matches!(self.output, Shape::Image(_))
+    }
+
+    /// What is scored of a case: its pixels, or the case itself.
+    pub const fn places(&self) -> usize {
+        match self.output {
+            Shape::Row(_) => 1,
+            Shape::Image([_, height, width]) => height as usize * width as usize,
+        }
     }
 
     /// Every block of numbers in the model, in the order of the flat vector.

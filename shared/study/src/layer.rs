@@ -56,6 +56,13 @@ pub enum Layer {
     /// The transpose of a convolution: each value becomes a window of the output (Zeiler et al. 2010).
     #[n(14)]
     TransposedConv2d(#[n(0)] TransposedConv2d),
+    /// Hands its input on, and lays it aside for a later [`Layer::Join`].
+    #[n(15)]
+    Keep,
+    /// Joins what was laid aside last with its input: the way across of a U-Net (Ronneberger, Fischer and Brox 2015). What
+    /// lies aside in a branch is of that branch alone.
+    #[n(16)]
+    Join(#[n(0)] Join),
 }
 
 impl Layer {
@@ -77,6 +84,8 @@ impl Layer {
             Self::Concat(_) => "concat",
             Self::SqueezeExcitation(_) => "squeeze-excitation",
             Self::TransposedConv2d(_) => "transposed-conv2d",
+            Self::Keep => "keep",
+            Self::Join(_) => "join",
         }
     }
 
@@ -287,6 +296,31 @@ pub struct TransposedConv2d {
     pub bias: bool,
 }
 
+/// How a layer that lies aside and the one at hand become one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cbor(map)]
+pub struct Join {
+    /// The rule.
+    #[n(0)]
+    #[serde(default)]
+    pub by: Joining,
+}
+
+/// A rule that makes one signal of two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum Joining {
+    /// What lay aside, then what is at hand, along the channels; rows follow each other. Images have equal sides.
+    #[default]
+    #[n(0)]
+    Concat,
+    /// The sum of both, which have one shape.
+    #[n(1)]
+    Add,
+}
+
 /// The numbers of [`Layer::Residual`] and [`Layer::Concat`] in canonical bytes.
 const WITH_BRANCHES: [u32; 2] = [10, 12];
 
@@ -439,13 +473,16 @@ mod tests {
             bias: false,
         });
         let activation = |function| Layer::Activation(Activation { function });
-        let cases: [(Layer, &[u8]); 6] = [
+        let cases: [(Layer, &[u8]); 9] = [
             (Layer::LayerNorm, &[0x82, 11, 0x80]),
             (concat(vec![Layer::Flatten]), &[0x82, 12, 0x81, 0xa1, 0, 0x82, 0x80, 0x81, 0x82, 7, 0x80]),
             (squeeze, &[0x82, 13, 0x81, 0xa1, 0, 4]),
             (transposed, &[0x82, 14, 0x81, 0xa5, 0, 2, 1, 3, 2, 2, 3, 1, 4, 0xf4]),
             (activation(Function::Sigmoid), &[0x82, 3, 0x81, 0xa1, 0, 4]),
             (activation(Function::LeakyRelu), &[0x82, 3, 0x81, 0xa1, 0, 5]),
+            (Layer::Keep, &[0x82, 15, 0x80]),
+            (Layer::Join(Join::default()), &[0x82, 16, 0x81, 0xa1, 0, 0]),
+            (Layer::Join(Join { by: Joining::Add }), &[0x82, 16, 0x81, 0xa1, 0, 1]),
         ];
         for (layer, bytes) in cases {
             assert_eq!(layer.to_canonical(), bytes, "{}", layer.kind());
@@ -456,7 +493,7 @@ mod tests {
         }
         // Another length, a number without a layer, a function without a name.
         for bytes in
-            [&[0x82, 12, 0x81, 0xa1, 0, 0x9f, 0xff][..], &[0x82, 15, 0x80], &[0x82, 3, 0x81, 0xa1, 0, 6]]
+            [&[0x82, 12, 0x81, 0xa1, 0, 0x9f, 0xff][..], &[0x82, 17, 0x80], &[0x82, 3, 0x81, 0xa1, 0, 6]]
         {
             assert!(Layer::from_canonical(bytes).is_err(), "{bytes:?}");
         }

@@ -23,13 +23,28 @@ pub enum Loss {
     /// the squared earth mover's distance (Hou, Yu and Samaras 2016). Grades further away cost more. Of ordinal studies.
     #[n(2)]
     EarthMover,
+    /// `1 - (2 Σ p·y + s) / (Σ p + Σ y + s)` with `s` = 1e-5, of all pixels of a picture, where `p` is the probability of a class and
+    /// `y` whether a pixel is of it; the mean over pictures and over all classes but the background (Milletari, Navab and
+    /// Ahmadi 2016, without their squares). Of segmentations.
+    #[n(3)]
+    Dice,
+    /// That and the cross-entropy of pixels, added (Isensee et al. 2021). Of segmentations.
+    #[n(4)]
+    DiceCrossEntropy,
+}
+
+impl Loss {
+    /// Whether it compares areas.
+    pub const fn has_dice(self) -> bool {
+        matches!(self, Self::Dice | Self::DiceCrossEntropy)
+    }
 }
 
 /// `loss` as written: a word, or a table with what belongs to it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "write loss = \"cross-entropy\", loss = \"earth-mover\" or loss = { kind = \"focal\", gamma = 2.0 }"
+    expecting = "write loss = \"cross-entropy\", \"earth-mover\", \"dice\", \"dice-cross-entropy\" or { kind = \"focal\", gamma = 2.0 }"
 )]
 enum Spelling {
     Word(Word),
@@ -41,6 +56,8 @@ enum Spelling {
 enum Word {
     CrossEntropy,
     EarthMover,
+    Dice,
+    DiceCrossEntropy,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -61,6 +78,8 @@ impl From<Spelling> for Loss {
         match spelling {
             Spelling::Word(Word::CrossEntropy) => Self::CrossEntropy,
             Spelling::Word(Word::EarthMover) => Self::EarthMover,
+            Spelling::Word(Word::Dice) => Self::Dice,
+            Spelling::Word(Word::DiceCrossEntropy) => Self::DiceCrossEntropy,
             Spelling::Table(Table { kind: Kind::Focal, gamma }) => Self::Focal { gamma },
         }
     }
@@ -71,6 +90,8 @@ impl From<Loss> for Spelling {
         match loss {
             Loss::CrossEntropy => Self::Word(Word::CrossEntropy),
             Loss::EarthMover => Self::Word(Word::EarthMover),
+            Loss::Dice => Self::Word(Word::Dice),
+            Loss::DiceCrossEntropy => Self::Word(Word::DiceCrossEntropy),
             Loss::Focal { gamma } => Self::Table(Table { kind: Kind::Focal, gamma }),
         }
     }

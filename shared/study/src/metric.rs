@@ -45,11 +45,15 @@ pub enum Metric {
     /// Cohen's kappa with quadratic weights (Cohen 1968): how well grades agree beyond chance. Of ordinal studies.
     #[n(8)]
     Kappa,
+    /// Dice coefficient (Dice 1945): twice the pixels that mask and prediction share, of the pixels of both. The mean over
+    /// pictures that have the class in one of the two, and over the classes but the background. Of segmentations.
+    #[n(9)]
+    Dice,
 }
 
 impl Metric {
     /// Every metric, in the order of the list.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Loss,
         Self::Auroc,
         Self::Accuracy,
@@ -59,6 +63,7 @@ impl Metric {
         Self::Brier,
         Self::Ece,
         Self::Kappa,
+        Self::Dice,
     ];
 
     /// The name used in files and listings.
@@ -73,6 +78,7 @@ impl Metric {
             Self::Brier => "brier",
             Self::Ece => "ece",
             Self::Kappa => "kappa",
+            Self::Dice => "dice",
         }
     }
 
@@ -84,14 +90,25 @@ impl Metric {
             | Self::BalancedAccuracy
             | Self::Sensitivity
             | Self::Specificity
-            | Self::Kappa => true,
+            | Self::Kappa
+            | Self::Dice => true,
             Self::Loss | Self::Brier | Self::Ece => false,
         }
     }
 
     /// Whether it says anything about a model that is asked this.
-    pub fn is_of(self, task: Task) -> bool {
-        self != Self::Kappa || task == Task::Ordinal
+    pub const fn is_of(self, task: Task) -> bool {
+        match self {
+            Self::Loss => true,
+            Self::Kappa => matches!(task, Task::Ordinal),
+            Self::Dice => task.is_dense(),
+            _ => !task.is_dense(),
+        }
+    }
+
+    /// The one that picks a model where a study names none.
+    pub const fn usual(task: Task) -> Self {
+        if task.is_dense() { Self::Dice } else { Self::Auroc }
     }
 
     /// Whether `candidate` is strictly better than `best`. Not-a-number is never better.

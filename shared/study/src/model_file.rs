@@ -302,6 +302,12 @@ pub enum ModelFileError {
     /// A model of rows with other inputs.
     #[error("the file was trained on other inputs than are wanted")]
     OtherInputs,
+    /// A model that scores pixels where its task is about cases, or cases where it is about pixels.
+    #[error("the file's graph cannot answer its own task, {task}")]
+    TaskOfGraph {
+        /// The file's task.
+        task: &'static str,
+    },
     /// A model that answers another question.
     #[error("the file is of a task of {file}, wanted is {wanted}")]
     OtherTask {

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::GraphError;
 use crate::graph::{
-    Activation, Concat, Conv2d, Function, GroupNorm, Layer, Linear, ModelGraph, Pool, Residual,
+    Activation, Concat, Conv2d, Function, GroupNorm, Join, Layer, Linear, ModelGraph, Pool, Residual,
+    TransposedConv2d,
 };
 
 /// The `[model]` of a study: what the layers are, and which of them do not take part in sums.
@@ -54,7 +55,10 @@ impl ModelSpec {
     /// The graph for images of shape `input` (channels, height, width) and that many classes.
     pub fn graph(&self, input: [u32; 3], classes: u32) -> Result<ModelGraph, GraphError> {
         let layers = match self {
-            Self::Preset { preset, norm, stem } => preset.layers(*norm, *stem, classes)?,
+            Self::Preset { preset, norm, stem } => {
+                let [_, height, width] = input;
+                preset.layers(*norm, *stem, [height, width], classes)?
+            }
             Self::Layers(layers) => layers.clone(),
         };
         let graph = ModelGraph::new(input, layers)?;
@@ -102,6 +106,12 @@ pub enum Preset {
     #[n(7)]
     #[serde(rename = "densenet121")]
     Densenet121,
+    /// U-Net (Ronneberger, Fischer and Brox 2015), of 32 channels at the picture's size and twice as many at each half of it,
+    /// 512 at most; convolutions are padded and normalised as in nnU-Net (Isensee et al. 2021). Sides are halved four times, or
+    /// as often as they are even. Scores each pixel. Batch normalisation unless said.
+    #[n(8)]
+    #[serde(rename = "unet2d")]
+    Unet2d,
 }
 
 /// Which normalisation a preset uses.
@@ -142,6 +152,7 @@ impl Preset {
             Self::Resnet34 => "resnet34",
             Self::Resnet50 => "resnet50",
             Self::Densenet121 => "densenet121",
+            Self::Unet2d => "unet2d",
         }
     }
 
@@ -149,12 +160,18 @@ impl Preset {
     const fn options(self) -> &'static [&'static str] {
         match self {
             Self::Logistic | Self::CnnBn | Self::Mlp => &[],
-            Self::SmallCnn => &["norm"],
+            Self::SmallCnn | Self::Unet2d => &["norm"],
             Self::Resnet18 | Self::Resnet34 | Self::Resnet50 | Self::Densenet121 => &["norm", "stem"],
         }
     }
 
-    fn layers(self, norm: Option<Norm>, stem: Option<Stem>, classes: u32) -> Result<Vec<Layer>, GraphError> {
+    fn layers(
+        self,
+        norm: Option<Norm>,
+        stem: Option<Stem>,
+        sides: [u32; 2],
+        classes: u32,
+    ) -> Result<Vec<Layer>, GraphError> {
         for (option, is_set) in [("norm", norm.is_some()), ("stem", stem.is_some())] {
             if is_set && !self.options().contains(&option) {
                 return Err(GraphError::OptionNotTaken { preset: self.name(), option });
@@ -172,6 +189,14 @@ impl Preset {
             Self::Resnet34 => resnet([3, 4, 6, 3], basic_block, usual, stem, classes),
             Self::Resnet50 => resnet([3, 4, 6, 3], bottleneck, usual, stem, classes),
             Self::Densenet121 => densenet121(usual, stem, classes),
+            Self::Unet2d => {
+                let halvings = sides.map(u32::trailing_zeros).into_iter().fold(4, u32::min);
+                if halvings == 0 {
+                    let [height, width] = sides;
+                    return Err(GraphError::OddSides { preset: self.name(), height, width });
+                }
+                unet2d(halvings, usual, classes)
+            }
         })
     }
 }
@@ -286,6 +311,28 @@ fn densenet121(norm: Norm, stem: Stem, classes: u32) -> Vec<Layer> {
     layers
 }
 
+/// Down by so many halvings, and up again with what was kept at each size.
+fn unet2d(halvings: u32, norm: Norm, classes: u32) -> Vec<Layer> {
+    let width = |halvings: u32| (32 << halvings).min(512);
+    let twice = |filters: u32| {
+        let once = || [conv(filters, 3, 1, false), normalise(norm), relu()];
+        [once(), once()].concat()
+    };
+    let mut layers = Vec::new();
+    for level in 0..halvings {
+        layers.extend(twice(width(level)));
+        layers.extend([Layer::Keep, halve()]);
+    }
+    layers.extend(twice(width(halvings)));
+    for level in (0..halvings).rev() {
+        let up = TransposedConv2d { filters: width(level), kernel: 2, stride: 2, padding: 0, bias: true };
+        layers.extend([Layer::TransposedConv2d(up), Layer::Join(Join::default())]);
+        layers.extend(twice(width(level)));
+    }
+    layers.push(conv(classes, 1, 1, true));
+    layers
+}
+
 /// A convolution that keeps the sides at stride 1.
 fn conv(filters: u32, kernel: u32, stride: u32, bias: bool) -> Layer {
     Layer::Conv2d(Conv2d { filters, kernel, stride, padding: kernel / 2, groups: 1, bias, dilation: 1 })
@@ -394,6 +441,13 @@ mod tests {
         assert_eq!(numbers(Preset::Resnet18, GROUPS, [3, 28, 28], 10), (11_173_962, 11_173_962));
         // 13 · 128, 128 · 128 and 128 · 2 weights, and their biases.
         assert_eq!(numbers(Preset::Mlp, NONE, [13, 1, 1], 2), (18_562, 18_562));
+        // U-Nets of 1, 2 and 4 halvings, counted by PyTorch.
+        assert_eq!(numbers(Preset::Unet2d, NONE, [1, 6, 34], 2), (101_762, 101_250));
+        assert_eq!(numbers(Preset::Unet2d, NONE, [1, 28, 28], 2), (467_906, 466_626));
+        assert_eq!(numbers(Preset::Unet2d, NONE, [3, 256, 480], 5), (7_769_061, 7_763_173));
+        assert_eq!(numbers(Preset::Unet2d, GROUPS, [3, 256, 480], 5), (7_763_173, 7_763_173));
+        let odd = ModelSpec::Preset { preset: Preset::Unet2d, norm: None, stem: None }.graph([1, 28, 27], 2);
+        assert_eq!(odd, Err(GraphError::OddSides { preset: "unet2d", height: 28, width: 27 }));
     }
 
     /// What torchvision states for its models of the thousand classes of ImageNet; statistics are twice the channels of all

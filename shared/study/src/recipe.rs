@@ -331,7 +331,8 @@ impl TryFrom<Written> for Training {
             let fits = gamma > 0.0 && gamma <= MAX_GAMMA;
             finite("loss.gamma", gamma, fits, "a number above 0 and at most 10, for example 2.0")?;
         }
-        if written.loss != Loss::CrossEntropy && written.label_smoothing != 0.0 {
+        let has_labels = matches!(written.loss, Loss::CrossEntropy | Loss::DiceCrossEntropy);
+        if !has_labels && written.label_smoothing != 0.0 {
             return Err(RecipeError::SmoothingOfOtherLoss);
         }
         let smoothing = written.label_smoothing;
@@ -392,7 +393,9 @@ pub enum RecipeError {
     MomentumWithoutSgd,
     /// Of a smoothed label most of the focal loss would be about the classes that it is not, and the earth mover's distance
     /// knows already which are near.
-    #[error("`label_smoothing` belongs to loss = \"cross-entropy\": leave one of the two out")]
+    #[error(
+        "`label_smoothing` belongs to loss = \"cross-entropy\" or \"dice-cross-entropy\": leave one of the two out"
+    )]
     SmoothingOfOtherLoss,
     /// Both or neither.
     #[error("[training] has either `epochs` or `steps`")]

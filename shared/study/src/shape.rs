@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::fault::{GraphError, GraphFault};
 use crate::graph::{
-    Concat, Conv2d, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation, TransposedConv2d,
-    Treatment,
+    Concat, Conv2d, Join, Joining, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation,
+    TransposedConv2d, Treatment,
 };
 
 /// Most layers of a graph, those in branches included; an empty branch of a concat layer counts as one.
@@ -85,7 +85,7 @@ impl fmt::Display for LayerName {
 /// What a checked graph is known to be.
 pub(crate) struct Summary {
     pub(crate) parameters: Vec<ParameterSpec>,
-    pub(crate) classes: u32,
+    pub(crate) output: Shape,
     pub(crate) activations: u64,
     pub(crate) multiply_adds: u64,
 }
@@ -93,7 +93,7 @@ pub(crate) struct Summary {
 /// Derives all shapes and blocks of a graph, or names the layer that does not fit.
 pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphError> {
     let [channels, height, width] = input;
-    let mut trace = Trace { parameters: Vec::new(), kind: "", length: 0, activations: 0, multiply_adds: 0 };
+    let mut trace = Trace::default();
     if input.iter().any(|&side| !(1..=MAX_SIDE).contains(&side))
         || Shape::Image(input).values() > MAX_ACTIVATIONS_PER_CASE
     {
@@ -107,7 +107,11 @@ pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphE
     for (index, layer) in layers.iter().enumerate() {
         shape = trace.pass(&LayerName::top(index), layer, shape)?;
     }
-    let Shape::Row(classes) = shape else { return Err(GraphError::NoScores { shape }) };
+    trace.check_kept()?;
+    let (Shape::Row(classes) | Shape::Image([classes, ..])) = shape;
+    if matches!(shape, Shape::Image([_, rows, columns]) if [rows, columns] != [height, width]) {
+        return Err(GraphError::NoScores { shape, height, width });
+    }
     if classes < 2 {
         return Err(GraphError::TooFewClasses(classes));
     }
@@ -115,12 +119,15 @@ pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphE
         return Err(GraphError::NothingToTrain);
     }
     let Trace { parameters, activations, multiply_adds, .. } = trace;
-    Ok(Summary { parameters, classes, activations, multiply_adds })
+    Ok(Summary { parameters, output: shape, activations, multiply_adds })
 }
 
 /// What has been seen on the way through the layers.
+#[derive(Default)]
 struct Trace {
     parameters: Vec<ParameterSpec>,
+    /// What lies aside, of the branch that is passed: the layers that keep it, and its shapes.
+    kept: Vec<(LayerName, Shape)>,
     /// Kind of the layer that is passed.
     kind: &'static str,
     length: u64,
@@ -139,7 +146,9 @@ impl Trace {
                 self.pass_plain(name, plain, shape).map_err(named)?
             }
         };
-        self.activations = self.activations.saturating_add(after.values());
+        // What is kept is there already.
+        let new = if *layer == Layer::Keep { 0 } else { after.values() };
+        self.activations = self.activations.saturating_add(new);
         if self.activations > MAX_ACTIVATIONS_PER_CASE {
             return Err(named(GraphFault::TooManyActivations(self.activations)));
         }
@@ -179,14 +188,30 @@ impl Trace {
         layers: &[Layer],
         shape: Shape,
     ) -> Result<Shape, GraphError> {
-        layers.iter().enumerate().try_fold(shape, |shape, (index, layer)| {
+        let outside = std::mem::take(&mut self.kept);
+        let after = layers.iter().enumerate().try_fold(shape, |shape, (index, layer)| {
             let name = name.inside(label, index);
             if layer.has_branches() {
                 Err(GraphError::Layer { name, kind: layer.kind(), fault: GraphFault::NestedBranches })
             } else {
                 self.pass(&name, layer, shape)
             }
-        })
+        })?;
+        self.check_kept()?;
+        self.kept = outside;
+        Ok(after)
+    }
+
+    /// Everything that was laid aside has been taken up.
+    fn check_kept(&self) -> Result<(), GraphError> {
+        match self.kept.last() {
+            None => Ok(()),
+            Some((name, _)) => Err(GraphError::Layer {
+                name: name.clone(),
+                kind: Layer::Keep.kind(),
+                fault: GraphFault::NeverJoined,
+            }),
+        }
     }
 
     fn pass_plain(&mut self, name: &LayerName, layer: &Layer, shape: Shape) -> Result<Shape, GraphFault> {
@@ -235,6 +260,21 @@ impl Trace {
                 }
             }
             Layer::Activation(_) => Ok(shape),
+            Layer::Keep => {
+                self.kept.push((name.clone(), shape));
+                Ok(shape)
+            }
+            Layer::Join(Join { by }) => {
+                let (_, kept) = self.kept.pop().ok_or(GraphFault::NothingKept)?;
+                match by {
+                    Joining::Concat => {
+                        let differ = |_| GraphFault::DoesNotJoin { kept, now: shape };
+                        join(&[kept, shape]).map_err(differ)
+                    }
+                    Joining::Add if kept == shape => Ok(shape),
+                    Joining::Add => Err(GraphFault::DoesNotJoin { kept, now: shape }),
+                }
+            }
             Layer::Residual(_) | Layer::Concat(_) => Err(GraphFault::NestedBranches),
         }
     }
@@ -407,7 +447,7 @@ fn slide(pool: &Pool, input: [u32; 3]) -> Result<Shape, GraphFault> {
     }
 }
 
-/// The outputs of a concat layer's branches, one behind the other.
+/// Signals that agree in all but their channels, one behind the other.
 fn join(outputs: &[Shape]) -> Result<Shape, GraphFault> {
     let first = outputs[0];
     let mut features = 0_u32;

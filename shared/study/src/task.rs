@@ -19,6 +19,10 @@ pub enum Task {
     /// its output.
     #[n(2)]
     MultiLabel,
+    /// Which class each pixel of a picture is of, the first class being the background. Scores are probabilities of each
+    /// pixel that sum to 1: the softmax over the channels of the outputs.
+    #[n(3)]
+    Segmentation,
 }
 
 impl Task {
@@ -28,22 +32,35 @@ impl Task {
             Self::Classification => "classification",
             Self::Ordinal => "ordinal",
             Self::MultiLabel => "multi-label",
+            Self::Segmentation => "segmentation",
         }
     }
 
     /// Whether a case is of one class and of no other.
     pub const fn is_exclusive(self) -> bool {
+        matches!(self, Self::Classification | Self::Ordinal)
+    }
+
+    /// Whether each pixel is scored, and not the case as a whole.
+    pub const fn is_dense(self) -> bool {
+        matches!(self, Self::Segmentation)
+    }
+
+    /// Whether what is scored, a case or a pixel, is of exactly one class: then scores are a softmax.
+    pub const fn has_classes(self) -> bool {
         !matches!(self, Self::MultiLabel)
     }
 }
 
-/// What is known of a case. Of a study's task, either all cases have a class or all have findings.
+/// What is known of a case. Of a study's task, all cases have the same kind of label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Label {
     /// Place of its class among the labels.
     Class(u16),
     /// The findings that it has: bit `k` for the label in place `k`.
     Findings(u64),
+    /// A class for each of its pixels, which stand beside the picture's own values.
+    Mask,
 }
 
 impl From<u16> for Label {
@@ -55,14 +72,18 @@ impl From<u16> for Label {
 impl Label {
     /// What stands where nothing is known of a case that is only to be scored.
     pub const fn unknown(task: Task) -> Self {
-        if task.is_exclusive() { Self::Class(0) } else { Self::Findings(0) }
+        match task {
+            Task::Classification | Task::Ordinal => Self::Class(0),
+            Task::MultiLabel => Self::Findings(0),
+            Task::Segmentation => Self::Mask,
+        }
     }
 
     /// Its class, where it has one.
     pub const fn class(self) -> Option<u16> {
         match self {
             Self::Class(class) => Some(class),
-            Self::Findings(_) => None,
+            Self::Findings(_) | Self::Mask => None,
         }
     }
 
@@ -70,15 +91,17 @@ impl Label {
     pub const fn fits(self, task: Task, labels: usize) -> bool {
         match self {
             Self::Class(class) => task.is_exclusive() && (class as usize) < labels,
-            Self::Findings(set) => !task.is_exclusive() && (labels >= 64 || set >> labels == 0),
+            Self::Findings(set) => matches!(task, Task::MultiLabel) && (labels >= 64 || set >> labels == 0),
+            Self::Mask => task.is_dense(),
         }
     }
 
-    /// Whether the label in place `place` is true of the case.
+    /// Whether the label in place `place` is true of the case; none is where it is known of pixels only.
     pub fn holds(self, place: usize) -> bool {
         match self {
             Self::Class(class) => usize::from(class) == place,
             Self::Findings(set) => place < 64 && set >> place & 1 == 1,
+            Self::Mask => false,
         }
     }
 }
@@ -98,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_label_fits_its_task_and_the_number_of_names() {
-        use Task::{Classification, MultiLabel, Ordinal};
+        use Task::{Classification, MultiLabel, Ordinal, Segmentation};
         for (label, task, labels, fits) in [
             (Label::Class(2), Classification, 3, true),
             (Label::Class(2), Ordinal, 3, true),
@@ -109,10 +132,15 @@ mod tests {
             (Label::Findings(8), MultiLabel, 3, false),
             (Label::Findings(u64::MAX), MultiLabel, 64, true),
             (Label::Findings(1), Classification, 3, false),
+            (Label::Findings(1), Segmentation, 3, false),
+            (Label::Class(0), Segmentation, 3, false),
+            (Label::Mask, Segmentation, 3, true),
+            (Label::Mask, MultiLabel, 3, false),
+            (Label::Mask, Ordinal, 3, false),
         ] {
             assert_eq!(label.fits(task, labels), fits, "{label:?} {task:?} {labels}");
         }
-        for task in [Classification, Ordinal, MultiLabel] {
+        for task in [Classification, Ordinal, MultiLabel, Segmentation] {
             assert!(Label::unknown(task).fits(task, 2));
         }
     }

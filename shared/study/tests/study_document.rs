@@ -278,6 +278,42 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
     }
 }
 
+/// What goes with masks, and what does not.
+#[test]
+fn a_study_of_pixels_has_masks_and_a_model_of_pixels() {
+    let dice = |text: &str| text.replace("loss = \"cross-entropy\"", "loss = \"dice-cross-entropy\"");
+    let good = dice(FULL)
+        .replace("task = \"classification\"", "task = \"segmentation\"")
+        .replace("preset = \"small-cnn\"", "preset = \"unet2d\"")
+        .replace("recommend = \"auroc\"\n", "");
+    let plan = draft(&good);
+    assert_eq!((plan.evaluation.recommend, plan.model.is_dense()), (Metric::Dice, true));
+    let study = plan.clone().with_initial_model(Hash::of_bytes(b"initial"));
+    assert_eq!(Study::from_canonical(&study.to_canonical()), Ok(study));
+    for (from, to, key) in [
+        ("preset = \"unet2d\"", "preset = \"small-cnn\"", "model"),
+        ("bins = 256", "bins = 256\nrecommend = \"auroc\"", "evaluation.recommend"),
+        ("mixup = 0.0", "mixup = 0.2", "training.augment.mixup"),
+        ("calibrate = false", "calibrate = true", "evaluation.calibrate"),
+        ("\"shuffled\"", "\"balanced\"", "training.sampling"),
+        ("\"coarse\"", "\"effective\"", "aggregation.weight"),
+        ("\"dice-cross-entropy\"\n", "\"dice\"\nclass_weights = [1.0, 2.0]\n", "training.class_weights"),
+        ("\"dice-cross-entropy\"\n", "\"earth-mover\"\n", "training.loss"),
+    ] {
+        let mut text = good.replace(from, to);
+        assert_ne!(text, good, "{from}");
+        if key == "training.class_weights" {
+            text = text.replacen("class_weights = [1.0, 2.0]\n", "", 1);
+        }
+        let error = Draft::from_toml(&text).expect_err(to);
+        let keys: Vec<_> = error.problems().iter().map(Problem::key).collect();
+        assert_eq!(keys, [key], "{to}: {error}");
+    }
+    // A loss of areas has no meaning for cases as wholes.
+    let error = Draft::from_toml(&dice(FULL)).unwrap_err();
+    assert_eq!(error.problems().iter().map(Problem::key).collect::<Vec<_>>(), ["training.loss"]);
+}
+
 #[test]
 fn groups_are_refused_where_nobody_could_say_which_is_wrong_or_a_site_would_not_hide() {
     let names: Vec<_> = ('a'..='x').map(|site| format!("\"{site}\"")).collect();

@@ -14,6 +14,7 @@ use super::cohort::{Assembly, Cohort, LoadError, Quarantined};
 use super::counts::Stage;
 use super::decoder::Decoder;
 use super::local::{LocalPath, LocalText};
+use super::mask::{self, Mask};
 use super::picture::Picture;
 use super::protocol::{ArchiveDefect, ArchivePiece, Part};
 use super::reason::Reason;
@@ -28,6 +29,8 @@ struct Begun {
     channels: usize,
     /// Numbers in a label.
     numbers: usize,
+    /// Whether pictures have masks.
+    masks: bool,
     pictures: u64,
 }
 
@@ -36,6 +39,7 @@ struct Case {
     label: Label,
     content: Hash,
     values: Vec<f32>,
+    mask: Vec<u8>,
 }
 
 pub(super) fn load(
@@ -50,27 +54,41 @@ pub(super) fn load(
     let (mut cases, mut quarantine) = (Vec::new(), Vec::new());
     let mut begun: Option<Begun> = None;
     decoder.read_archive(archive, &mut |piece, body| match piece {
-        ArchivePiece::Begin { part, height, width, channels, numbers } => {
+        ArchivePiece::Begin { part, height, width, channels, numbers, masks } => {
             let (height, width, channels) = (height as usize, width as usize, channels as usize);
             let numbers = numbers as usize;
-            begun = Some(Begun { part, height, width, channels, numbers, pictures: 0 });
-            if numbers == criteria.numbers_in_label() { Ok(()) } else { Err(ArchiveDefect::OtherTask) }
+            begun = Some(Begun { part, height, width, channels, numbers, masks, pictures: 0 });
+            let is_of_task = criteria.numbers_in_label().map_or(masks, |wanted| wanted == numbers);
+            if is_of_task { Ok(()) } else { Err(ArchiveDefect::OtherTask) }
         }
         ArchivePiece::Cases => {
             let begun = begun.as_mut().ok_or(ArchiveDefect::DecoderFailed)?;
             let size = begun.height * begun.width * begun.channels;
-            let mut records = body.chunks_exact(2 * begun.numbers + size);
+            let places = if begun.masks { begun.height * begun.width } else { 0 };
+            let mut records = body.chunks_exact(2 * begun.numbers + size + places);
             for record in records.by_ref() {
                 let (label, pixels) = record.split_at(2 * begun.numbers);
+                let (pixels, mask) = pixels.split_at(size);
                 let numbers: Vec<u16> =
                     label.as_chunks::<2>().0.iter().copied().map(u16::from_le_bytes).collect();
-                if let Some(label) = criteria.label_of_numbers(&numbers) {
-                    let values = picture(begun, pixels)?.fitted(target);
-                    let content = Hash::of_bytes(pixels);
-                    cases.push(Case { part: begun.part, label, content, values });
+                let mask = if criteria.task.is_dense() {
+                    let mask = Mask::new(begun.height, begun.width, mask.to_vec());
+                    let mask = mask.ok_or(ArchiveDefect::DecoderFailed)?;
+                    mask::classes(mask.fitted(target), criteria.labels.len()).ok_or(Reason::MaskClass)
                 } else {
-                    assembly.counts.note(Stage::Decoded);
-                    quarantine.push(unknown_label(begun, &numbers));
+                    Ok(Vec::new())
+                };
+                let label = criteria.label_of_numbers(&numbers).ok_or(Reason::UnknownLabel);
+                match label.and_then(|label| Ok((label, mask?))) {
+                    Ok((label, mask)) => {
+                        let values = picture(begun, pixels)?.fitted(target);
+                        let content = Hash::of_bytes(pixels);
+                        cases.push(Case { part: begun.part, label, content, values, mask });
+                    }
+                    Err(reason) => {
+                        assembly.counts.note(Stage::Decoded);
+                        quarantine.push(unlabelled(begun, reason, &numbers));
+                    }
                 }
                 begun.pictures += 1;
             }
@@ -85,7 +103,7 @@ pub(super) fn load(
             Part::Train if has_val => Side::Train,
             Part::Train => key.side(Subject::Unnamed(&case.content), criteria.holdout),
         };
-        assembly.add(side, case.label, None, &case.values);
+        assembly.add(side, case.label, None, &case.values, &case.mask);
     }
     Ok(assembly.finish(None, Vec::new(), quarantine))
 }
@@ -100,7 +118,7 @@ fn picture(begun: &Begun, bytes: &[u8]) -> Result<Picture, ArchiveDefect> {
     Picture::new(begun.channels, begun.height, begun.width, values).ok_or(ArchiveDefect::DecoderFailed)
 }
 
-fn unknown_label(begun: &Begun, numbers: &[u16]) -> Quarantined {
+fn unlabelled(begun: &Begun, reason: Reason, numbers: &[u16]) -> Quarantined {
     let part = match begun.part {
         Part::Train => "train",
         Part::Val => "val",
@@ -110,7 +128,8 @@ fn unknown_label(begun: &Begun, numbers: &[u16]) -> Quarantined {
         line: None,
         column: None,
         reached: Stage::Decoded,
-        reason: Reason::UnknownLabel,
-        written: Some(LocalText::new(numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" "))),
+        written: (reason == Reason::UnknownLabel)
+            .then(|| LocalText::new(numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" "))),
+        reason,
     }
 }

@@ -61,7 +61,7 @@ impl Cache {
         if seal(entry, content) != Hash::from_bytes(*written) {
             return None;
         }
-        let split = entry.len().checked_sub(4 * target.values())?;
+        let split = entry.len().checked_sub(4 * format.values(target))?;
         let (facts, values) = entry.split_at(split);
         let values = values
             .chunks_exact(4)

@@ -16,6 +16,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::dicom::Opened;
 use super::display::{self, Shading};
+use super::mask::Mask;
 use super::npz;
 use super::protocol::{Answer, Facts, Format, Request, read_frame, write_frame};
 use super::raster;
@@ -96,6 +97,19 @@ fn decode(request: &Request, file: Vec<u8>) -> Result<(Facts, Vec<f32>), Reason>
                 patient: None,
             };
             Ok((facts, raster.picture.fitted(target)))
+        }
+        Format::Mask => {
+            let mask = Mask::read(&file)?;
+            let facts = Facts {
+                format: "PNG".to_owned(),
+                rows: mask.height() as u32,
+                columns: mask.width() as u32,
+                bits: 8,
+                shading: Shading::FullRange,
+                turned: false,
+                patient: None,
+            };
+            Ok((facts, mask.fitted(target).into_iter().map(|value| f32::from(value) / 255.0).collect()))
         }
     }
 }

@@ -185,10 +185,18 @@ pub fn load(
     }
 }
 
+/// Values, labels and masks of the cases on one side.
+#[derive(Default)]
+struct Part {
+    pixels: Vec<f32>,
+    labels: Vec<Label>,
+    masks: Vec<u8>,
+}
+
 /// Cases on their way into the two data sets.
 pub(super) struct Assembly {
     shape: [u32; 3],
-    sides: [(Vec<f32>, Vec<Label>); 2],
+    sides: [Part; 2],
     patients: BTreeSet<Patient>,
     pub(super) counts: Counts,
 }
@@ -196,15 +204,22 @@ pub(super) struct Assembly {
 impl Assembly {
     /// Of cases of this shape: channels, height, width.
     pub(super) fn new(shape: [u32; 3]) -> Self {
-        let sides = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
-        Self { shape, sides, patients: BTreeSet::new(), counts: Counts::default() }
+        Self { shape, sides: Default::default(), patients: BTreeSet::new(), counts: Counts::default() }
     }
 
-    /// Adds a usable case.
-    pub(super) fn add(&mut self, side: Side, label: Label, patient: Option<&Patient>, values: &[f32]) {
-        let (pixels, labels) = &mut self.sides[usize::from(side == Side::HeldOut)];
-        pixels.extend_from_slice(values);
-        labels.push(label);
+    /// Adds a usable case with its values, and the classes of its pixels where it has a mask.
+    pub(super) fn add(
+        &mut self,
+        side: Side,
+        label: Label,
+        patient: Option<&Patient>,
+        values: &[f32],
+        mask: &[u8],
+    ) {
+        let part = &mut self.sides[usize::from(side == Side::HeldOut)];
+        part.pixels.extend_from_slice(values);
+        part.labels.push(label);
+        part.masks.extend_from_slice(mask);
         self.counts.note(Stage::Usable);
         match side {
             Side::Train => self.counts.train += 1,
@@ -227,27 +242,34 @@ impl Assembly {
         self.counts.named_patients = self.patients.len() as u64;
         let shape = self.shape;
         let fingerprint = fingerprint(shape, &self.sides);
-        let [train, held_out] = self.sides.map(|(pixels, labels)| {
-            Dataset::new(shape, Pixels::Floats(pixels), labels)
-                .expect("every case added one label and as many finite values as the shape says")
+        let [train, held_out] = self.sides.map(|Part { pixels, labels, masks }| {
+            let pixels = Pixels::Floats(pixels);
+            let cases = if masks.is_empty() {
+                Dataset::new(shape, pixels, labels)
+            } else {
+                Dataset::with_masks(shape, pixels, masks)
+            };
+            cases.expect("every case added one label or mask and as many finite values as the shape says")
         });
         Cohort { train, held_out, fingerprint, counts: self.counts, columns, used, quarantine }
     }
 }
 
-fn fingerprint(shape: [u32; 3], sides: &[(Vec<f32>, Vec<Label>); 2]) -> Hash {
+fn fingerprint(shape: [u32; 3], sides: &[Part; 2]) -> Hash {
     let mut hasher = Hasher::labelled("cohort");
     for number in shape {
         hasher.update(&number.to_le_bytes());
     }
-    for (pixels, labels) in sides {
+    for Part { pixels, labels, masks } in sides {
         hasher.update(&(labels.len() as u64).to_le_bytes());
         for label in labels {
             match label {
                 Label::Class(class) => hasher.update(&class.to_le_bytes()),
                 Label::Findings(set) => hasher.update(&set.to_le_bytes()),
+                Label::Mask => hasher.update(&[]),
             }
         }
+        hasher.update(masks);
         for value in pixels {
             hasher.update(&value.to_le_bytes());
         }

@@ -23,7 +23,8 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// good picture must not be set aside for that.
 pub const PATIENCE: u32 = 5;
 
-/// A decoded file: shape `[channels, height, width]` of the target, every value between 0 and 1.
+/// A decoded file: shape `[channels, height, width]` of the target, or `[height, width]` for a mask, every value between
+/// 0 and 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// The values.
@@ -89,7 +90,7 @@ impl Decoder {
             answer = running.answers.recv_timeout(self.time_limit);
         }
         match answer {
-            Ok(Ok((answer, body))) => match accept(answer, &body, target) {
+            Ok(Ok((answer, body))) => match accept(answer, &body, format.values(target)) {
                 Ok(outcome) => {
                     self.running = Some(running);
                     outcome
@@ -203,10 +204,10 @@ fn converse(
 }
 
 /// Checks an answer: the child ran foreign code over foreign bytes and is believed nothing.
-fn accept(answer: Answer, body: &[u8], target: Target) -> Result<Result<Decoded, Reason>, BrokenPipe> {
+fn accept(answer: Answer, body: &[u8], count: usize) -> Result<Result<Decoded, Reason>, BrokenPipe> {
     match answer {
         Answer::Refused(reason) if body.is_empty() && is_of_a_child(&reason) => Ok(Err(reason)),
-        Answer::Picture(facts) if body.len() == 4 * target.values() => {
+        Answer::Picture(facts) if body.len() == 4 * count => {
             let values: Vec<f32> = body
                 .chunks_exact(4)
                 .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks have four bytes")))
@@ -234,6 +235,7 @@ fn is_of_a_child(reason: &Reason) -> bool {
             | Reason::SeveralFrames
             | Reason::NoPixels
             | Reason::TooLarge
+            | Reason::NotAMask
             | Reason::DecoderFailed
     ) && reason.to_canonical().len() <= 256
 }

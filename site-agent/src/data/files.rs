@@ -14,7 +14,8 @@ use super::counts::Stage;
 use super::decoder::{Decoded, Decoder};
 use super::folder::unknown_images;
 use super::local::{LocalPath, LocalText, Patient};
-use super::protocol::Format;
+use super::mask;
+use super::protocol::{Facts, Format};
 use super::reason::Reason;
 use super::source::{Criteria, Target};
 use super::split::{Side, SplitKey, Subject};
@@ -53,6 +54,8 @@ struct Candidate {
     line: u64,
     content: Hash,
     label: Label,
+    /// Class of each pixel, where the case has a mask.
+    mask: Vec<u8>,
     patient: Option<Patient>,
     written_side: Option<Side>,
     decoded: Decoded,
@@ -68,15 +71,19 @@ pub(super) fn load(
 ) -> Result<Cohort, LoadError> {
     let root = Root::open(place.folder).map_err(LoadError::Folder)?;
     let table = open_file(place.table).map_err(LoadError::TableFile)?;
-    let Table { rows, columns } = table::read(table, table::Content::Files)?;
+    let masks = criteria.task.is_dense();
+    let content = if masks { table::Content::Masks } else { table::Content::Files };
+    let Table { rows, columns } = table::read(table, content)?;
     if place.site.is_some() && !rows.is_empty() && rows.iter().all(|row| row.site.is_none()) {
         return Err(LoadError::NoSiteColumn);
     }
     let mut listed: BTreeMap<LocalPath, Vec<Row>> = BTreeMap::new();
+    let masks: BTreeSet<LocalPath> = rows.iter().filter_map(|row| row.mask.clone()).collect();
     for row in rows {
         listed.entry(row.path.clone()).or_default().push(row);
     }
-    let unknown = unknown_images(&root, place.format, &|path| listed.contains_key(path))?;
+    let unknown =
+        unknown_images(&root, place.format, &|path| listed.contains_key(path) || masks.contains(path))?;
 
     let mut loader = Loader { place, criteria, root, decoder, cache };
     let mut candidates = BTreeMap::new();
@@ -134,16 +141,39 @@ impl Loader<'_> {
             return Err(Stop::new(Stage::Retrieved, Reason::Empty));
         }
         let content = Hash::of_bytes(&bytes);
-        let decoded = self.decode(content, bytes).map_err(|reason| Stop::new(Stage::Retrieved, reason))?;
+        let format = self.place.format;
+        let decoded =
+            self.decode(format, content, bytes).map_err(|reason| Stop::new(Stage::Retrieved, reason))?;
         let Some(label) = self.criteria.label_of_text(row.label.reveal()) else {
             return Err(Stop::at("label", Stage::Decoded, Reason::UnknownLabel, Some(&row.label)));
         };
+        let mask = match &row.mask {
+            Some(mask) => self.mask(mask, &decoded.facts).map_err(|reason| {
+                Stop::at("mask", Stage::Decoded, reason, Some(&LocalText::new(mask.reveal())))
+            })?,
+            None => Vec::new(),
+        };
         let patient = row.patient.clone().or_else(|| decoded.facts.patient.clone());
-        Ok(Candidate { line: row.line, content, label, patient, written_side, decoded })
+        Ok(Candidate { line: row.line, content, label, mask, patient, written_side, decoded })
     }
 
-    fn decode(&mut self, content: Hash, bytes: Vec<u8>) -> Result<Decoded, Reason> {
-        let (format, target) = (self.place.format, self.place.target);
+    /// The class of each pixel of a picture at the study's size.
+    fn mask(&mut self, path: &LocalPath, picture: &Facts) -> Result<Vec<u8>, Reason> {
+        let bytes = self.root.read(path)?;
+        if picture.turned {
+            return Err(Reason::MaskOfTurned);
+        }
+        let mask = self.decode(Format::Mask, Hash::of_bytes(&bytes), bytes)?;
+        if (mask.facts.rows, mask.facts.columns) != (picture.rows, picture.columns) {
+            return Err(Reason::MaskSize);
+        }
+        // They came divided by 255.
+        let values = mask.values.iter().map(|value| (value * 255.0).round() as u8).collect();
+        mask::classes(values, self.criteria.labels.len()).ok_or(Reason::MaskClass)
+    }
+
+    fn decode(&mut self, format: Format, content: Hash, bytes: Vec<u8>) -> Result<Decoded, Reason> {
+        let target = self.place.target;
         if let Some(decoded) = self.cache.and_then(|cache| cache.get(format, target, content)) {
             return Ok(decoded);
         }
@@ -178,8 +208,9 @@ fn contradictions(candidates: &BTreeMap<LocalPath, Candidate>) -> Vec<(LocalPath
         }
     }
     for same in by_content.into_values().filter(|same| same.len() > 1) {
-        let meaning =
-            |candidate: &Candidate| (candidate.label, candidate.patient.clone(), candidate.written_side);
+        let meaning = |candidate: &Candidate| {
+            (candidate.label, candidate.mask.clone(), candidate.patient.clone(), candidate.written_side)
+        };
         let agree = same.iter().all(|(_, candidate)| meaning(candidate) == meaning(same[0].1));
         for (position, (path, _)) in same.iter().enumerate() {
             if !agree {
@@ -208,12 +239,12 @@ fn assemble(
         .collect();
     let mut used = Vec::new();
     for (path, candidate) in candidates {
-        let Candidate { line, content, label, patient, written_side, decoded } = candidate;
+        let Candidate { line, content, label, mask, patient, written_side, decoded } = candidate;
         let subject = patient.as_ref().map_or(Subject::Unnamed(&content), Subject::Patient);
         let side = written_side
             .or_else(|| written.get(patient.as_ref()?).copied())
             .unwrap_or_else(|| key.side(subject, criteria.holdout));
-        assembly.add(side, label, patient.as_ref(), &decoded.values);
+        assembly.add(side, label, patient.as_ref(), &decoded.values, &mask);
         used.push(Used { path, line, side, label, facts: Some(decoded.facts) });
     }
     let mut quarantine = Vec::new();

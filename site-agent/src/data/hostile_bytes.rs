@@ -122,6 +122,13 @@ fn structures() -> Vec<Vec<u8>> {
     vec![explicit(&[sequence.repeat(3), ends.repeat(3)].concat()), explicit(fragments)]
 }
 
+fn mask() -> Vec<u8> {
+    let mut png = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut png);
+    encoder.write_image(&[0, 1, 2, 0, 1, 2], 3, 2, ExtendedColorType::L8).unwrap();
+    png
+}
+
 fn rasters() -> Vec<Vec<u8>> {
     let pixels: Vec<u8> = (0..48).map(|value| value * 5).collect();
     let (mut png, mut jpeg) = (Vec::new(), Vec::new());
@@ -181,11 +188,11 @@ fn pieces() -> Vec<u8> {
     let mut frames = Vec::new();
     write_frame(
         &mut frames,
-        &ArchivePiece::Begin { part: Part::Train, height: 2, width: 2, channels: 1, numbers: 1 },
+        &ArchivePiece::Begin { part: Part::Train, height: 2, width: 2, channels: 1, numbers: 1, masks: true },
         &[],
     )
     .unwrap();
-    write_frame(&mut frames, &ArchivePiece::Cases, &[1, 0, 9, 8, 7, 6]).unwrap();
+    write_frame(&mut frames, &ArchivePiece::Cases, &[1, 0, 9, 8, 7, 6, 0, 1, 1, 0]).unwrap();
     write_frame(&mut frames, &ArchivePiece::Refused(ArchiveDefect::LabelShape), &[]).unwrap();
     frames
 }
@@ -210,6 +217,9 @@ fn strangers_files_are_read_or_refused() {
         Target::new("site-raster", |bytes| decoded(Format::Raster, bytes), rasters())
             .holding(MOST_MEMORY as usize)
             .slow(4),
+        Target::new("site-mask", |bytes| decoded(Format::Mask, bytes), [mask()])
+            .holding(MOST_MEMORY as usize)
+            .slow(4),
         Target::new(
             "site-rle",
             |bytes| check_rle(bytes, CLAIM).is_ok(),
@@ -226,6 +236,11 @@ fn strangers_files_are_read_or_refused() {
             "site-table",
             |bytes| table::read(bytes, table::Content::Files).is_ok(),
             [b"path,label,patient,split,site\na/1.dcm,yes,p1,train,ada\n\"b,2\",no,,,\r\n".to_vec()],
+        ),
+        Target::new(
+            "site-mask-table",
+            |bytes| table::read(bytes, table::Content::Masks).is_ok(),
+            [b"path,mask,patient\na/1.dcm,a/1.png,p1\n\"b,2\",../b.png,\r\n".to_vec()],
         ),
         Target::new(
             "site-rows",

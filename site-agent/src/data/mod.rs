@@ -31,6 +31,7 @@ pub mod folder;
 #[cfg(test)]
 mod hostile_bytes;
 pub mod local;
+pub mod mask;
 pub mod npz;
 pub mod orientation;
 pub mod picture;

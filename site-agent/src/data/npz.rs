@@ -1,7 +1,8 @@
 //! MedMNIST archives (Yang et al. 2023): a zip file of NumPy arrays. Runs in the decode child.
 //!
 //! `train_images` and `val_images` are bytes `[n, height, width]` or `[n, height, width, 3]` with labels
-//! `[n]` or `[n, 1]`, or `[n, labels]` with a 0 or 1 for each. The `test` arrays are not even opened: no site ever sees them. Members may be stored
+//! `[n]` or `[n, 1]`, or `[n, labels]` with a 0 or 1 for each; or `train_masks` and `val_masks` are bytes `[n, height, width]`, the class of
+//! each pixel. The `test` arrays are not even opened: no site ever sees them. Members may be stored
 //! or deflated. Shapes are checked against limits and then only *read*, never allocated for.
 
 use std::io::{Read, Seek, Write};
@@ -14,6 +15,8 @@ use super::protocol::{ArchiveDefect, ArchivePiece, BrokenPipe, Part, write_frame
 /// Most cases, and most numbers in all their labels.
 const MOST_CASES: u64 = 16_000_000;
 const LONGEST_SIDE: u64 = 4096;
+/// Most pixels of all masks of a part; they are held while the images are read.
+const MOST_MASK_PIXELS: u64 = 128 << 20;
 /// Most numbers in a label: as many as a study has labels.
 const MOST_NUMBERS: u64 = 64;
 /// Longest header of an array, as NumPy itself has it: the library that reads one allocates what it declares.
@@ -51,12 +54,15 @@ fn send_parts(input: impl Read + Seek, output: &mut impl Write) -> Result<(), St
     let mut archive = NpzArchive::new(input).map_err(|_| ArchiveDefect::NotAnArchive)?;
     let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
     let has = |name: &str| names.iter().any(|known| known == name);
-    if !has("train_images") || !has("train_labels") || has("val_images") != has("val_labels") {
-        return Err(ArchiveDefect::MissingArray.into());
-    }
-    send(&mut archive, Part::Train, "train", output)?;
-    if has("val_images") {
-        send(&mut archive, Part::Val, "val", output)?;
+    for (part, prefix) in [(Part::Train, "train"), (Part::Val, "val")] {
+        let [images, labels, masks] =
+            ["images", "labels", "masks"].map(|what| has(&format!("{prefix}_{what}")));
+        if images != (labels || masks) || part == Part::Train && !images {
+            return Err(ArchiveDefect::MissingArray.into());
+        }
+        if images {
+            send(&mut archive, part, prefix, (labels, masks), output)?;
+        }
     }
     Ok(())
 }
@@ -65,9 +71,11 @@ fn send<R: Read + Seek>(
     archive: &mut NpzArchive<R>,
     part: Part,
     prefix: &str,
+    (has_labels, has_masks): (bool, bool),
     output: &mut impl Write,
 ) -> Result<(), Stop> {
-    let (labels, numbers) = read_labels(open(archive, &format!("{prefix}_labels"))?)?;
+    let labels = has_labels.then(|| read_labels(open(archive, &format!("{prefix}_labels"))?)).transpose()?;
+    let masks = has_masks.then(|| read_masks(open(archive, &format!("{prefix}_masks"))?)).transpose()?;
     let images = open(archive, &format!("{prefix}_images"))?;
     let (height, width, channels) = match *images.shape() {
         [_, height, width] => (height, width, 1),
@@ -80,8 +88,14 @@ fn send<R: Read + Seek>(
     if height > LONGEST_SIDE || width > LONGEST_SIDE {
         return Err(ArchiveDefect::TooLarge.into());
     }
-    if images.shape()[0] != labels.len() as u64 / numbers {
+    let cases = images.shape()[0];
+    let (labels, numbers) = labels.unwrap_or_default();
+    if numbers > 0 && cases != labels.len() as u64 / numbers {
         return Err(ArchiveDefect::LabelShape.into());
+    }
+    let (masks, sides) = masks.unwrap_or_default();
+    if has_masks && sides != [cases, height, width] {
+        return Err(ArchiveDefect::MaskShape.into());
     }
     let [height32, width32, channels32, numbers32] =
         [height, width, channels, numbers].map(|side| side as u32);
@@ -91,12 +105,17 @@ fn send<R: Read + Seek>(
         width: width32,
         channels: channels32,
         numbers: numbers32,
+        masks: has_masks,
     };
     write_frame(output, &begin, &[])?;
     let size = (height * width * channels) as usize;
     let mut bytes = images.data::<u8>().map_err(|_| ArchiveDefect::ImageShape)?;
     let mut batch = Vec::new();
-    for label in labels.chunks_exact(numbers as usize) {
+    let (numbers, places) = (numbers as usize, if has_masks { (height * width) as usize } else { 0 });
+    // Both lists say how many cases there are; one of them is there.
+    let cases = if has_labels { labels.len() / numbers } else { masks.len() / places };
+    for case in 0..cases {
+        let label = &labels[case * numbers..][..numbers];
         batch.extend(label.iter().flat_map(|number| number.to_le_bytes()));
         let start = batch.len();
         for byte in bytes.by_ref().take(size) {
@@ -105,6 +124,7 @@ fn send<R: Read + Seek>(
         if batch.len() - start != size {
             return Err(ArchiveDefect::DamagedArray.into());
         }
+        batch.extend_from_slice(&masks[case * places..][..places]);
         if batch.len() >= BATCH_BYTES {
             write_frame(output, &ArchivePiece::Cases, &batch)?;
             batch.clear();
@@ -173,6 +193,27 @@ fn read_labels<R: Read>(array: NpyFile<R>) -> Result<(Vec<u16>, u64), Stop> {
     }
     let labels = read_numbers(array, cases * numbers)?;
     Ok((labels, numbers))
+}
+
+/// The classes of all pixels, and the array's shape. Grows as bytes come.
+fn read_masks<R: Read>(array: NpyFile<R>) -> Result<(Vec<u8>, [u64; 3]), Stop> {
+    let &[cases, height, width] = array.shape() else { return Err(ArchiveDefect::MaskShape.into()) };
+    if !is_plain(&array, TypeChar::Uint, 1) || array.order() != Order::C || height == 0 || width == 0 {
+        return Err(ArchiveDefect::MaskShape.into());
+    }
+    let count = cases.saturating_mul(height).saturating_mul(width);
+    if count > MOST_MASK_PIXELS {
+        return Err(ArchiveDefect::TooLarge.into());
+    }
+    let mut masks = Vec::new();
+    for class in array.data::<u8>().map_err(|_| ArchiveDefect::MaskShape)? {
+        masks.push(class.map_err(|_| ArchiveDefect::DamagedArray)?);
+    }
+    if masks.len() as u64 == count {
+        Ok((masks, [cases, height, width]))
+    } else {
+        Err(ArchiveDefect::DamagedArray.into())
+    }
 }
 
 fn read_numbers<R: Read>(array: NpyFile<R>, count: u64) -> Result<Vec<u16>, Stop> {

@@ -97,7 +97,12 @@ impl Picture {
 type Span = (f64, f64);
 
 /// The largest centred part of `height` x `width` with the proportions of the target.
-fn centred(height: usize, width: usize, target_height: usize, target_width: usize) -> (Span, Span) {
+pub(super) fn centred(
+    height: usize,
+    width: usize,
+    target_height: usize,
+    target_width: usize,
+) -> (Span, Span) {
     let (height, width) = (height as f64, width as f64);
     let (target_height, target_width) = (target_height as f64, target_width as f64);
     // Compared by multiplication, so that equal proportions keep every pixel exactly.

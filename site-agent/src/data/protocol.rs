@@ -30,6 +30,9 @@ pub enum Format {
     /// PNG or JPEG.
     #[n(1)]
     Raster,
+    /// The mask of a picture, in PNG: its values come divided by 255, one plane whatever the channels of the target.
+    #[n(2)]
+    Mask,
 }
 
 impl Format {
@@ -38,6 +41,15 @@ impl Format {
         match self {
             Self::Dicom => start.get(128..132) == Some(b"DICM"),
             Self::Raster => raster::looks_like_one(start),
+            Self::Mask => start.starts_with(raster::PNG),
+        }
+    }
+
+    /// Number of values that a file of this format becomes.
+    pub fn values(self, target: Target) -> usize {
+        match self {
+            Self::Dicom | Self::Raster => target.values(),
+            Self::Mask => target.height() * target.width(),
         }
     }
 }
@@ -84,7 +96,7 @@ pub struct Facts {
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Answer {
-    /// Decoded; the body holds `f32`, little endian, shape of the target.
+    /// Decoded; the body holds `f32`, little endian, shape of the target, or of its one plane for a mask.
     #[n(0)]
     Picture(#[n(0)] Facts),
     /// Not decoded, and why; no body.
@@ -96,10 +108,10 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub enum Part {
-    /// `train_images` and `train_labels`.
+    /// `train_images`, and `train_labels` or `train_masks`.
     #[n(0)]
     Train,
-    /// `val_images` and `val_labels`.
+    /// `val_images`, and `val_labels` or `val_masks`.
     #[n(1)]
     Val,
 }
@@ -112,9 +124,11 @@ pub enum ArchiveDefect {
     #[n(0)]
     #[error("it is not a readable zip file")]
     NotAnArchive,
-    /// There is no `train_images` or `train_labels`, or one of `val_images` and `val_labels` alone.
+    /// There is no `train_images`, or no labels or masks beside some images, or these without images.
     #[n(1)]
-    #[error("it lacks train_images, train_labels or one of the pair val_images and val_labels")]
+    #[error(
+        "it lacks train_images, or train_labels (or train_masks), or one of val_images and val_labels (or val_masks)"
+    )]
     MissingArray,
     /// An array is compressed with something else than deflate.
     #[n(2)]
@@ -140,13 +154,17 @@ pub enum ArchiveDefect {
     #[n(7)]
     #[error("the decoder failed on it")]
     DecoderFailed,
-    /// One number per image for a study of findings, or several for one of classes.
+    /// One number per image for a study of findings, several for one of classes, or no masks for one of pixels.
     #[n(8)]
     #[error(
         "it has another kind of labels than the study: one number per image is a class, and a 0 or 1 for each label is a \
-         set of findings (task = \"multi-label\")"
+         set of findings (task = \"multi-label\"); masks are of task = \"segmentation\""
     )]
     OtherTask,
+    /// Masks are not bytes of shape `[n, height, width]`, as many and as large as the images.
+    #[n(9)]
+    #[error("its masks are not bytes of shape [n, height, width], as many and as large as its images")]
+    MaskShape,
 }
 
 /// A piece of an archive on its way to the parent.
@@ -170,9 +188,12 @@ pub enum ArchivePiece {
         /// Numbers in the label of each picture.
         #[n(4)]
         numbers: u32,
+        /// Whether each picture has a mask.
+        #[n(5)]
+        masks: bool,
     },
-    /// Pictures of the part: the body is for each of them the numbers of its label (`u16`, little endian) and its
-    /// bytes, shape `[height, width, channels]`.
+    /// Pictures of the part: the body is for each of them the numbers of its label (`u16`, little endian), its
+    /// bytes, shape `[height, width, channels]`, and those of its mask, shape `[height, width]`, if there are masks.
     #[n(1)]
     Cases,
     /// The archive has been read; no body.

@@ -21,9 +21,12 @@ pub struct Raster {
     pub turned: bool,
 }
 
+/// The first bytes of a PNG file.
+pub const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+
 /// Whether these are the first bytes of a PNG or JPEG file.
 pub fn looks_like_one(start: &[u8]) -> bool {
-    start.starts_with(b"\x89PNG\r\n\x1a\n") || start.starts_with(&[0xFF, 0xD8, 0xFF])
+    start.starts_with(PNG) || start.starts_with(&[0xFF, 0xD8, 0xFF])
 }
 
 /// Decodes a whole file. Samples are divided by the largest value of their depth. Transparency

@@ -211,6 +211,18 @@ pub enum Reason {
     /// An input of a row is no number, or one that makes no sense.
     #[n(28)]
     NotANumber,
+    /// A mask that is no grey PNG.
+    #[n(29)]
+    NotAMask,
+    /// A mask of other rows or columns than its picture.
+    #[n(30)]
+    MaskSize,
+    /// A mask with a value that is no label's.
+    #[n(31)]
+    MaskClass,
+    /// A mask of a picture that its header turns: was the mask drawn before or after?
+    #[n(32)]
+    MaskOfTurned,
 }
 
 impl Reason {
@@ -246,6 +258,10 @@ impl Reason {
             Self::ReservedForTest => "reserved_for_test",
             Self::MissingValue => "missing_value",
             Self::NotANumber => "not_a_number",
+            Self::NotAMask => "not_a_mask",
+            Self::MaskSize => "mask_size",
+            Self::MaskClass => "mask_class",
+            Self::MaskOfTurned => "mask_of_turned_picture",
         }
     }
 
@@ -292,6 +308,12 @@ impl Reason {
             Self::ReservedForTest => "it is reserved for the final test",
             Self::MissingValue => "a column that the study needs is empty in it",
             Self::NotANumber => "a column that the study needs holds no sensible number in it",
+            Self::NotAMask => "its mask is not a grey PNG file",
+            Self::MaskSize => "its mask has other rows or columns than the picture",
+            Self::MaskClass => "its mask has a value that stands for none of the study's labels",
+            Self::MaskOfTurned => {
+                "its header turns the picture, and nothing says whether its mask is turned as well"
+            }
         };
         text.to_owned()
     }
@@ -335,6 +357,13 @@ impl Reason {
             Self::NotANumber => {
                 "Correct it: digits with a point before decimals, in the unit that the study's column has.".to_owned()
             }
+            Self::NotAMask => "Write the mask as a grey PNG of 8 bits, without colours or a palette.".to_owned(),
+            Self::MaskSize => "Export the mask at the picture's own size.".to_owned(),
+            Self::MaskClass => {
+                "Write 0 for the study's first label, 1 for the second, and so on; with two labels 255 also stands for the second."
+                    .to_owned()
+            }
+            Self::MaskOfTurned => "Export the picture upright, and draw the mask on that.".to_owned(),
         }
     }
 }
@@ -371,6 +400,10 @@ pub(crate) fn examples() -> Vec<Reason> {
         Reason::ReservedForTest,
         Reason::MissingValue,
         Reason::NotANumber,
+        Reason::NotAMask,
+        Reason::MaskSize,
+        Reason::MaskClass,
+        Reason::MaskOfTurned,
     ]
 }
 

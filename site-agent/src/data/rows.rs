@@ -78,7 +78,7 @@ pub(super) fn load(
         let side = written_side
             .or_else(|| written.and_then(|sides| sides.first().copied()))
             .unwrap_or_else(|| key.side(subject, criteria.holdout));
-        assembly.add(side, label, row.patient.as_ref(), &values);
+        assembly.add(side, label, row.patient.as_ref(), &values, &[]);
         used.push(Used { path: row.path, line: row.line, side, label, facts: None });
     }
     stops.sort_by_key(|(row, _)| row.line);

@@ -21,7 +21,8 @@ pub enum Source {
     Images {
         /// The folder; every path in the table is relative to it.
         folder: PathBuf,
-        /// CSV with the columns `path,label` and, if wanted, `patient,split,site`.
+        /// CSV with the columns `path,label` and, if wanted, `patient,split,site`. Where pixels have classes, `mask` stands in
+        /// place of `label`: the path of a PNG file.
         table: PathBuf,
         /// With a `site` column: the rows that are ours.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,8 +167,12 @@ impl Criteria {
     /// The label that a text of a table stands for: a class, or findings with `|` between them, or `none`.
     pub(super) fn label_of_text(&self, text: &str) -> Option<Label> {
         let place = |name: &str| self.labels.iter().position(|label| label == name);
-        if self.task.is_exclusive() {
-            return Some(Label::Class(u16::try_from(place(text)?).ok()?));
+        match self.task {
+            Task::Classification | Task::Ordinal => {
+                return Some(Label::Class(u16::try_from(place(text)?).ok()?));
+            }
+            Task::Segmentation => return Some(Label::Mask),
+            Task::MultiLabel => {}
         }
         if place(text).is_none() && NO_FINDINGS.iter().any(|none| text.eq_ignore_ascii_case(none)) {
             return Some(Label::Findings(0));
@@ -178,28 +183,40 @@ impl Criteria {
         Some(Label::Findings(set))
     }
 
-    /// How many numbers an archive has for the label of a case.
-    pub(super) fn numbers_in_label(&self) -> usize {
-        if self.task.is_exclusive() { 1 } else { self.labels.len() }
+    /// How many numbers an archive has for the label of a case; that of a mask does not matter.
+    pub(super) fn numbers_in_label(&self) -> Option<usize> {
+        match self.task {
+            Task::Classification | Task::Ordinal => Some(1),
+            Task::MultiLabel => Some(self.labels.len()),
+            Task::Segmentation => None,
+        }
     }
 
     /// The label that the numbers of an archive stand for: that of a class, or 0 or 1 for each finding.
     pub(super) fn label_of_numbers(&self, numbers: &[u16]) -> Option<Label> {
-        let label = if self.task.is_exclusive() {
-            let &[class] = numbers else { return None };
-            Label::Class(class)
-        } else {
-            let bit = |(place, number): (usize, &u16)| {
-                (*number <= 1).then(|| u64::from(*number).checked_shl(u32::try_from(place).ok()?)).flatten()
-            };
-            let set = numbers.iter().enumerate().try_fold(0, |set, number| Some(set | bit(number)?))?;
-            Label::Findings(set)
+        let label = match self.task {
+            Task::Classification | Task::Ordinal => {
+                let &[class] = numbers else { return None };
+                Label::Class(class)
+            }
+            Task::MultiLabel => {
+                let bit = |(place, number): (usize, &u16)| {
+                    let bit = u64::from(*number).checked_shl(u32::try_from(place).ok()?);
+                    (*number <= 1).then_some(bit).flatten()
+                };
+                let set = numbers.iter().enumerate().try_fold(0, |set, number| Some(set | bit(number)?))?;
+                Label::Findings(set)
+            }
+            Task::Segmentation => Label::Mask,
         };
         label.fits(self.task, self.labels.len()).then_some(label)
     }
 
     /// A label in words, as a table has it.
     pub(super) fn words(&self, label: Label) -> String {
+        if label == Label::Mask {
+            return "by its mask".to_owned();
+        }
         let names = self.labels.iter().enumerate().filter(|(place, _)| label.holds(*place));
         let names: Vec<&str> = names.map(|(_, name)| name.as_str()).collect();
         if names.is_empty() { NO_FINDINGS[0].to_owned() } else { names.join("|") }

@@ -1,8 +1,9 @@
 //! The table beside a folder of images: who is in the cohort, and with which label. Or the cohort itself, where cases are
 //! rows.
 //!
-//! CSV in UTF-8 with a header. `label` is required, and `path` or the columns of a study's inputs; `patient`, `split` and `site` are
-//! optional; other columns are passed over, and `data check` names them. Blanks around a value do not count.
+//! CSV in UTF-8 with a header. `label` is required, or `mask` where pixels have classes, and `path` or the columns of a study's
+//! inputs; `patient`, `split` and `site` are optional; other columns are passed over, and `data check` names them. Blanks around
+//! a value do not count.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -46,8 +47,10 @@ pub struct Row {
     pub path: LocalPath,
     /// Whether the path stays inside the folder as far as its text can tell.
     pub stays_inside: bool,
-    /// The label as written.
+    /// The label as written; empty where there is a mask.
     pub label: LocalText,
+    /// The file with its mask.
+    pub mask: Option<LocalPath>,
     /// The patient.
     pub patient: Option<Patient>,
     /// The split as written.
@@ -85,6 +88,8 @@ impl Row {
 pub enum Content<'a> {
     /// One file each.
     Files,
+    /// One file each, and one with its mask.
+    Masks,
     /// The cases themselves, with these inputs.
     Cases(&'a [Input]),
 }
@@ -153,15 +158,18 @@ pub fn read(from: impl Read, content: Content<'_>) -> Result<Table, TableDefect>
         None => Err(TableDefect::NoColumn { column }),
     };
     let (path, inputs) = match content {
-        Content::Files => (Some(needed("path".into())?), Vec::new()),
+        Content::Files | Content::Masks => (Some(needed("path".into())?), Vec::new()),
         Content::Cases(inputs) => {
             let columns = inputs.iter().map(|input| needed(input.column().to_owned().into()));
             (None, columns.collect::<Result<_, _>>()?)
         }
     };
-    let label = needed("label".into())?;
+    let (label, mask) = match content {
+        Content::Masks => (None, Some(needed("mask".into())?)),
+        Content::Files | Content::Cases(_) => (Some(needed("label".into())?), None),
+    };
     let (patient, split, site) = (find("patient".into())?, find("split".into())?, find("site".into())?);
-    let known = [path, Some(label), patient, split, site];
+    let known = [path, label, mask, patient, split, site];
     let unknown = columns
         .iter()
         .enumerate()
@@ -186,11 +194,14 @@ pub fn read(from: impl Read, content: Content<'_>) -> Result<Table, TableDefect>
             }
             None => ("row".to_owned(), true),
         };
+        let mask = mask.map(|mask| required(mask, "mask")).transpose()?;
         rows.push(Row {
             line,
             stays_inside,
             path: LocalPath::new(path),
-            label: LocalText::new(required(label, "label")?),
+            label: LocalText::new(label.map_or(Ok(""), |label| required(label, "label"))?),
+            // A path that leaves the folder stays as it is written, and is refused when it is opened.
+            mask: mask.map(|mask| LocalPath::new(inside(mask).unwrap_or_else(|| mask.to_owned()))),
             patient: optional(patient).map(Patient::new),
             split: optional(split).map(LocalText::new),
             site: optional(site).map(LocalText::new),

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use consilium_learning::{ModelFile, Preprocessing, Scores, TrainError, score, threads};
+use consilium_learning::score::ScoreError;
+use consilium_learning::{ModelFile, TrainError, threads};
 use consilium_memory::trim;
 use consilium_rounds::message::Stage;
-use consilium_rounds::metrics::{TrainCounts, loss};
+use consilium_rounds::metrics::TrainCounts;
 use consilium_rounds::reason::{Decline, Withdrawal};
 use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::masker::{MaskedVector, Masker};
@@ -32,7 +33,7 @@ use zeroize::Zeroizing;
 use super::cases::{Found, criteria};
 use super::limits::{distance, furthest, most_loss};
 use super::record::Reference;
-use crate::contribution::{LocalLayers, enough, evaluation_counts, local_update, put_own};
+use crate::contribution::{LocalLayers, enough, evaluation_counts, local_update, losses, put_own};
 use crate::data::{Cache, Cohort, Decoder, LoadError, Source, SplitKey, load};
 use crate::pipe::message::{Span, Work};
 use crate::store::{Kind, Store, StoreError};
@@ -374,7 +375,8 @@ impl Task<'_> {
         if self.cohort.held_out.is_empty() {
             return Ok(Some(Reference { model, loss: None, round }));
         }
-        let loss = self.mean_loss(&self.score(start)?);
+        let losses = self.losses(start)?;
+        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
         let first = model == self.study.initial_model();
         if let Some(last) = last.and_then(|last| last.loss)
             && !first
@@ -399,14 +401,15 @@ impl Task<'_> {
         let began = SystemTime::now();
         ticker.tick(Stage::Evaluating, 0, 2);
         let own = self.own.map(|own| own.after.as_slice());
-        let candidate = self.score(&self.model(&context.model, own)?)?;
-        ticker.tick(Stage::Evaluating, 1, 2);
         let start = match &context.baseline {
-            Some(baseline) => self.score(&self.model(baseline, own)?)?,
-            None => candidate.clone(),
+            Some(baseline) => Some(self.losses(&self.model(baseline, own)?)?),
+            None => None,
         };
-        let mut counts = evaluation_counts(self.study, &candidate, &start, &self.cohort.held_out);
-        if self.is_too_bad(self.mean_loss(&candidate)) {
+        ticker.tick(Stage::Evaluating, 1, 2);
+        let candidate = self.model(&context.model, own)?;
+        let counts = evaluation_counts(self.study, &candidate, start.as_deref(), &self.cohort.held_out);
+        let mut counts = counts.map_err(|error| self.unscored(&error))?;
+        if counts.figures().is_some_and(|figures| self.is_too_bad(figures.loss)) {
             counts.decline();
         }
         ticker.tick(Stage::Evaluating, 2, 2);
@@ -415,10 +418,6 @@ impl Task<'_> {
             tracing::warn!(study = self.study.hash().short(), %error, "the counts cannot be summed");
             Halt::Withdraw(Withdrawal::TrainingFailed)
         })
-    }
-
-    fn preprocessing(&self) -> Preprocessing {
-        self.study.model_identity().preprocessing
     }
 
     /// A model of the attempt, with the site's own numbers in its local layers. What the study does not average has to be as
@@ -463,19 +462,15 @@ impl Task<'_> {
         })
     }
 
-    fn score(&self, model: &[f32]) -> Result<Scores, Halt> {
-        let (graph, task) = (&self.study.model, self.study.data.task);
-        score(graph, self.preprocessing(), task, model, &self.cohort.held_out).map_err(|error| {
-            tracing::warn!(study = self.study.hash().short(), %error, "the held-out cases cannot be scored");
-            Halt::Withdraw(Withdrawal::TrainingFailed)
-        })
+    /// Clipped cross-entropy of each held-out case.
+    fn losses(&self, model: &[f32]) -> Result<Vec<f64>, Halt> {
+        losses(&self.study.model_identity(), model, &self.cohort.held_out)
+            .map_err(|error| self.unscored(&error))
     }
 
-    /// Mean clipped cross-entropy on the held-out cases, which are not empty and were scored.
-    fn mean_loss(&self, scores: &Scores) -> f64 {
-        let labels = self.cohort.held_out.labels();
-        let losses = scores.iter().zip(labels).map(|(case, label)| loss(case, *label));
-        losses.sum::<f64>() / labels.len() as f64
+    fn unscored(&self, error: &ScoreError) -> Halt {
+        tracing::warn!(study = self.study.hash().short(), %error, "the held-out cases cannot be scored");
+        Halt::Withdraw(Withdrawal::TrainingFailed)
     }
 }
 

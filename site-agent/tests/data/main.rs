@@ -6,6 +6,7 @@
 mod attributes;
 mod child;
 mod corpora;
+mod masks;
 mod orientation;
 mod pydicom;
 mod rows;

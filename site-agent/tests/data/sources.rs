@@ -415,9 +415,9 @@ fn an_archive_of_findings_has_a_number_for_each() {
     assert_eq!(archive(&path, &two).unwrap_err(), other);
 }
 
-type Writer = npyz::npz::NpzWriter<std::io::BufWriter<fs::File>>;
+pub(super) type Writer = npyz::npz::NpzWriter<std::io::BufWriter<fs::File>>;
 
-fn write_array(npz: &mut Writer, name: &str, shape: &[u64], bytes: &[u8]) {
+pub(super) fn write_array(npz: &mut Writer, name: &str, shape: &[u64], bytes: &[u8]) {
     use npyz::WriterBuilder;
     let mut writer =
         npz.array(name, Default::default()).unwrap().default_dtype().shape(shape).begin_nd().unwrap();

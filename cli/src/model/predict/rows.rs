@@ -36,7 +36,9 @@ pub(super) fn run(
             }
             for finding in findings(file, link, inputs, &columns, &together)? {
                 let count = match finding {
-                    Finding::Class { .. } | Finding::Findings { .. } => &mut counts.scored,
+                    Finding::Class { .. } | Finding::Findings { .. } | Finding::Areas { .. } => {
+                        &mut counts.scored
+                    }
                     Finding::Unreadable { .. } => &mut counts.failed,
                 };
                 *count += 1;

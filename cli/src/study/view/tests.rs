@@ -10,6 +10,8 @@ fn line() -> RoundLine {
         state: LineState::Trained,
         loss: Some(0.41239),
         auroc: None,
+        metric: None,
+        figure: None,
         selected: 4,
         counted: 4,
         missing: Vec::new(),
@@ -47,6 +49,13 @@ fn a_round_is_one_line() {
         "round  3/10  evaluate  adopted      loss 0.4124  auroc 0.9500  counted 3/4    6.9 MB up    1.7 MB down     \
          2.3 s  missing b[2J  absent c, d"
     );
+}
+
+#[test]
+fn a_study_that_picks_by_another_metric_shows_that() {
+    let line = RoundLine { metric: Some(Metric::Dice), figure: Some(0.8125), ..line() };
+    let text = round_line(&read(&line), 10);
+    assert!(text.contains("loss 0.4124  dice 0.8125  counted 4/4") && !text.contains("auroc"), "{text}");
 }
 
 #[test]

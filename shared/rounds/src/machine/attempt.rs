@@ -341,6 +341,8 @@ impl StudyMachine {
             state: LineState::Abandoned(cause),
             loss: None,
             auroc: None,
+            metric: self.own_metric(),
+            figure: None,
             selected: live.context.selection.len() as u32,
             counted: 0,
             missing: missing.clone(),

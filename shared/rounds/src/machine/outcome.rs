@@ -6,6 +6,7 @@ use consilium_secagg::context::{Purpose, Selection};
 use consilium_secagg::numbering::{Attempt, RoundNumber};
 use consilium_secagg::packed::{WIDEST_SPREAD, is_crowded};
 use consilium_study::hash::Hash;
+use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
 
 use super::fewest_sites;
@@ -104,7 +105,7 @@ impl StudyMachine {
         };
         let figures = evaluated.as_ref().map(|evaluated| &evaluated.figures);
         let loss = figures.map(|figures| figures.loss);
-        let line = self.line_of(summing, state, loss, figures.and_then(|figures| figures.auroc), now);
+        let line = self.line_of(summing, state, loss, figures, now);
         self.was_counted(summing.job.context.purpose, summing.job.survivors.keys());
         self.conclude(round, trained, verdict, evaluated, now, effects);
         self.settled = Some(Settled {
@@ -170,6 +171,8 @@ impl StudyMachine {
             },
             loss: None,
             auroc: None,
+            metric: self.own_metric(),
+            figure: None,
             selected: 0,
             counted: 0,
             missing: Vec::new(),
@@ -213,7 +216,7 @@ impl StudyMachine {
         }
         self.adoptions.push(adoption.clone());
         self.forget_opened();
-        effects.record(Record::Adoption(adoption));
+        effects.record(Record::Adoption(Box::new(adoption)));
         if is_over(&self.study, &self.adoptions) {
             self.close(now, effects);
         } else if let Some(run) = self.run_mut() {
@@ -334,9 +337,10 @@ impl StudyMachine {
         summing: &Summing,
         state: LineState,
         loss: Option<f64>,
-        auroc: Option<f64>,
+        figures: Option<&Figures>,
         now: Timestamp,
     ) -> RoundLine {
+        let metric = self.own_metric();
         let context = &summing.job.context;
         let seconds = now.since(summing.begun).as_secs_f64();
         let training = context.purpose == Purpose::Train;
@@ -345,7 +349,9 @@ impl StudyMachine {
             kind: context.purpose.into(),
             state,
             loss,
-            auroc,
+            auroc: figures.and_then(|figures| figures.auroc),
+            metric,
+            figure: figures.zip(metric).and_then(|(figures, metric)| figures.get(metric)),
             selected: summing.selected,
             counted: summing.job.survivors.len() as u32,
             missing: summing.missing.clone(),
@@ -355,6 +361,12 @@ impl StudyMachine {
             absent: self.absent(&context.selection),
             overhead_seconds: training.then(|| (seconds - summing.busy_ms as f64 / 1000.0).max(0.0)),
         }
+    }
+
+    /// The metric that lines tell beside loss and AUROC, where the study's model is picked by it.
+    pub(super) fn own_metric(&self) -> Option<Metric> {
+        let metric = self.study.evaluation.recommend;
+        (!matches!(metric, Metric::Loss | Metric::Auroc)).then_some(metric)
     }
 
     /// Sites of the study that are not in a Selection.

@@ -2,9 +2,10 @@
 
 use consilium_study::task::{Label, Task};
 
-use super::counts::{CONFIDENCE_BINS, argmax, bin, likelier, loss, squared_error};
+use super::Figures;
+use super::counts::{argmax, likelier, loss, squared_error};
 use super::figures::{mean, share};
-use super::{Figures, Intervals};
+use super::shape::{CONFIDENCE_BINS, bin};
 
 /// Area under the ROC curve of `scores`, where `positive[i]` tells the kind of case `i`: the share of
 /// (positive, negative) pairs in the right order, ties counted half. `None` unless both kinds occur.
@@ -69,19 +70,14 @@ pub fn figures<R: AsRef<[f32]>>(
     Some(Figures {
         cases: labels.len() as u64,
         loss: rows().map(|(row, label)| loss(row, label)).sum::<f64>() / cases,
-        start_loss: None,
         auroc: mean(scored.clone().filter_map(class_auroc)),
-        accuracy,
-        balanced_accuracy: balanced_accuracy.expect("a case has a label"),
+        accuracy: Some(accuracy),
+        balanced_accuracy,
         sensitivity: mean(scored.clone().filter_map(sensitivity)),
         specificity: mean(scored.filter_map(specificity)),
-        brier: rows().map(|(row, label)| squared_error(row, label)).sum::<f64>() / cases,
-        calibration_error: calibration_error(rows()),
-        declines: 0,
-        kappa: None,
-        temperature: None,
-        calibrated_loss: None,
-        intervals: Intervals::new(),
+        brier: Some(rows().map(|(row, label)| squared_error(row, label)).sum::<f64>() / cases),
+        calibration_error: Some(calibration_error(rows())),
+        ..Figures::default()
     })
 }
 
@@ -93,16 +89,13 @@ fn calibration_error<'r>(rows: impl Iterator<Item = (&'r [f32], Label)>) -> f64 
         answers += 1.0;
     };
     for (row, label) in rows {
-        match label {
-            Label::Class(_) => {
-                let prediction = argmax(row);
-                answer(row[prediction].into(), label.holds(prediction));
-            }
-            Label::Findings(_) => {
-                for (finding, &probability) in row.iter().enumerate() {
-                    let (confidence, is_there) = likelier(probability);
-                    answer(confidence, is_there == label.holds(finding));
-                }
+        if label.class().is_some() {
+            let prediction = argmax(row);
+            answer(row[prediction].into(), label.holds(prediction));
+        } else {
+            for (finding, &probability) in row.iter().enumerate() {
+                let (confidence, is_there) = likelier(probability);
+                answer(confidence, is_there == label.holds(finding));
             }
         }
     }

@@ -5,13 +5,15 @@ use consilium_study::task::Task;
 use minicbor::{Decode, Encode};
 use serde::Serialize;
 
-use super::counts::{EvaluationCounts, ScoreCounts, total};
+use super::areas::AreaCounts;
+use super::counts::{Detail, EvaluationCounts, total};
 use super::interval::{self, Interval, Intervals};
+use super::labelled::{LabelledCounts, ScoreCounts};
 use super::{UNIT, temperature};
 
 /// What an evaluation says. With more than two classes, score figures are means over the classes that occur,
 /// each against all others; of findings all figures are means over the findings. `None` where the cases do not define a figure (an AUROC needs both kinds).
-#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode, Serialize)]
 #[cbor(map)]
 pub struct Figures {
     /// Held-out cases behind the figures.
@@ -28,10 +30,10 @@ pub struct Figures {
     pub auroc: Option<f64>,
     /// Share of cases whose most probable class is the true one; of findings the share told rightly at the operating point.
     #[n(4)]
-    pub accuracy: f64,
+    pub accuracy: Option<f64>,
     /// Mean over classes of the share recognised; of a finding these are those with and without it.
     #[n(5)]
-    pub balanced_accuracy: f64,
+    pub balanced_accuracy: Option<f64>,
     /// Share of positives called positive at the operating point.
     #[n(6)]
     pub sensitivity: Option<f64>,
@@ -40,10 +42,10 @@ pub struct Figures {
     pub specificity: Option<f64>,
     /// Mean over cases of the squared error summed over classes (Brier 1950), of findings over there and not there.
     #[n(8)]
-    pub brier: f64,
+    pub brier: Option<f64>,
     /// Expected calibration error of the most probable class, 16 equal bins (Naeini et al. 2015).
     #[n(9)]
-    pub calibration_error: f64,
+    pub calibration_error: Option<f64>,
     /// Sites among those that evaluated whose policy declines the candidate as a starting model.
     #[n(10)]
     pub declines: u32,
@@ -60,6 +62,10 @@ pub struct Figures {
     #[n(13)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibrated_loss: Option<f64>,
+    /// Of masks: the Dice coefficient (Dice 1945), as a mean over pictures and over the classes but the background.
+    #[n(15)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dice: Option<f64>,
     /// 95 % intervals.
     #[n(14)]
     #[cbor(skip_if = "Intervals::is_empty")]
@@ -72,13 +78,14 @@ impl Figures {
         match metric {
             Metric::Loss => Some(self.loss),
             Metric::Auroc => self.auroc,
-            Metric::Accuracy => Some(self.accuracy),
-            Metric::BalancedAccuracy => Some(self.balanced_accuracy),
+            Metric::Accuracy => self.accuracy,
+            Metric::BalancedAccuracy => self.balanced_accuracy,
             Metric::Sensitivity => self.sensitivity,
             Metric::Specificity => self.specificity,
-            Metric::Brier => Some(self.brier),
-            Metric::Ece => Some(self.calibration_error),
+            Metric::Brier => self.brier,
+            Metric::Ece => self.calibration_error,
             Metric::Kappa => self.kappa,
+            Metric::Dice => self.dice,
         }
     }
 
@@ -95,18 +102,40 @@ impl EvaluationCounts {
             return None;
         }
         let cases = f64::from(self.cases);
+        let mut figures = Figures {
+            cases: u64::from(self.cases),
+            loss: self.loss.get() as f64 / UNIT / cases,
+            start_loss: Some(self.start_loss.get() as f64 / UNIT / cases),
+            declines: self.declines,
+            ..Figures::default()
+        };
+        match &self.detail {
+            Detail::Labelled(counts) => counts.fill_in(&mut figures, self.cases),
+            Detail::Areas(areas) => {
+                let seen = || areas.iter().copied().filter(|area| area.mean().is_some());
+                figures.dice = mean(seen().filter_map(AreaCounts::mean));
+                let interval = interval::of_mean(seen().map(AreaCounts::interval));
+                figures.intervals.extend(interval.map(|interval| (Metric::Dice, interval)));
+            }
+        }
+        Some(figures)
+    }
+}
+
+impl LabelledCounts {
+    /// Fills in what labelled cases say; there is one at least.
+    fn fill_in(&self, figures: &mut Figures, cases: u32) {
         let answers: u64 = self.confidence.iter().map(|bin| u64::from(bin.cases)).sum();
         let calibration_error = self
             .confidence
             .iter()
             .map(|bin| (f64::from(bin.correct) - bin.confidence.get() as f64 / UNIT).abs() / answers as f64)
             .sum();
-        let fitted = temperature::fit(&self.tempered, self.cases, UNIT);
-        let (recalled, correct) = (self.recalled(), self.correct());
-        let kappa = self.kappa();
-        let mut intervals = Intervals::new();
+        let fitted = temperature::fit(&self.tempered, cases, UNIT);
+        let (recalled, correct) = (self.recalled(), self.correct(cases));
+        let kappa = self.kappa(cases);
         let mut note = |metric, interval: Option<Interval>| {
-            intervals.extend(interval.map(|interval| (metric, interval)));
+            figures.intervals.extend(interval.map(|interval| (metric, interval)));
         };
         let scores = || self.scores.iter().filter(|score| score.auroc().is_some());
         let of_shares = |shares: &[(u64, u64)]| {
@@ -125,28 +154,21 @@ impl EvaluationCounts {
             Metric::Kappa,
             kappa.and_then(|(kappa, variance)| interval::of_figure(kappa, variance, [-1.0, 1.0])),
         );
-        Some(Figures {
-            cases: u64::from(self.cases),
-            loss: self.loss.get() as f64 / UNIT / cases,
-            start_loss: Some(self.start_loss.get() as f64 / UNIT / cases),
-            auroc: mean(self.scores.iter().filter_map(ScoreCounts::auroc)),
-            accuracy: mean_share(&correct).expect("there is a case"),
-            balanced_accuracy: mean_share(&recalled).expect("a counted case has a class"),
-            sensitivity: mean_share(&sensitivities),
-            specificity: mean_share(&specificities),
-            brier: self.brier.get() as f64 / UNIT / cases,
-            calibration_error,
-            declines: self.declines,
-            kappa: kappa.map(|(kappa, _)| kappa),
-            temperature: fitted.map(|fitted| fitted.temperature),
-            calibrated_loss: fitted.map(|fitted| fitted.loss / cases),
-            intervals,
-        })
+        figures.auroc = mean(self.scores.iter().filter_map(ScoreCounts::auroc));
+        figures.accuracy = mean_share(&correct);
+        figures.balanced_accuracy = mean_share(&recalled);
+        figures.sensitivity = mean_share(&sensitivities);
+        figures.specificity = mean_share(&specificities);
+        figures.brier = Some(self.brier.get() as f64 / UNIT / f64::from(cases));
+        figures.calibration_error = Some(calibration_error);
+        figures.kappa = kappa.map(|(kappa, _)| kappa);
+        figures.temperature = fitted.map(|fitted| fitted.temperature);
+        figures.calibrated_loss = fitted.map(|fitted| fitted.loss / f64::from(cases));
     }
 
     /// Right ones of all: of the cases, or of each finding's.
-    fn correct(&self) -> Vec<(u64, u64)> {
-        let all = u64::from(self.cases);
+    fn correct(&self, cases: u32) -> Vec<(u64, u64)> {
+        let all = u64::from(cases);
         if self.shape.task().is_exclusive() {
             let classes = self.shape.classes();
             let diagonal = self.confusion.iter().step_by(classes + 1).copied().map(u64::from).sum();
@@ -169,12 +191,12 @@ impl EvaluationCounts {
 
     /// Kappa of grades with quadratic weights (Cohen 1968), and its variance in large samples (Fleiss, Cohen and Everitt
     /// 1969). None where chance alone agrees always.
-    fn kappa(&self) -> Option<(f64, f64)> {
+    fn kappa(&self, cases: u32) -> Option<(f64, f64)> {
         if self.shape.task() != Task::Ordinal {
             return None;
         }
         let grades = self.shape.classes();
-        let all = f64::from(self.cases);
+        let all = f64::from(cases);
         let share = |label: usize, grade: usize| f64::from(self.confusion[label * grades + grade]) / all;
         let of_labels: Vec<f64> = (0..grades).map(|i| (0..grades).map(|j| share(i, j)).sum()).collect();
         let of_grades: Vec<f64> = (0..grades).map(|j| (0..grades).map(|i| share(i, j)).sum()).collect();

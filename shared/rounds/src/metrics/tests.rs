@@ -1,11 +1,19 @@
 use consilium_study::metric::Metric;
 use consilium_study::task::{Label, Task};
 use proptest::prelude::*;
+use std::f64::consts::LN_2;
 
+use super::counts::Detail;
+use super::labelled::LabelledCounts;
 use super::*;
 
 fn shape(classes: u16, bins: u16) -> EvaluationShape {
     EvaluationShape::new(classes, bins, 0.5).unwrap()
+}
+
+fn labelled(counts: &mut EvaluationCounts) -> &mut LabelledCounts {
+    let Detail::Labelled(counts) = &mut counts.detail else { panic!("not labelled") };
+    counts
 }
 
 fn of_classes<R: AsRef<[f32]>>(rows: &[R], classes: &[u16]) -> Option<Figures> {
@@ -23,7 +31,7 @@ fn agrees_with_published_examples() {
     let rows = [[0.9, 0.1], [0.1, 0.9], [0.2, 0.8], [0.7, 0.3]];
     let figures = of_classes(&rows, &[0, 1, 1, 0]).unwrap();
     // Theirs is of one column; both columns of a binary problem have the same error.
-    assert!((figures.brier - 2.0 * 0.0375).abs() < 1e-7);
+    assert!((figures.brier.unwrap() - 2.0 * 0.0375).abs() < 1e-7);
 
     let rows = [[0.1, 0.9], [0.9, 0.1], [0.8, 0.2], [0.35, 0.65]];
     let figures = of_classes(&rows, &[1, 0, 0, 1]).unwrap();
@@ -32,7 +40,7 @@ fn agrees_with_published_examples() {
     let predicted = [0, 1, 0, 0, 0, 1];
     let rows = predicted.map(|class| if class == 1 { [0.0, 1.0] } else { [1.0, 0.0] });
     let figures = of_classes(&rows, &[0, 1, 0, 0, 1, 0]).unwrap();
-    assert!((figures.balanced_accuracy - 0.625).abs() < 1e-12);
+    assert!((figures.balanced_accuracy.unwrap() - 0.625).abs() < 1e-12);
     assert_eq!((figures.sensitivity, figures.specificity), (Some(0.5), Some(0.75)));
 }
 
@@ -42,7 +50,7 @@ fn undefined_figures_are_absent() {
     assert_eq!(of_classes::<[f32; 2]>(&[], &[]), None);
     assert_eq!(EvaluationCounts::new(shape(2, 8)).figures(), None);
     let mut counts = EvaluationCounts::new(shape(2, 8));
-    counts.add(&[0.2, 0.8], &[0.5, 0.5], Label::Class(1));
+    counts.add(&[0.2, 0.8], LN_2, Label::Class(1));
     let figures = counts.figures().unwrap();
     assert_eq!((figures.auroc, figures.specificity, figures.sensitivity), (None, None, Some(1.0)));
 }
@@ -50,9 +58,9 @@ fn undefined_figures_are_absent() {
 #[test]
 fn a_model_of_nans_is_the_worst_not_a_crash() {
     let mut counts = EvaluationCounts::new(shape(3, 8));
-    counts.add(&[f32::NAN; 3], &[0.2, 0.3, 0.5], Label::Class(2));
+    counts.add(&[f32::NAN; 3], LN_2, Label::Class(2));
     let figures = EvaluationCounts::from_words(shape(3, 8), &counts.to_words()).unwrap().figures().unwrap();
-    assert_eq!((figures.loss, figures.brier, figures.accuracy), (LOSS_CLIP, 2.0, 0.0));
+    assert_eq!((figures.loss, figures.brier, figures.accuracy), (LOSS_CLIP, Some(2.0), Some(0.0)));
     assert!(figures.loss_increase().unwrap() > 0.0);
 }
 
@@ -61,7 +69,7 @@ fn counts_that_contradict_each_other_are_noticed() {
     let mut counts = EvaluationCounts::new(shape(2, 4));
     for case in 0..10 {
         let score = f32::from(case as u8) / 10.0;
-        counts.add(&[1.0 - score, score], &[0.5, 0.5], Label::Class(u16::from(case > 5)));
+        counts.add(&[1.0 - score, score], LN_2, Label::Class(u16::from(case > 5)));
     }
     let words = counts.to_words();
     assert!(EvaluationCounts::from_words(shape(2, 4), &words).is_ok());
@@ -80,17 +88,17 @@ fn counts_that_contradict_each_other_are_noticed() {
 fn findings_are_measured_each_by_itself() {
     let shape = shape(3, 16).of_task(Task::MultiLabel);
     let mut counts = EvaluationCounts::new(shape);
-    counts.add(&[0.8, 0.45, 0.3], &[0.5; 3], Label::Findings(0b011));
+    counts.add(&[0.8, 0.45, 0.3], loss(&[0.5; 3], Label::Findings(0b011)), Label::Findings(0b011));
     let figures = counts.figures().unwrap();
     let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-4, "{got} {want}");
     close(figures.loss, -(0.8_f64.ln() + 0.45_f64.ln() + 0.7_f64.ln()) / 3.0);
     close(figures.start_loss.unwrap(), 2_f64.ln());
-    close(figures.brier, 2.0 * (0.2_f64.powi(2) + 0.55_f64.powi(2) + 0.3_f64.powi(2)) / 3.0);
-    close(figures.accuracy, 2.0 / 3.0);
+    close(figures.brier.unwrap(), 2.0 * (0.2_f64.powi(2) + 0.55_f64.powi(2) + 0.3_f64.powi(2)) / 3.0);
+    close(figures.accuracy.unwrap(), 2.0 / 3.0);
     // Confidences of 0.8, 0.55 (that it is not there, wrongly) and 0.7.
-    let bins = counts.confidence.iter().enumerate().filter(|(_, bin)| bin.cases > 0);
+    let bins = labelled(&mut counts).confidence.iter().enumerate().filter(|(_, bin)| bin.cases > 0);
     assert_eq!(bins.map(|(place, bin)| (place, bin.correct)).collect::<Vec<_>>(), [(8, 0), (11, 1), (12, 1)]);
-    close(figures.calibration_error, (0.2 + 0.55 + 0.3) / 3.0);
+    close(figures.calibration_error.unwrap(), (0.2 + 0.55 + 0.3) / 3.0);
 }
 
 /// Two wrong answers without any confidence fill a bin of which one fewer contradicts nothing but the number of cases.
@@ -98,10 +106,10 @@ fn findings_are_measured_each_by_itself() {
 fn each_finding_of_each_case_is_an_answer() {
     let shape = shape(2, 16).of_task(Task::MultiLabel);
     let mut counts = EvaluationCounts::new(shape);
-    counts.add(&[0.5, 0.5], &[0.5, 0.5], Label::Findings(0));
+    counts.add(&[0.5, 0.5], LN_2, Label::Findings(0));
     let read = |counts: &EvaluationCounts| EvaluationCounts::from_words(shape, &counts.to_words());
     assert!(read(&counts).is_ok());
-    let bin = counts.confidence.iter_mut().find(|bin| bin.cases == 2).unwrap();
+    let bin = labelled(&mut counts).confidence.iter_mut().find(|bin| bin.cases == 2).unwrap();
     bin.cases -= 1;
     assert_eq!(read(&counts), Err(MalformedCounts::Inconsistent("the confidence diagram")));
 }
@@ -111,7 +119,7 @@ fn sites_that_decline_are_counted_and_no_more_than_there_are_cases() {
     let mut sum = vec![0u32; shape(2, 4).words()];
     for declines in [true, false, true] {
         let mut counts = EvaluationCounts::new(shape(2, 4));
-        counts.add(&[0.3, 0.7], &[0.5, 0.5], Label::Class(1));
+        counts.add(&[0.3, 0.7], LN_2, Label::Class(1));
         if declines {
             counts.decline();
         }
@@ -121,6 +129,59 @@ fn sites_that_decline_are_counted_and_no_more_than_there_are_cases() {
     assert_eq!(read(&sum).unwrap().figures().unwrap().declines, 2);
     sum[1] = 4;
     assert!(read(&sum).is_err());
+}
+
+/// Probabilities of three classes that are sure of these.
+fn sure(classes: &[usize]) -> Vec<f32> {
+    classes
+        .iter()
+        .flat_map(|class| (0..3).map(move |place| if place == *class { 0.8 } else { 0.1 }))
+        .collect()
+}
+
+/// By hand: the first picture shares one pixel of class 1 of five in all, and one of class 2 of four; the second has class 1 in
+/// its mask only and class 2 nowhere.
+#[test]
+fn areas_are_compared_picture_by_picture() {
+    let shape = shape(3, 16).of_task(Task::Segmentation);
+    let mut sites = [(); 2].map(|()| EvaluationCounts::new(shape));
+    sites[0].add(&sure(&[0, 1, 1, 2, 2]), 2.0, &[0, 1, 0, 2, 1][..]);
+    sites[1].add(&sure(&[0, 0, 0, 0, 0]), 1.0, &[0, 0, 1, 1, 0][..]);
+    let mut sum = vec![0u32; shape.words()];
+    for site in &sites {
+        sum.iter_mut().zip(site.to_words()).for_each(|(sum, word)| *sum += word);
+    }
+    let figures = EvaluationCounts::from_words(shape, &sum).unwrap().figures().unwrap();
+    let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-4, "{got} {want}");
+    let (first, second) = ([2.0 / 4.0, 0.0], 2.0 / 3.0);
+    close(figures.dice.unwrap(), f64::midpoint(f64::midpoint(first[0], first[1]), second));
+    let (right, wrong) = (-0.8_f64.ln(), -0.1_f64.ln());
+    close(figures.loss, f64::midpoint((3.0 * right + 2.0 * wrong) / 5.0, (3.0 * right + 2.0 * wrong) / 5.0));
+    close(figures.start_loss.unwrap(), 1.5);
+    assert_eq!((figures.cases, figures.auroc, figures.accuracy, figures.brier), (2, None, None, None));
+    // One class was seen in one picture only, so nothing says how far its pictures differ.
+    assert!(figures.intervals.is_empty());
+}
+
+#[test]
+fn areas_have_the_limits_of_a_mean_over_pictures() {
+    let shape = shape(2, 16).of_task(Task::Segmentation);
+    let mut counts = EvaluationCounts::new(shape);
+    // Dice coefficients 1, 2/3 and 0.
+    for prediction in [[1, 1, 0], [1, 0, 0], [0, 0, 1]] {
+        let scores: Vec<f32> =
+            prediction.into_iter().flat_map(|class| [1.0 - class as f32, class as f32]).collect();
+        counts.add(&scores, 0.0, &[1, 1, 0][..]);
+    }
+    let figures = EvaluationCounts::from_words(shape, &counts.to_words()).unwrap().figures().unwrap();
+    let (mean, deviation) = (5.0 / 9.0, (7.0_f64 / 27.0).sqrt());
+    assert!((figures.dice.unwrap() - mean).abs() < 1e-4);
+    let [low, high] = figures.intervals[&Metric::Dice];
+    let half = 1.959_963_985 * deviation / 3.0_f64.sqrt();
+    assert!(
+        (low - (mean - half).max(0.0)).abs() < 1e-4 && (high - (mean + half).min(1.0)).abs() < 1e-4,
+        "{low} {high}"
+    );
 }
 
 type Case = (Vec<f32>, Label);
@@ -138,7 +199,7 @@ fn kappa_is_the_published_one() {
         for (grade, count) in row.into_iter().enumerate() {
             let mut scores = [0.1; 3];
             scores[grade] = 0.8;
-            (0..count).for_each(|_| counts.add(&scores, &scores, Label::Class(label as u16)));
+            (0..count).for_each(|_| counts.add(&scores, LN_2, Label::Class(label as u16)));
         }
     }
     let figures = counts.figures().unwrap();
@@ -146,10 +207,8 @@ fn kappa_is_the_published_one() {
     let half = 1.959_963_984_540_054 * KAPPA_DEVIATION;
     let [low, high] = figures.intervals[&Metric::Kappa];
     assert!((low - (KAPPA - half)).abs() < 1e-9 && (high - (KAPPA + half)).abs() < 1e-9, "{low} {high}");
-    assert_eq!(
-        EvaluationCounts { shape: shape.of_task(Task::Classification), ..counts }.figures().unwrap().kappa,
-        None
-    );
+    labelled(&mut counts).shape = shape.of_task(Task::Classification);
+    assert_eq!(counts.figures().unwrap().kappa, None);
 }
 
 /// Cases whose scores lie on bin centres, so that the histogram loses nothing.
@@ -159,6 +218,7 @@ fn cases(task: Task, columns: usize, bins: u16) -> impl Strategy<Value = Vec<Vec
         let label = match task {
             Task::Classification | Task::Ordinal => Label::Class(number % columns as u16),
             Task::MultiLabel => Label::Findings(number.into()),
+            Task::Segmentation => Label::Mask,
         };
         (scores.into_iter().map(|bin| (f32::from(bin) + 0.5) / f32::from(bins)).collect(), label)
     });
@@ -170,7 +230,7 @@ fn federation(shape: EvaluationShape, sites: &[Vec<Case>]) -> EvaluationCounts {
     for site in sites {
         let mut counts = EvaluationCounts::new(shape);
         for (row, label) in site {
-            counts.add(row, row, *label);
+            counts.add(row, loss(row, *label), *label);
         }
         for (total, word) in sum.iter_mut().zip(counts.to_words()) {
             *total = total.wrapping_add(word);
@@ -188,13 +248,13 @@ fn assert_pooled(shape: EvaluationShape, sites: &[Vec<Case>]) -> Result<(), Test
     prop_assert_eq!(summed.is_some(), exact.is_some());
     let (Some(summed), Some(exact)) = (summed, exact) else { return Ok(()) };
     prop_assert_eq!(summed.auroc, exact.auroc);
-    prop_assert!((summed.accuracy - exact.accuracy).abs() < 1e-12);
-    prop_assert!((summed.balanced_accuracy - exact.balanced_accuracy).abs() < 1e-12);
+    prop_assert!((summed.accuracy.unwrap() - exact.accuracy.unwrap()).abs() < 1e-12);
+    prop_assert!((summed.balanced_accuracy.unwrap() - exact.balanced_accuracy.unwrap()).abs() < 1e-12);
     prop_assert_eq!(summed.sensitivity, exact.sensitivity);
     prop_assert_eq!(summed.specificity, exact.specificity);
     prop_assert!((summed.loss - exact.loss).abs() < 1e-5);
-    prop_assert!((summed.brier - exact.brier).abs() < 1e-5);
-    prop_assert!((summed.calibration_error - exact.calibration_error).abs() < 1e-4);
+    prop_assert!((summed.brier.unwrap() - exact.brier.unwrap()).abs() < 1e-5);
+    prop_assert!((summed.calibration_error.unwrap() - exact.calibration_error.unwrap()).abs() < 1e-4);
     // Rows of classes do not sum to 1 here, as those of a model do.
     if let Some(loss) = summed.calibrated_loss.filter(|_| !shape.task().is_exclusive()) {
         prop_assert!(loss <= summed.loss + 1e-3, "{} {}", loss, summed.loss);

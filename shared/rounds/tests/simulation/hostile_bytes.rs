@@ -6,7 +6,7 @@ use std::mem::discriminant;
 
 use consilium_fuzz::{Target, run};
 use consilium_rounds::message::{Directive, Letter, SiteMessage};
-use consilium_rounds::metrics::{EvaluationCounts, EvaluationShape, TrainCounts};
+use consilium_rounds::metrics::{EvaluationCounts, EvaluationShape, TrainCounts, Truth};
 use consilium_rounds::record::Record;
 use consilium_rounds::{Act, StudyMachine};
 use consilium_study::task::{Label, Task};
@@ -36,10 +36,11 @@ fn machine(bytes: &[u8]) -> bool {
 }
 
 /// A shape of each number of words.
-fn shapes() -> [EvaluationShape; 4] {
+fn shapes() -> [EvaluationShape; 5] {
     let shape = EvaluationShape::new(3, 8, 0.5).unwrap();
     let (grades, findings) = (shape.of_task(Task::Ordinal), shape.of_task(Task::MultiLabel));
-    [grades, grades.calibrated(true), findings, findings.calibrated(true)]
+    let masks = shape.of_task(Task::Segmentation);
+    [grades, grades.calibrated(true), findings, findings.calibrated(true), masks]
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
@@ -57,9 +58,10 @@ fn evaluation(bytes: &[u8]) -> bool {
     let Ok(counts) = EvaluationCounts::from_words(shape, &words) else { return false };
     assert_eq!(counts.to_words().len(), words.len());
     if let Some(figures) = counts.figures() {
-        let shares = [Some(figures.accuracy), figures.auroc, figures.sensitivity, figures.specificity];
+        let shares =
+            [figures.accuracy, figures.auroc, figures.sensitivity, figures.specificity, figures.dice];
         assert!(shares.into_iter().flatten().all(|share| (0.0..=1.0).contains(&share)), "{figures:?}");
-        assert!(figures.loss.is_finite() && figures.brier.is_finite(), "{figures:?}");
+        assert!(figures.loss.is_finite() && figures.brier.is_none_or(f64::is_finite), "{figures:?}");
     }
     true
 }
@@ -117,12 +119,14 @@ fn strangers_bytes_are_read_faithfully_or_refused() {
     let counts = shapes().map(|shape| {
         let mut counts = EvaluationCounts::new(shape);
         for number in 0..3 {
-            let label = match shape.task() {
-                Task::Classification | Task::Ordinal => Label::Class(number),
-                Task::MultiLabel => Label::Findings(u64::from(number) + 3),
+            let mask = [number as u8];
+            let truth = match shape.task() {
+                Task::Classification | Task::Ordinal => Truth::Label(Label::Class(number)),
+                Task::MultiLabel => Truth::Label(Label::Findings(u64::from(number) + 3)),
+                Task::Segmentation => Truth::Mask(&mask),
             };
-            counts.add(&[0.2, 0.3, 0.5], &[0.4, 0.3, 0.3], label);
-            counts.add(&[0.7, 0.2, 0.1], &[0.3, 0.3, 0.4], label);
+            counts.add(&[0.2, 0.3, 0.5], 1.1, truth);
+            counts.add(&[0.7, 0.2, 0.1], 1.2, truth);
         }
         bytes(counts.to_words())
     });

@@ -73,8 +73,8 @@ impl Work for OneHot {
         }
         for case in 0..=self.position {
             let candidate = if self.worse { [0.5, 0.5] } else { [0.2, 0.8] };
-            counts.add(&candidate, &[0.4, 0.6], Label::Class(1));
-            counts.add(&[0.7, 0.3], &[0.6, 0.4], Label::Class((case % 2) as u16));
+            counts.add(&candidate, 0.51, Label::Class(1));
+            counts.add(&[0.7, 0.3], 0.7, Label::Class((case % 2) as u16));
         }
         Ok(counts)
     }

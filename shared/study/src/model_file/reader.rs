@@ -139,6 +139,9 @@ fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFil
     if labels != classes {
         return Err(ModelFileError::Labels { labels, classes });
     }
+    if identity.graph.is_dense() != identity.task.is_dense() {
+        return Err(ModelFileError::TaskOfGraph { task: identity.task.name() });
+    }
     if identity.inputs.as_ref().is_some_and(|inputs| inputs.len() != identity.graph.input_len()) {
         return Err(ModelFileError::OtherInputs);
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::canonical::Canonical as _;
 use crate::graph::{ModelGraph, ModelSection};
 use proptest::prelude::*;
 
@@ -131,7 +132,8 @@ fn errors_name_the_layer() {
         ),
         (
             conv.into(),
-            "the graph ends in image 8x7x5, a classifier ends in a row of one number per class",
+            "the graph ends in image 8x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
+             image of 9x7 with one channel per class",
         ),
         (
             r#"{ kind = "flatten" }, { kind = "linear", outputs = 3 }"#.into(),
@@ -140,7 +142,7 @@ fn errors_name_the_layer() {
         (r#"{ kind = "flatten" }"#.into(), "the graph has nothing to train"),
         (
             String::new(),
-            "the graph ends in image 3x9x7, a classifier ends in a row of one number per class",
+            "the graph has nothing to train",
         ),
     ];
     for (layers, want) in cases {
@@ -213,4 +215,61 @@ proptest! {
             prop_assert!(graph.activations_per_case() <= MAX_ACTIVATIONS_PER_CASE);
         }
     }
+}
+
+#[test]
+fn what_is_kept_is_joined_once_and_fits() {
+    let conv = r#"{ kind = "conv2d", filters = 2, kernel = 3, padding = 1 }"#;
+    let keep = r#"{ kind = "keep" }"#;
+    let halve = r#"{ kind = "max-pool", size = 2 }"#;
+    for (layers, want) in [
+        (
+            format!("{conv}, {{ kind = \"join\" }}"),
+            "layers.1 (join): there is nothing kept that it could join; put a keep before it",
+        ),
+        (format!("{conv}, {keep}, {conv}"), "layers.1 (keep): no join takes up what it keeps"),
+        (
+            format!("{conv}, {keep}, {halve}, {{ kind = \"join\" }}"),
+            "layers.3 (join): image 2x9x7 was kept, and image 2x4x3 cannot be joined with it",
+        ),
+        (
+            format!("{keep}, {conv}, {{ kind = \"join\", by = \"add\" }}"),
+            "layers.2 (join): image 3x9x7 was kept, and image 2x9x7 cannot be joined with it",
+        ),
+        // A branch has nothing aside but its own, and leaves nothing behind.
+        (
+            format!("{keep}, {{ kind = \"residual\", main = [{{ kind = \"join\" }}] }}"),
+            "layers.1.main.0 (join): there is nothing kept that it could join; put a keep before it",
+        ),
+        (
+            format!("{{ kind = \"residual\", main = [{keep}] }}, {{ kind = \"join\" }}"),
+            "layers.0.main.0 (keep): no join takes up what it keeps",
+        ),
+    ] {
+        assert_eq!(error_of(&layers), want);
+    }
+    let spec = format!(
+        "layers = [{conv}, {keep}, {conv}, {keep}, {{ kind = \"join\", by = \"add\" }}, {{ kind = \"join\" }}, {conv}]"
+    );
+    let graph = toml::from_str::<ModelSection>(&spec).unwrap().graph([3, 9, 7], 2).unwrap();
+    let weights: Vec<_> = graph.parameters().iter().filter(|block| block.role() == Role::Weight).collect();
+    assert_eq!(weights.iter().map(|block| block.shape()[1]).collect::<Vec<_>>(), [3, 2, 4]);
+    assert!(graph.is_dense() && graph.places() == 63 && graph.classes() == 2);
+    // Five layers leave something behind; to keep something costs nothing.
+    assert_eq!(graph.activations_per_case(), 63 * (2 + 2 + 2 + 4 + 2));
+    assert_eq!(ModelGraph::from_canonical(&graph.to_canonical()), Ok(graph));
+}
+
+#[test]
+fn a_graph_ends_in_a_row_or_in_a_mask() {
+    let conv = |filters: u32, padding: u32| {
+        format!("{{ kind = \"conv2d\", filters = {filters}, kernel = 3, padding = {padding} }}")
+    };
+    assert_eq!(
+        error_of(&conv(2, 0)),
+        "the graph ends in image 2x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
+         image of 9x7 with one channel per class"
+    );
+    assert_eq!(error_of(&conv(1, 1)), "the graph scores 1 classes, at least two are needed");
+    assert_eq!(error_of(&conv(3, 1)), "the graph scores 3 classes, the study has 2 labels");
 }

@@ -34,8 +34,8 @@ impl Work for Same {
 
     fn evaluate(&mut self, _: &Context) -> Result<EvaluationCounts, Withdrawal> {
         let mut counts = EvaluationCounts::new(evaluation_shape(&self.0));
-        counts.add(&[0.2, 0.8], &[0.4, 0.6], Label::Class(1));
-        counts.add(&[0.7, 0.3], &[0.6, 0.4], Label::Class(0));
+        counts.add(&[0.2, 0.8], 0.5, Label::Class(1));
+        counts.add(&[0.7, 0.3], 0.5, Label::Class(0));
         Ok(counts)
     }
 }
