@@ -102,6 +102,9 @@ pub(crate) struct Measured {
     /// The Dice coefficient of models that do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dice: Option<f64>,
+    /// The mean absolute error of models of values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mae: Option<f64>,
 }
 
 impl Comparison {
@@ -113,14 +116,14 @@ impl Comparison {
         cases: &Dataset,
     ) -> anyhow::Result<Option<Self>> {
         let figures = |model: &[f32]| -> anyhow::Result<Option<(Measured, Vec<Figures>)>> {
-            let (all, single) = if identity.task.is_dense() {
-                of_masks(identity, model, cases)?
-            } else {
+            let (all, single) = if identity.task.is_labelled() {
                 of_labels(identity, model, cases)?
+            } else {
+                of_counts(identity, model, cases)?
             };
             let measured = |all: Figures| {
-                let Figures { loss, auroc, accuracy, dice, .. } = all;
-                Measured { loss, auroc, accuracy, dice }
+                let Figures { loss, auroc, accuracy, dice, mae, .. } = all;
+                Measured { loss, auroc, accuracy, dice, mae }
             };
             Ok(all.map(|all| (measured(all), single)))
         };
@@ -130,7 +133,8 @@ impl Comparison {
         let differences: Vec<f64> = new.iter().zip(&old).map(|(new, old)| new.loss - old.loss).collect();
         let Some(difference) = Mean::of(&differences) else { return Ok(None) };
         let changed = |from: &[Figures], to: &[Figures]| {
-            let share = |figures: &Figures| figures.accuracy.or(figures.dice);
+            let share =
+                |figures: &Figures| figures.accuracy.or(figures.dice).or(figures.mae.map(|error| -error));
             from.iter().zip(to).filter(|(from, to)| share(from) < share(to)).count()
         };
         let (righted, wronged) = (changed(&old, &new), changed(&new, &old));
@@ -154,20 +158,25 @@ impl Comparison {
             }
             Some(half) => ("that is more than chance among cases", format!(" ± {half:.4}")),
         };
-        let has_masks = before.dice.is_some() || after.dice.is_some();
-        let head = if has_masks { "Dice" } else { "AUROC   accuracy" };
+        let (has_masks, has_values) = (before.dice.is_some() || after.dice.is_some(), after.mae.is_some());
+        let (head, cases_changed) = if has_masks {
+            ("Dice", format!("{righted} fit their mask better, {wronged} worse."))
+        } else if has_values {
+            ("MAE", format!("{righted} came closer to their value, {wronged} went away from it."))
+        } else {
+            let changed =
+                format!("{righted} that were wrong are right, {wronged} that were right are wrong.");
+            ("AUROC   accuracy", changed)
+        };
         let line = |of: &Measured| {
             let figures = if has_masks {
                 figure(of.dice)
+            } else if has_values {
+                figure(of.mae)
             } else {
                 format!("{:<6}  {}", figure(of.auroc), figure(of.accuracy))
             };
             format!("{:.4}  {figures}", of.loss)
-        };
-        let cases_changed = if has_masks {
-            format!("{righted} fit their mask better, {wronged} worse.")
-        } else {
-            format!("{righted} that were wrong are right, {wronged} that were right are wrong.")
         };
         format!(
             "         loss    {head}\n\
@@ -194,9 +203,10 @@ fn of_labels(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> anyhow
     Ok((of(&rows, cases.labels()), single.collect()))
 }
 
-fn of_masks(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> anyhow::Result<OfCases> {
+fn of_counts(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> anyhow::Result<OfCases> {
     let classes = u16::try_from(identity.graph.classes()).context("a model scores few classes")?;
     let shape = EvaluationShape::new(classes, 2, OPERATING_POINT)?.of_task(identity.task);
+    let shape = shape.in_range(identity.range);
     let of =
         |cases: &Dataset| count_cases(shape, identity, model, None, cases).map(|counts| counts.figures());
     let single = (0..cases.len()).map(|case| of(&cases.select(&[case])));
@@ -223,6 +233,7 @@ mod tests {
             labels: vec!["no".into(), "yes".into()],
             inputs: None,
             task: Task::Classification,
+            range: None,
         }
     }
 

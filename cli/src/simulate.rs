@@ -88,6 +88,11 @@ struct Final {
     /// Of masks: the mean Dice coefficient.
     #[serde(skip_serializing_if = "Option::is_none")]
     dice: Option<f64>,
+    /// Of values: mean absolute error, in the unit of the labels, and the share of their variance that is explained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mae: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r2: Option<f64>,
     /// 95 % intervals of these figures, by their names.
     intervals: Intervals,
     rounds: usize,
@@ -151,6 +156,8 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         accuracy: scored.figure(|figures| figures.accuracy),
         kappa: scored.figure(|figures| figures.kappa),
         dice: scored.figure(|figures| figures.dice),
+        mae: scored.figure(|figures| figures.mae),
+        r2: scored.figure(|figures| figures.r2),
         intervals: scored.of_all.map(|figures| figures.intervals).unwrap_or_default(),
         rounds: rounds.len(),
         sites: study.sites.len(),
@@ -163,11 +170,14 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         relative_error: errors.reduce(f64::max),
     };
     output.show(&last, |last| {
+        let other = [(last.dice, "Dice", Metric::Dice), (last.mae, "mean absolute error", Metric::Mae)];
+        let other = other.into_iter().find_map(|(figure, name, metric)| Some((figure?, name, metric)));
         let figures = match (last.auroc, last.accuracy) {
-            (_, None) if last.dice.is_some() => format!(
-                "Dice {} on cases that no site had",
-                with_interval(last.dice.unwrap_or_default(), last.intervals.get(&Metric::Dice))
-            ),
+            (_, None) if let Some((figure, name, metric)) = other => {
+                let r2 = last.r2.map_or_else(String::new, |r2| format!(", R2 {r2:.4}"));
+                let figure = with_interval(figure, last.intervals.get(&metric));
+                format!("{name} {figure}{r2} on cases that no site had")
+            }
             (Some(auroc), Some(accuracy)) => {
                 let kappa = last.kappa.map_or_else(String::new, |kappa| {
                     format!(", kappa {}", with_interval(kappa, last.intervals.get(&Metric::Kappa)))

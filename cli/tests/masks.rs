@@ -113,6 +113,7 @@ fn write_model(path: &Path) {
         labels: ["dark", "bright"].map(str::to_owned).to_vec(),
         inputs: None,
         task: Task::Segmentation,
+        range: None,
     };
     let file = ModelFile { identity, origin: None, model: vec![0.0, 4.0, 0.0, 0.0] };
     std::fs::write(path, file.to_bytes()).unwrap();
@@ -143,8 +144,8 @@ fn a_mask_is_written_at_the_pictures_size() {
     }
     // Without a folder the shares alone are told; two pictures of one name have one mask too many.
     assert_eq!(lines(&consilium(&predict))[0].get("mask"), None);
-    let twice = [&predict[..4], &[&at("pictures"), "--masks", &at("more")]].concat();
-    let refused = consilium(&twice);
+    let (pictures, more) = (at("pictures"), at("more"));
+    let refused = consilium(&[&predict[..4], &[&pictures, "--masks", &more]].concat());
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && text.contains("two pictures would have their mask in"), "{text}");
 }

@@ -50,6 +50,7 @@ fn model(folder: &Path) -> ModelFile {
         labels: LABELS.map(str::to_owned).to_vec(),
         inputs: None,
         task: Task::Classification,
+        range: None,
     };
     let file = ModelFile { identity, origin: None, model };
     std::fs::write(folder.join("model.safetensors"), file.to_bytes()).unwrap();
@@ -104,6 +105,7 @@ fn probabilities(file: &ModelFile, source: &Source) -> Vec<Vec<f32>> {
     let criteria = Criteria {
         labels: file.identity.labels.clone(),
         task: Task::Classification,
+        range: None,
         case: Case::Picture(target),
         holdout: 0.0,
     };

@@ -33,6 +33,7 @@ fn released(model: Vec<f32>, origin: Option<Origin>) -> ModelFile {
         labels: vec!["no".to_owned(), "yes".to_owned()],
         inputs: Some(inputs()),
         task: Task::Classification,
+        range: None,
     };
     ModelFile { identity, origin, model }
 }

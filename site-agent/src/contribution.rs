@@ -29,6 +29,7 @@ pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
     Ok(Criteria {
         labels: data.labels.clone(),
         task: data.task,
+        range: data.range,
         case: match &data.inputs {
             None => Case::Picture(Target::new(data.channels, data.height, data.width)?),
             Some(inputs) => Case::Row(inputs.clone()),

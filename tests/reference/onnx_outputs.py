@@ -24,8 +24,7 @@ print(
             "input": [wanted.name, *wanted.shape],
             "outputs": {output.name: output.shape for output in session.get_outputs()},
             "metadata": session.get_modelmeta().custom_metadata_map,
-            "probabilities": together["probabilities"].tolist(),
-            "logits": together["logits"].tolist(),
+            **{name: together[name].tolist() for name in names},
             "alone": numpy.array(alone).tolist(),
         }
     )

@@ -9,7 +9,7 @@ use consilium_learning::{
 use consilium_study::data::Input;
 use consilium_study::graph::{ModelGraph, ModelSection, Role};
 use consilium_study::hash::Hash;
-use consilium_study::task::{Label, Task};
+use consilium_study::task::{Label, Range, Task};
 use consilium_tests::reference::{ONNX, folder, python, run};
 use serde_json::{Value, json};
 
@@ -110,6 +110,7 @@ fn model(graph: &ModelGraph) -> ModelFile {
         labels,
         inputs: None,
         task: Task::Classification,
+        range: None,
     };
     let origin = Some(Origin { study: identity.hash(), round: 7, tuned_from: None });
     ModelFile { identity, origin, model }
@@ -214,6 +215,33 @@ fn probabilities_of_findings_and_at_a_temperature_are_the_same_there() {
         };
         told("temperature", temperature.to_string(), is_told);
         told("task", task.name().to_owned(), task != Task::Classification);
+    }
+}
+
+/// A value comes out in its unit, held within its range.
+#[test]
+fn values_are_the_same_there() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let section = toml::from_str::<ModelSection>("preset = \"small-cnn\"").expect("a model");
+    let mut file = model(&section.graph([1, 16, 16], 1).expect("a graph"));
+    let range = Range { low: -3.0, high: 9.0 };
+    file.identity = ModelIdentity {
+        labels: vec!["age".to_owned()],
+        task: Task::Regression,
+        range: Some(range),
+        ..file.identity
+    };
+    let pixels: Vec<f32> = numbers(0).take(CASES * 256).map(|number| 0.5 + 0.5 * number).collect();
+    let bytes: Vec<u8> = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let cases = vec![Label::unknown(Task::Regression); CASES];
+    let cases = Dataset::new([1, 16, 16], Pixels::Floats(pixels), cases).expect("cases");
+    let ModelIdentity { graph, preprocessing, task, .. } = &file.identity;
+    let scores = score(graph, *preprocessing, *task, &file.model, &cases).expect("scores");
+    let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, 1.0)), &bytes, &[]);
+    assert_eq!(got["outputs"], json!({ "values": ["cases", 1], "logits": ["cases", 1] }));
+    for (row, want) in got["values"].as_array().expect("rows").iter().zip(scores.iter()) {
+        let (got, want) = (row[0].as_f64().expect("a number"), range.value(want[0].into()));
+        assert!((got - want).abs() < 1e-3, "{got} is not {want}");
     }
 }
 

@@ -134,7 +134,7 @@ pub fn perform(study: &Study, job: &Job) -> anyhow::Result<Outcome> {
 /// What a model makes of cases: exact figures, with those beside them that counts alone have.
 pub(crate) fn figures(plan: &Plan, model: &[f32], cases: &Dataset) -> anyhow::Result<Figures> {
     let (preprocessing, task) = (plan.model_identity().preprocessing, plan.data.task);
-    if task.is_dense() {
+    if !task.is_labelled() {
         return evaluation_counts(plan, model, None, cases)?.figures().context("there is no case to score");
     }
     let scores = score(&plan.model, preprocessing, task, model, cases)?;

@@ -309,6 +309,6 @@ mod tests {
         assert_eq!((table.class(0), table.class(1)), (1, 0));
         assert_eq!((table.name(0), table.name(1)), ("images/a.jpg".to_owned(), "b.jpg".to_owned()));
         assert_eq!(table.patients(), [vec![0], vec![1]]);
-        assert_eq!(&table.rows[1][table.label], "other");
+        assert_eq!(&table.rows[1][table.label.unwrap()], "other");
     }
 }

@@ -146,6 +146,7 @@ mod tests {
             labels: vec!["no".into(), "yes".into()],
             inputs,
             task: Task::Classification,
+            range: None,
         };
         let file = folder.join(format!("{}.safetensors", preset.name()));
         std::fs::write(&file, ModelFile { identity, origin: None, model }.to_bytes()).unwrap();

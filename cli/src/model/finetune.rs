@@ -196,7 +196,13 @@ fn cohort(
             )
         }
     };
-    let criteria = Criteria { labels: identity.labels.clone(), task: identity.task, case, holdout };
+    let criteria = Criteria {
+        labels: identity.labels.clone(),
+        task: identity.task,
+        range: identity.range,
+        case,
+        holdout,
+    };
     let mut progress = |at: consilium_site_agent::data::Progress| {
         story.progress(&format!("reading cases: {} of {}", at.done, at.total));
     };

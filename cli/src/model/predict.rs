@@ -38,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// Score pictures, or rows of tables, with a model file; needs no coordinator and no network
 ///
-/// Prints for each picture the probability of every label, or of a model of pixels the share of pixels of each class. Pictures are read as the sites of the study read theirs:
+/// Prints for each picture the probability of every label, or of a model of pixels the share of pixels of each class, or the value that a regression estimates. Pictures are read as the sites of the study read theirs:
 /// DICOM, PNG and JPEG. In a folder, files that are no pictures are passed over. A picture that cannot be read is
 /// named with the reason, the others go on, and the command fails at the end. A model of rows takes tables (.csv) with the
 /// columns of its study's inputs, and answers for each row.
@@ -67,6 +67,9 @@ pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
     }
     if args.masks.is_some() && !file.identity.task.is_dense() {
         bail!("--masks is for models of pixels, and this one's task is {}", file.identity.task.name());
+    }
+    if file.identity.range.is_some() && args.temperature.to_bits() != 1.0_f64.to_bits() {
+        bail!("--temperature is for probabilities, and this model's task is regression");
     }
     if let Some(inputs) = file.identity.inputs.clone() {
         return rows::run(&file, &inputs, args.temperature, &args.paths, output);
@@ -245,6 +248,11 @@ enum Finding {
     Findings {
         probabilities: Probabilities,
     },
+    /// How much there is.
+    Value {
+        label: String,
+        value: f64,
+    },
     /// What of a picture each class is.
     Areas {
         areas: Probabilities,
@@ -259,6 +267,10 @@ enum Finding {
 
 impl Finding {
     fn scored(identity: &ModelIdentity, scores: &[f32]) -> Self {
+        if let Some(range) = identity.range {
+            let label = identity.labels.first().cloned().unwrap_or_default();
+            return Self::Value { label, value: range.value(scores[0].into()) };
+        }
         let pairs: Vec<_> = identity.labels.iter().cloned().zip(scores.iter().copied()).collect();
         if !identity.task.is_exclusive() {
             return Self::Findings { probabilities: Probabilities(pairs) };
@@ -295,6 +307,7 @@ impl Line {
                 format!("{place}: {likeliest} ({})", probabilities.people())
             }
             Finding::Findings { probabilities } => format!("{place}: {}", probabilities.people()),
+            Finding::Value { label, value } => format!("{place}: {label} {value:.4}"),
             Finding::Areas { areas, mask } => {
                 let mask = mask.as_ref().map_or_else(String::new, |mask| format!("; mask in {mask}"));
                 format!("{place}: {}{mask}", areas.people())

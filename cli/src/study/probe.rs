@@ -44,6 +44,12 @@ pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
             let labels = (0..cases).map(|case| Label::Findings(1 << place(case))).collect();
             Dataset::new(graph.input(), pixels, labels)?
         }
+        Task::Regression => {
+            let range = draft.data.range.context("a regression has a range")?;
+            let value = |case: usize| range.value((case as f64 + 0.5) / cases as f64);
+            let labels = (0..cases).filter_map(|case| range.measure(value(case))).map(Label::Value).collect();
+            Dataset::new(graph.input(), pixels, labels)?
+        }
         Task::Segmentation => {
             let masks = (0..cases * graph.places()).map(|pixel| place(pixel) as u8).collect();
             Dataset::with_masks(graph.input(), pixels, masks)?

@@ -5,7 +5,8 @@
 //! `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
 //! a mean and a deviation of its own in the same two nodes. The outputs are `logits` and
 //! `probabilities`, both `[cases, classes]`, or where pixels are scored `[cases, classes, rows, columns]`: the softmax of the
-//! logits over the classes, or of each finding the logistic function. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
+//! logits over the classes, or of each finding the logistic function. A regression has `values` `[cases, 1]` in place of
+//! probabilities: its logits brought to the study's range. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
 //! bears the layer's name, each block of numbers that of [`ParameterSpec::name`].
 //!
 //! [`ParameterSpec::name`]: consilium_study::graph::ParameterSpec::name
@@ -15,6 +16,7 @@ mod message;
 use consilium_study::data::Input;
 use consilium_study::graph::{Function, Join, Joining, Layer, ParameterSpec, Pool};
 use consilium_study::model_file::ModelFile;
+use consilium_study::task::Task;
 use prost::Message as _;
 
 use self::message::{
@@ -60,11 +62,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
     writer.layers("layers", graph.layers(), input);
     let last = writer.nodes.last_mut().expect("the preprocessing gave two nodes");
     last.output = vec!["logits".to_owned()];
-    let (op_type, attribute) = if file.identity.task.has_classes() {
-        ("Softmax", vec![integer("axis", 1)])
-    } else {
-        ("Sigmoid", vec![])
-    };
+    let mut answer = "probabilities";
     let is_divided = temperature.to_bits() != 1.0_f64.to_bits();
     let outputs = if is_divided {
         let temperature = writer.number("temperature", temperature as f32);
@@ -72,13 +70,19 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
     } else {
         "logits".to_owned()
     };
-    writer.nodes.push(Node {
-        input: vec![outputs],
-        output: vec!["probabilities".to_owned()],
-        name: "probabilities".to_owned(),
-        op_type: op_type.to_owned(),
-        attribute,
-    });
+    match (file.identity.task, file.identity.range) {
+        (Task::Regression, Some(range)) => {
+            answer = "values";
+            let [nothing, whole] = [writer.number("nothing", 0.0), writer.number("whole", 1.0)];
+            let held = writer.node("Clip", "held", [outputs, nothing, whole], []);
+            let [span, low] =
+                [writer.number("span", range.span() as f32), writer.number("low", range.low as f32)];
+            let spread = writer.node("Mul", "spread", [held, span], []);
+            writer.node("Add", answer, [spread, low], [])
+        }
+        (task, _) if task.has_classes() => writer.node("Softmax", answer, [outputs], [integer("axis", 1)]),
+        _ => writer.node("Sigmoid", answer, [outputs], []),
+    };
     let [_, height, width] = graph.input();
     let sides = || {
         let classes = Side::Fixed(side(graph.classes()));
@@ -95,7 +99,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         initializer: writer.initializers,
         input: vec![wanted],
         output: vec![
-            value("probabilities", sides(), &format!("of each label: {labels}")),
+            value(answer, sides(), &format!("of each label: {labels}")),
             value("logits", sides(), "scores before probabilities are made of them"),
         ],
     };

@@ -149,8 +149,11 @@ impl Dataset {
         }
         let classes = graph.classes();
         let misfit = |task| self.labels.iter().position(|label| !label.fits(task, classes));
-        let tasks: &[Task] =
-            if graph.is_dense() { &[Task::Segmentation] } else { &[Task::Classification, Task::MultiLabel] };
+        let tasks: &[Task] = if graph.is_dense() {
+            &[Task::Segmentation]
+        } else {
+            &[Task::Classification, Task::MultiLabel, Task::Regression]
+        };
         // None where there is a task that all labels fit.
         let misfits: Option<Vec<usize>> = tasks.iter().map(|task| misfit(*task)).collect();
         if let Some(case) = misfits.and_then(|misfits| misfits.into_iter().max()) {

@@ -1,10 +1,10 @@
-//! What training makes small: cross-entropy, focal loss, the squared earth mover's distance and the Dice loss; and what
-//! becomes of a model's outputs outside of tensors.
+//! What training makes small: cross-entropy, focal loss, the squared earth mover's distance, the Dice loss and errors of
+//! values; and what becomes of a model's outputs outside of tensors.
 
 use burn::tensor::{Tensor, TensorData, activation};
 use consilium_study::loss::Loss;
 use consilium_study::recipe::Training;
-use consilium_study::task::Label;
+use consilium_study::task::{Label, Task};
 
 use crate::score::Link;
 
@@ -48,10 +48,6 @@ impl Targets {
             classes.filter_map(move |(case, label)| Some((case, usize::from(label.class()?), share)))
         })
     }
-
-    fn have_findings(&self) -> bool {
-        matches!(self.labels.first(), Some(Label::Findings(_)))
-    }
 }
 
 /// Mean over the batch of the recipe's loss, each case or pixel counted by its class's weight, or each finding by its own.
@@ -60,13 +56,16 @@ impl Targets {
 /// the same loss whatever that class weighs. A mixed case has the loss of both its labels, each by its share (Zhang et
 /// al. 2018).
 pub(crate) fn loss(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> Tensor<1> {
-    if targets.have_findings() {
-        return loss_of_findings(logits, targets, recipe);
+    match targets.labels.first() {
+        Some(Label::Findings(_)) => return loss_of_findings(logits, targets, recipe),
+        Some(Label::Value(_)) => return loss_of_values(logits, targets, recipe.loss()),
+        _ => {}
     }
     let [_, classes] = logits.dims();
     let weights = recipe.class_weights();
     match recipe.loss() {
-        Loss::CrossEntropy => {
+        // The check of a study keeps errors of values to cases that have one.
+        Loss::CrossEntropy | Loss::SquaredError | Loss::AbsoluteError | Loss::Huber { .. } => {
             let shares = like(&logits, shares(targets, classes, weights, recipe.label_smoothing()));
             (activation::log_softmax(logits, 1) * shares).sum()
         }
@@ -170,9 +169,6 @@ fn loss_of_findings(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> 
     let (positive, negative) = (like(&logits, positive), like(&logits, negative));
     let (present, absent) = (activation::log_sigmoid(logits.clone()), activation::log_sigmoid(-logits));
     match recipe.loss() {
-        Loss::CrossEntropy | Loss::EarthMover | Loss::Dice | Loss::DiceCrossEntropy => {
-            (present * positive + absent * negative).sum()
-        }
         Loss::Focal { gamma } => {
             // How far from 1 a probability is, is the probability of the opposite.
             let far = |logarithm: &Tensor<2>| {
@@ -180,13 +176,41 @@ fn loss_of_findings(logits: Tensor<2>, targets: &Targets, recipe: &Training) -> 
             };
             (present.clone() * far(&absent) * positive + absent * far(&present) * negative).sum()
         }
+        _ => (present * positive + absent * negative).sum(),
     }
 }
 
-/// Probabilities from rows of `classes` outputs, in f64 and rounded once: the softmax of a row, or of findings the
-/// logistic function of each output, all divided by the temperature.
+/// Mean over the batch of what an output is away from the place of the true value, in one of three measures.
+fn loss_of_values(outputs: Tensor<2>, targets: &Targets, loss: Loss) -> Tensor<1> {
+    let mut truth = vec![0.0_f64; targets.cases];
+    for (labels, share) in targets.halves() {
+        for (value, label) in truth.iter_mut().zip(labels) {
+            if let Label::Value(measure) = label {
+                *value += share * measure.share();
+            }
+        }
+    }
+    let truth = like(&outputs, truth.into_iter().map(|value| value as f32).collect());
+    let apart = outputs - truth;
+    match loss {
+        Loss::AbsoluteError => apart.abs().mean(),
+        Loss::Huber { delta } => {
+            // With c = min(|d|, delta) it is c (|d| - c / 2).
+            let apart = apart.abs();
+            let close = apart.clone().clamp_max(delta as f32);
+            (close.clone() * (apart - close * 0.5)).mean()
+        }
+        _ => (apart.clone() * apart).mean(),
+    }
+}
+
+/// What a model says, from rows of `classes` outputs, in f64 and rounded once: the softmax of a row, or of findings the
+/// logistic function of each output, all divided by the temperature. Outputs of a regression stay as they are.
 pub(crate) fn probabilities(logits: &[f32], classes: usize, link: Link) -> Vec<f32> {
     let Link { task, temperature } = link;
+    if task == Task::Regression {
+        return logits.to_vec();
+    }
     if !task.has_classes() {
         let logistic = |score: f32| 1.0 / (1.0 + (-f64::from(score) / temperature).exp());
         return logits.iter().map(|&score| logistic(score) as f32).collect();
@@ -207,7 +231,7 @@ mod tests {
     use super::*;
     use crate::tensors::values;
     use burn::tensor::Device;
-    use consilium_study::task::Task;
+    use consilium_study::task::Range;
     use proptest::prelude::*;
 
     fn recipe(text: &str) -> Training {
@@ -345,6 +369,55 @@ mod tests {
         ] {
             let got = of(&masks, &text);
             assert!((got - want).abs() < 1e-6, "{text}: {got}, not {want}");
+        }
+    }
+
+    /// PyTorch's `mse_loss`, `l1_loss` and `huber_loss` in f64; of mixed cases the target is mixed.
+    #[test]
+    fn errors_of_values_agree_with_published_software() {
+        let outputs = [0.1, 0.9, 0.45, -0.5];
+        let range = Range { low: 0.0, high: 8.0 };
+        let of = |values: [f64; 4]| values.map(|value| Label::Value(range.measure(value).unwrap())).to_vec();
+        let huber = |delta: f64| format!("loss = {{ kind = \"huber\", delta = {delta:?} }}");
+        let (own, other) = ([1.0, 6.0, 4.0, 0.0], [8.0, 0.0, 2.0, 1.0]);
+        for (text, mixed, want) in [
+            ("loss = \"squared-error\"".to_owned(), false, 0.068_906_25),
+            ("loss = \"absolute-error\"".to_owned(), false, 0.181_25),
+            (huber(0.1), false, 0.014_140_625),
+            (huber(1.0), false, 0.034_453_125),
+            ("loss = \"squared-error\"".to_owned(), true, 0.335_800_781_3),
+        ] {
+            let mixed = mixed.then(|| Mixed { labels: of(other), share: 0.25 });
+            let targets = Targets { labels: of(own), cases: 4, mixed };
+            let got = loss_of(&outputs, &targets, &text).0;
+            assert!((got - want).abs() < 1e-6, "{text}: {got}, not {want}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slopes_of_errors_are_differences(
+            outputs in prop::collection::vec(-0.5_f32..1.5, 4),
+            values in prop::collection::vec(0.0..1.0, 4),
+            text in prop::sample::select(vec![
+                "loss = \"squared-error\"", "loss = \"absolute-error\"", "loss = { kind = \"huber\", delta = 0.2 }",
+            ]),
+        ) {
+            let range = Range { low: 0.0, high: 1.0 };
+            // Away from the kink of the absolute error.
+            prop_assume!(outputs.iter().zip(&values).all(|(output, value): (&f32, &f64)| (f64::from(*output) - value).abs() > 0.01));
+            let labels = values.iter().map(|value| Label::Value(range.measure(*value).unwrap())).collect();
+            let targets = Targets { labels, cases: 4, mixed: None };
+            let slopes = loss_of(&outputs, &targets, text).1;
+            for (index, slope) in slopes.into_iter().enumerate() {
+                let moved = |by: f32| {
+                    let mut moved = outputs.clone();
+                    moved[index] += by;
+                    loss_of(&moved, &targets, text).0
+                };
+                let difference = (moved(0.005) - moved(-0.005)) / 0.01;
+                prop_assert!((difference - f64::from(slope)).abs() < 2e-3, "{}: {} {}", text, difference, slope);
+            }
         }
     }
 

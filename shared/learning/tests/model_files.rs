@@ -20,6 +20,7 @@ fn identity(model: &str) -> ModelIdentity {
         labels: vec!["normal".into(), "pneumonia".into()],
         inputs: None,
         task: Task::Classification,
+        range: None,
     }
 }
 

@@ -282,6 +282,8 @@ impl fmt::Display for RoundReport {
             ("AUROC", Metric::Auroc),
             ("kappa", Metric::Kappa),
             ("Dice", Metric::Dice),
+            ("MAE", Metric::Mae),
+            ("R2", Metric::R2),
         ] {
             let Some(figure) = figures.get(metric) else { continue };
             write!(f, ", {name} {figure:.4}")?;

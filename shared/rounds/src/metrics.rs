@@ -17,6 +17,7 @@ mod labelled;
 mod shape;
 mod temperature;
 mod train;
+mod values;
 mod wide;
 
 pub use counts::{EvaluationCounts, MalformedCounts, Truth, loss};

@@ -91,6 +91,7 @@ pub fn evaluation_shape(study: &Plan) -> EvaluationShape {
         .expect("the check of a study admits only countable evaluations")
         .of_task(study.data.task)
         .calibrated(study.evaluation.calibrate)
+        .in_range(study.data.range)
 }
 
 /// A study that no party can take part in.

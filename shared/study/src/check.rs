@@ -162,7 +162,33 @@ fn sites(plan: &Plan, f: &mut Findings) {
 
 fn data(plan: &Plan, f: &mut Findings) {
     let data = &plan.data;
-    f.between("data.labels", data.labels.len() as u64, 2, MAX_LABELS as u64);
+    if data.task == Task::Regression {
+        f.between("data.labels", data.labels.len() as u64, 1, 1);
+    } else {
+        f.between("data.labels", data.labels.len() as u64, 2, MAX_LABELS as u64);
+    }
+    match data.range {
+        None => f.require(
+            data.task != Task::Regression,
+            "data.range",
+            || "a regression says between which values its cases lie".into(),
+            "write the lowest and the highest, for example range = [0.0, 120.0] for an age in years",
+        ),
+        Some(range) => {
+            f.require(
+                data.task == Task::Regression,
+                "data.range",
+                || format!("values lie in a range, and the task is {}", data.task.name()),
+                "leave it out, or write task = \"regression\"",
+            );
+            f.require(
+                range.is_lawful(),
+                "data.range",
+                || format!("nothing lies between {} and {}", range.low, range.high),
+                "write the lowest value and then the highest, for example range = [0.0, 120.0]",
+            );
+        }
+    }
     for label in data.labels.iter().take(MAX_LABELS) {
         f.text("data.labels", label, MAX_LABEL);
     }
@@ -439,6 +465,17 @@ fn task(plan: &Plan, f: &mut Findings) {
         "write task = \"segmentation\" under [data] if each picture has a mask, or name another loss",
     );
     f.require(
+        plan.training.loss().has_values() == (task == Task::Regression),
+        "training.loss",
+        || {
+            format!(
+                "a loss compares values in a regression and nowhere else, and the task is {}",
+                task.name()
+            )
+        },
+        "leave it out, or name another one",
+    );
+    f.require(
         plan.training.sampling() != Sampling::Balanced || task.is_exclusive(),
         "training.sampling",
         || {
@@ -454,6 +491,18 @@ fn task(plan: &Plan, f: &mut Findings) {
         "aggregation.weight",
         || format!("effective cases are of classes that exclude each other, and the task is {}", task.name()),
         "write weight = \"coarse\"",
+    );
+    f.require(
+        !plan.evaluation.calibrate || task.is_labelled(),
+        "evaluation.calibrate",
+        || format!("a temperature is fitted to probabilities of cases, and the task is {}", task.name()),
+        "leave it out",
+    );
+    f.require(
+        plan.training.class_weights().is_none() || task != Task::Regression,
+        "training.class_weights",
+        || "a value is of no class".into(),
+        "leave them out",
     );
     if task.is_dense() {
         segmentation(plan, f);
@@ -480,12 +529,6 @@ fn segmentation(plan: &Plan, f: &mut Findings) {
         "training.class_weights",
         || "areas count alike in \"dice\", whatever the weights of classes".into(),
         "leave them out, or write loss = \"dice-cross-entropy\", where they are of the cross-entropy",
-    );
-    f.require(
-        !plan.evaluation.calibrate,
-        "evaluation.calibrate",
-        || "a temperature is fitted to probabilities of cases, and here pixels have them".into(),
-        "leave it out",
     );
 }
 

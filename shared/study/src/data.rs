@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::is_default;
 use crate::quantity::Share;
-use crate::task::Task;
+use crate::task::{Range, Task};
 
 /// What a case is, and how it becomes numbers.
 ///
@@ -15,7 +15,7 @@ use crate::task::Task;
 #[serde(try_from = "Section", into = "Section")]
 #[cbor(map)]
 pub struct Data {
-    /// Names of the classes, or of the findings; the position is the number.
+    /// Names of the classes, or of the findings; the position is the number. Of a regression the name of what is measured.
     #[n(0)]
     pub labels: Vec<String>,
     /// Colour channels of an image.
@@ -49,6 +49,9 @@ pub struct Data {
     #[n(10)]
     #[cbor(skip_if = "is_default")]
     pub task: Task,
+    /// Of a regression: between which values a case lies.
+    #[n(11)]
+    pub range: Option<Range>,
 }
 
 /// One number of a row.
@@ -145,6 +148,8 @@ struct Section {
     inputs: Option<Vec<Input>>,
     #[serde(default)]
     task: Task,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<Range>,
 }
 
 fn default_holdout() -> Share {
@@ -192,7 +197,7 @@ impl TryFrom<Section> for Data {
 
     fn try_from(section: Section) -> Result<Self, Mismatch> {
         let Section { labels, channels, height, width, mean, std, .. } = section;
-        let Section { holdout, minimum_cases, smallest_usable_share, inputs, task, .. } = section;
+        let Section { holdout, minimum_cases, smallest_usable_share, inputs, task, range, .. } = section;
         let ([channels, height, width], mean, std) = match &inputs {
             None => {
                 let side = |value: Option<u32>, key| value.ok_or(Mismatch::NoPicture(key));
@@ -226,6 +231,7 @@ impl TryFrom<Section> for Data {
             smallest_usable_share,
             inputs,
             task,
+            range,
         })
     }
 }
@@ -233,7 +239,7 @@ impl TryFrom<Section> for Data {
 impl From<Data> for Section {
     fn from(data: Data) -> Self {
         let Data { labels, channels, height, width, mean, std, .. } = data;
-        let Data { holdout, minimum_cases, smallest_usable_share, inputs, task, .. } = data;
+        let Data { holdout, minimum_cases, smallest_usable_share, inputs, task, range, .. } = data;
         let is_picture = inputs.is_none();
         Self {
             labels,
@@ -247,6 +253,7 @@ impl From<Data> for Section {
             smallest_usable_share,
             inputs,
             task,
+            range,
         }
     }
 }

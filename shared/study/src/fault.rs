@@ -55,9 +55,6 @@ pub enum GraphError {
         /// Labels of the study.
         study: u32,
     },
-    /// A classifier needs two classes.
-    #[error("the graph scores {0} classes, at least two are needed")]
-    TooFewClasses(u32),
     /// No layer has a number that training could change.
     #[error("the graph has nothing to train")]
     NothingToTrain,

@@ -12,6 +12,7 @@ use crate::document::{
 };
 use crate::graph::ModelSection;
 use crate::grouping::Groups;
+use crate::loss::Loss;
 use crate::metric::Metric;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanSize};
@@ -92,10 +93,17 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
     let model = model.graph([data.channels, data.height, data.width], classes)?;
     let aggregation = file.aggregation.fill_in(sites.len());
     let mut evaluation = file.evaluation;
-    let names_metric = written.get("evaluation").is_some_and(|section| section.get("recommend").is_some());
-    if !names_metric {
+    let names =
+        |section: &str, key: &str| written.get(section).is_some_and(|section| section.get(key).is_some());
+    if !names("evaluation", "recommend") {
         evaluation.recommend = Metric::usual(data.task);
     }
+    let training = if names("training", "loss") {
+        training
+    } else {
+        let usual = training.with_loss(Loss::usual(data.task));
+        usual.map_err(|error| InvalidStudy::Syntax(format!("training: {error}")))?
+    };
     Ok(Plan { format, name, title, sites, seed, data, model, training, rounds, aggregation, evaluation })
 }
 

@@ -3,6 +3,8 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::task::Task;
+
 /// What training makes small, of a case of class `y` that the model gives the probability `p_y`. Of findings it is the mean
 /// over them, where `y` is whether a finding is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
@@ -31,6 +33,20 @@ pub enum Loss {
     /// That and the cross-entropy of pixels, added (Isensee et al. 2021). Of segmentations.
     #[n(4)]
     DiceCrossEntropy,
+    /// `(o - y)²` of an output `o` and the place `y` of the true value in the study's range. Of regressions.
+    #[n(5)]
+    SquaredError,
+    /// `|o - y|`. Of regressions.
+    #[n(6)]
+    AbsoluteError,
+    /// `(o - y)² / 2` where that is at most `δ` apart, else `δ (|o - y| - δ/2)` (Huber 1964): what is far off counts less. Of
+    /// regressions.
+    #[n(7)]
+    Huber {
+        /// The paper's δ, as a share of the range.
+        #[n(0)]
+        delta: f64,
+    },
 }
 
 impl Loss {
@@ -38,13 +54,24 @@ impl Loss {
     pub const fn has_dice(self) -> bool {
         matches!(self, Self::Dice | Self::DiceCrossEntropy)
     }
+
+    /// Whether it compares values.
+    pub const fn has_values(self) -> bool {
+        matches!(self, Self::SquaredError | Self::AbsoluteError | Self::Huber { .. })
+    }
+
+    /// What training makes small where a study says nothing.
+    pub const fn usual(task: Task) -> Self {
+        if matches!(task, Task::Regression) { Self::SquaredError } else { Self::CrossEntropy }
+    }
 }
 
 /// `loss` as written: a word, or a table with what belongs to it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "write loss = \"cross-entropy\", \"earth-mover\", \"dice\", \"dice-cross-entropy\" or { kind = \"focal\", gamma = 2.0 }"
+    expecting = "write loss = \"cross-entropy\", \"earth-mover\", \"dice\", \"dice-cross-entropy\", \"squared-error\", \"absolute-error\", \
+                 { kind = \"focal\", gamma = 2.0 } or { kind = \"huber\", delta = 0.1 }"
 )]
 enum Spelling {
     Word(Word),
@@ -58,19 +85,15 @@ enum Word {
     EarthMover,
     Dice,
     DiceCrossEntropy,
+    SquaredError,
+    AbsoluteError,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Table {
-    kind: Kind,
-    gamma: f64,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Kind {
-    Focal,
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+enum Table {
+    Focal { gamma: f64 },
+    Huber { delta: f64 },
 }
 
 impl From<Spelling> for Loss {
@@ -80,7 +103,10 @@ impl From<Spelling> for Loss {
             Spelling::Word(Word::EarthMover) => Self::EarthMover,
             Spelling::Word(Word::Dice) => Self::Dice,
             Spelling::Word(Word::DiceCrossEntropy) => Self::DiceCrossEntropy,
-            Spelling::Table(Table { kind: Kind::Focal, gamma }) => Self::Focal { gamma },
+            Spelling::Word(Word::SquaredError) => Self::SquaredError,
+            Spelling::Word(Word::AbsoluteError) => Self::AbsoluteError,
+            Spelling::Table(Table::Focal { gamma }) => Self::Focal { gamma },
+            Spelling::Table(Table::Huber { delta }) => Self::Huber { delta },
         }
     }
 }
@@ -92,7 +118,10 @@ impl From<Loss> for Spelling {
             Loss::EarthMover => Self::Word(Word::EarthMover),
             Loss::Dice => Self::Word(Word::Dice),
             Loss::DiceCrossEntropy => Self::Word(Word::DiceCrossEntropy),
-            Loss::Focal { gamma } => Self::Table(Table { kind: Kind::Focal, gamma }),
+            Loss::SquaredError => Self::Word(Word::SquaredError),
+            Loss::AbsoluteError => Self::Word(Word::AbsoluteError),
+            Loss::Focal { gamma } => Self::Table(Table::Focal { gamma }),
+            Loss::Huber { delta } => Self::Table(Table::Huber { delta }),
         }
     }
 }

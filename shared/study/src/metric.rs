@@ -49,11 +49,21 @@ pub enum Metric {
     /// pictures that have the class in one of the two, and over the classes but the background. Of segmentations.
     #[n(9)]
     Dice,
+    /// Mean absolute error, in the unit of the labels. Of regressions.
+    #[n(10)]
+    Mae,
+    /// Root of the mean squared error, in the unit of the labels. Of regressions.
+    #[n(11)]
+    Rmse,
+    /// Share of the variance between cases that is explained: one less the squared errors over the squared distances from the
+    /// mean. Of regressions.
+    #[n(12)]
+    R2,
 }
 
 impl Metric {
     /// Every metric, in the order of the list.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Loss,
         Self::Auroc,
         Self::Accuracy,
@@ -64,6 +74,9 @@ impl Metric {
         Self::Ece,
         Self::Kappa,
         Self::Dice,
+        Self::Mae,
+        Self::Rmse,
+        Self::R2,
     ];
 
     /// The name used in files and listings.
@@ -79,6 +92,9 @@ impl Metric {
             Self::Ece => "ece",
             Self::Kappa => "kappa",
             Self::Dice => "dice",
+            Self::Mae => "mae",
+            Self::Rmse => "rmse",
+            Self::R2 => "r2",
         }
     }
 
@@ -91,8 +107,9 @@ impl Metric {
             | Self::Sensitivity
             | Self::Specificity
             | Self::Kappa
-            | Self::Dice => true,
-            Self::Loss | Self::Brier | Self::Ece => false,
+            | Self::Dice
+            | Self::R2 => true,
+            Self::Loss | Self::Brier | Self::Ece | Self::Mae | Self::Rmse => false,
         }
     }
 
@@ -102,13 +119,18 @@ impl Metric {
             Self::Loss => true,
             Self::Kappa => matches!(task, Task::Ordinal),
             Self::Dice => task.is_dense(),
-            _ => !task.is_dense(),
+            Self::Mae | Self::Rmse | Self::R2 => matches!(task, Task::Regression),
+            _ => task.is_labelled(),
         }
     }
 
     /// The one that picks a model where a study names none.
     pub const fn usual(task: Task) -> Self {
-        if task.is_dense() { Self::Dice } else { Self::Auroc }
+        match task {
+            Task::Segmentation => Self::Dice,
+            Task::Regression => Self::Mae,
+            Task::Classification | Task::Ordinal | Task::MultiLabel => Self::Auroc,
+        }
     }
 
     /// Whether `candidate` is strictly better than `best`. Not-a-number is never better.

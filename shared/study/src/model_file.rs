@@ -23,7 +23,7 @@ use crate::document::Plan;
 use crate::graph::{ModelGraph, Treatment};
 use crate::hash::Hash;
 use crate::preprocessing::Preprocessing;
-use crate::task::Task;
+use crate::task::{Range, Task};
 
 pub use self::header::{Entry, header};
 use self::reader::LONGEST_HEADER;
@@ -53,6 +53,9 @@ pub struct ModelIdentity {
     #[n(4)]
     #[cbor(skip_if = "is_default")]
     pub task: Task,
+    /// Of a regression: what outputs of 0 and 1 stand for.
+    #[n(5)]
+    pub range: Option<Range>,
 }
 
 impl ModelIdentity {
@@ -89,6 +92,9 @@ impl ModelIdentity {
         }
         if self.inputs != wanted.inputs {
             return Err(ModelFileError::OtherInputs);
+        }
+        if self.range != wanted.range {
+            return Err(ModelFileError::OtherRange);
         }
         if self.task != wanted.task {
             return Err(ModelFileError::OtherTask { file: self.task.name(), wanted: wanted.task.name() });
@@ -148,7 +154,7 @@ impl ModelFile {
 
     /// What the file says of itself for people and for other programs, key by key.
     pub fn about(&self) -> BTreeMap<&'static str, String> {
-        let ModelIdentity { graph, preprocessing, labels, inputs, task } = &self.identity;
+        let ModelIdentity { graph, preprocessing, labels, inputs, task, range } = &self.identity;
         let mut about = BTreeMap::from([
             ("graph_hash", graph.hash().to_string()),
             ("labels", json!(labels).to_string()),
@@ -160,6 +166,9 @@ impl ModelFile {
         }
         if !is_default(task) {
             about.insert("task", task.name().to_owned());
+        }
+        if let Some(range) = range {
+            about.insert("range", json!(range).to_string());
         }
         for (key, treatment) in [("frozen", Treatment::Frozen), ("local", Treatment::Local)] {
             let names = graph.names(treatment);
@@ -308,6 +317,9 @@ pub enum ModelFileError {
         /// The file's task.
         task: &'static str,
     },
+    /// Outputs stand for other values.
+    #[error("the file's outputs stand for values in another range than the study's")]
+    OtherRange,
     /// A model that answers another question.
     #[error("the file is of a task of {file}, wanted is {wanted}")]
     OtherTask {
@@ -329,6 +341,7 @@ impl Plan {
             labels: self.data.labels.clone(),
             inputs: self.data.inputs.clone(),
             task: self.data.task,
+            range: self.data.range,
         }
     }
 }

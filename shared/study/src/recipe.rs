@@ -93,6 +93,11 @@ impl Training {
         self.0.loss
     }
 
+    /// The same recipe with another loss.
+    pub(crate) fn with_loss(self, loss: Loss) -> Result<Self, RecipeError> {
+        Self::try_from(Written { loss, ..self.0 })
+    }
+
     /// Share of every label that is spread evenly over all classes (Szegedy et al. 2016); 0 for none.
     pub const fn label_smoothing(&self) -> f64 {
         self.0.label_smoothing
@@ -330,6 +335,10 @@ impl TryFrom<Written> for Training {
         if let Loss::Focal { gamma } = written.loss {
             let fits = gamma > 0.0 && gamma <= MAX_GAMMA;
             finite("loss.gamma", gamma, fits, "a number above 0 and at most 10, for example 2.0")?;
+        }
+        if let Loss::Huber { delta } = written.loss {
+            let fits = delta > 0.0 && delta <= 1.0;
+            finite("loss.delta", delta, fits, "a share of the range above 0 and at most 1, for example 0.1")?;
         }
         let has_labels = matches!(written.loss, Loss::CrossEntropy | Loss::DiceCrossEntropy);
         if !has_labels && written.label_smoothing != 0.0 {

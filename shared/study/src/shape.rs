@@ -108,12 +108,8 @@ pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphE
         shape = trace.pass(&LayerName::top(index), layer, shape)?;
     }
     trace.check_kept()?;
-    let (Shape::Row(classes) | Shape::Image([classes, ..])) = shape;
     if matches!(shape, Shape::Image([_, rows, columns]) if [rows, columns] != [height, width]) {
         return Err(GraphError::NoScores { shape, height, width });
-    }
-    if classes < 2 {
-        return Err(GraphError::TooFewClasses(classes));
     }
     if trace.parameters.is_empty() {
         return Err(GraphError::NothingToTrain);

@@ -42,7 +42,8 @@ std = 0.17
 #     inputs = [{ column = "age", mean = 53.0, std = 9.6 }, { column = "pain", is = "4" }]: (age - 53) / 9.6, and 1 or 0
 # task = "classification"            # each case has one label; or "ordinal": labels are grades in ascending order;
 #     or "multi-label": a case has any number of them, which are findings (in a table: effusion|nodule, or none);
-#     or "segmentation": each picture has a mask, labels are classes of its pixels and the first is the background (preset = "unet2d")
+#     or "segmentation": each picture has a mask, labels are classes of its pixels and the first is the background (preset = "unet2d");
+#     or "regression": each case has a number between the ends of range = [0.0, 120.0], and labels is its name alone
 # holdout = 0.2                      # share of patients held out, where the source has no split of its own
 # minimum_cases = 10                 # a site with fewer labelled, usable cases does not upload
 # smallest_usable_share = 0.9        # a site with a smaller share of usable items sits the round out
@@ -63,7 +64,8 @@ epochs = 1                           # or steps = N: as much work for a large si
 #     or { milestones = { at = [0.5, 0.75], factor = 0.1 } }: after half and three quarters of all rounds
 # sampling = "shuffled"              # every case once an epoch; or "balanced": each class of a hospital equally often
 # loss = "cross-entropy"             # or { kind = "focal", gamma = 2.0 }: what is told apart already counts little;
-#     or, of grades, "earth-mover": a grade further from the true one costs more; or, of masks, "dice-cross-entropy"
+#     or, of grades, "earth-mover": a grade further from the true one costs more; or, of masks, "dice-cross-entropy";
+#     of numbers "squared-error", "absolute-error" or { kind = "huber", delta = 0.1 }
 # label_smoothing = 0.0              # share of a label that is spread over all classes; 0.1 is usual
 # augment = { flip = false, crop = 0, rotate = 0.0, zoom = 0.0, brightness = 0.0, contrast = 0.0, noise = 0.0, erase = 0, mixup = 0.0 }
 #     mirror; shift by up to so many pixels; turn by up to so many degrees; enlarge by up to 1 +- zoom; brightness, contrast

@@ -69,7 +69,14 @@ fn model(origin: Option<Origin>) -> Vec<u8> {
     let labels = vec!["normal".to_owned(), "pneumonia".to_owned()];
     let (model, graph) = (vec![0.5; graph().len()], graph());
     ModelFile {
-        identity: ModelIdentity { graph, preprocessing, labels, inputs: None, task: Task::Classification },
+        identity: ModelIdentity {
+            graph,
+            preprocessing,
+            labels,
+            inputs: None,
+            task: Task::Classification,
+            range: None,
+        },
         origin,
         model,
     }

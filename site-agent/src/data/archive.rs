@@ -78,7 +78,7 @@ pub(super) fn load(
                 } else {
                     Ok(Vec::new())
                 };
-                let label = criteria.label_of_numbers(&numbers).ok_or(Reason::UnknownLabel);
+                let label = criteria.label_of_numbers(&numbers).ok_or(criteria.unlabelled());
                 match label.and_then(|label| Ok((label, mask?))) {
                     Ok((label, mask)) => {
                         let values = picture(begun, pixels)?.fitted(target);
@@ -128,7 +128,7 @@ fn unlabelled(begun: &Begun, reason: Reason, numbers: &[u16]) -> Quarantined {
         line: None,
         column: None,
         reached: Stage::Decoded,
-        written: (reason == Reason::UnknownLabel)
+        written: (reason != Reason::MaskClass)
             .then(|| LocalText::new(numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" "))),
         reason,
     }

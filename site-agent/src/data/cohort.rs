@@ -267,6 +267,7 @@ fn fingerprint(shape: [u32; 3], sides: &[Part; 2]) -> Hash {
                 Label::Class(class) => hasher.update(&class.to_le_bytes()),
                 Label::Findings(set) => hasher.update(&set.to_le_bytes()),
                 Label::Mask => hasher.update(&[]),
+                Label::Value(measure) => hasher.update(&measure.share().to_le_bytes()),
             }
         }
         hasher.update(masks);

@@ -145,7 +145,8 @@ impl Loader<'_> {
         let decoded =
             self.decode(format, content, bytes).map_err(|reason| Stop::new(Stage::Retrieved, reason))?;
         let Some(label) = self.criteria.label_of_text(row.label.reveal()) else {
-            return Err(Stop::at("label", Stage::Decoded, Reason::UnknownLabel, Some(&row.label)));
+            let reason = self.criteria.unlabelled();
+            return Err(Stop::at("label", Stage::Decoded, reason, Some(&row.label)));
         };
         let mask = match &row.mask {
             Some(mask) => self.mask(mask, &decoded.facts).map_err(|reason| {

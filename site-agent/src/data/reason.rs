@@ -223,6 +223,9 @@ pub enum Reason {
     /// A mask of a picture that its header turns: was the mask drawn before or after?
     #[n(32)]
     MaskOfTurned,
+    /// Its label is no number in the study's range.
+    #[n(33)]
+    OutOfRange,
 }
 
 impl Reason {
@@ -262,6 +265,7 @@ impl Reason {
             Self::MaskSize => "mask_size",
             Self::MaskClass => "mask_class",
             Self::MaskOfTurned => "mask_of_turned_picture",
+            Self::OutOfRange => "out_of_range",
         }
     }
 
@@ -311,6 +315,7 @@ impl Reason {
             Self::NotAMask => "its mask is not a grey PNG file",
             Self::MaskSize => "its mask has other rows or columns than the picture",
             Self::MaskClass => "its mask has a value that stands for none of the study's labels",
+            Self::OutOfRange => "its label is no number between the study's lowest and highest",
             Self::MaskOfTurned => {
                 "its header turns the picture, and nothing says whether its mask is turned as well"
             }
@@ -363,6 +368,9 @@ impl Reason {
                 "Write 0 for the study's first label, 1 for the second, and so on; with two labels 255 also stands for the second."
                     .to_owned()
             }
+            Self::OutOfRange => {
+                "Correct it, in the unit that the study's range has; tell the consortium if such values are right.".to_owned()
+            }
             Self::MaskOfTurned => "Export the picture upright, and draw the mask on that.".to_owned(),
         }
     }
@@ -404,6 +412,7 @@ pub(crate) fn examples() -> Vec<Reason> {
         Reason::MaskSize,
         Reason::MaskClass,
         Reason::MaskOfTurned,
+        Reason::OutOfRange,
     ]
 }
 

@@ -125,7 +125,7 @@ fn candidate(
     }
     match criteria.label_of_text(row.label.reveal()) {
         Some(label) => Ok((label, written_side, values)),
-        None => Err(stop(Stage::Decoded, Reason::UnknownLabel, "label", Some(&row.label))),
+        None => Err(stop(Stage::Decoded, criteria.unlabelled(), "label", Some(&row.label))),
     }
 }
 

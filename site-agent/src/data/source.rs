@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use consilium_study::data::Input;
-use consilium_study::task::{Label, Task};
+use consilium_study::task::{Label, Range, Task};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+
+use super::reason::Reason;
 
 /// Where the cases are: the `[data]` table of a site's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +154,8 @@ pub struct Criteria {
     pub labels: Vec<String>,
     /// Whether a case has one of them, or any number.
     pub task: Task,
+    /// Of a regression: between which values a case lies.
+    pub range: Option<Range>,
     /// What a case is.
     pub case: Case,
     /// Share of patients held out where the source has no split of its own, from 0 to below 1.
@@ -172,6 +176,7 @@ impl Criteria {
                 return Some(Label::Class(u16::try_from(place(text)?).ok()?));
             }
             Task::Segmentation => return Some(Label::Mask),
+            Task::Regression => return self.value(text.parse().ok()?),
             Task::MultiLabel => {}
         }
         if place(text).is_none() && NO_FINDINGS.iter().any(|none| text.eq_ignore_ascii_case(none)) {
@@ -183,10 +188,19 @@ impl Criteria {
         Some(Label::Findings(set))
     }
 
+    fn value(&self, value: f64) -> Option<Label> {
+        Some(Label::Value(self.range?.measure(value)?))
+    }
+
+    /// Why a text or numbers are no label.
+    pub(super) fn unlabelled(&self) -> Reason {
+        if self.task == Task::Regression { Reason::OutOfRange } else { Reason::UnknownLabel }
+    }
+
     /// How many numbers an archive has for the label of a case; that of a mask does not matter.
     pub(super) fn numbers_in_label(&self) -> Option<usize> {
         match self.task {
-            Task::Classification | Task::Ordinal => Some(1),
+            Task::Classification | Task::Ordinal | Task::Regression => Some(1),
             Task::MultiLabel => Some(self.labels.len()),
             Task::Segmentation => None,
         }
@@ -208,14 +222,20 @@ impl Criteria {
                 Label::Findings(set)
             }
             Task::Segmentation => Label::Mask,
+            Task::Regression => {
+                let &[value] = numbers else { return None };
+                self.value(value.into())?
+            }
         };
         label.fits(self.task, self.labels.len()).then_some(label)
     }
 
     /// A label in words, as a table has it.
     pub(super) fn words(&self, label: Label) -> String {
-        if label == Label::Mask {
-            return "by its mask".to_owned();
+        match (label, self.range) {
+            (Label::Mask, _) => return "by its mask".to_owned(),
+            (Label::Value(measure), Some(range)) => return format!("{:.6}", range.value(measure.share())),
+            _ => {}
         }
         let names = self.labels.iter().enumerate().filter(|(place, _)| label.holds(*place));
         let names: Vec<&str> = names.map(|(_, name)| name.as_str()).collect();
@@ -241,6 +261,7 @@ mod tests {
         let of = |task| Criteria {
             labels: ["mass", "nodule", "effusion"].map(str::to_owned).to_vec(),
             task,
+            range: None,
             case: Case::Row(Vec::new()),
             holdout: 0.0,
         };
@@ -271,6 +292,31 @@ mod tests {
         for numbers in [&[0, 0, 0, 1][..], &[0, 2, 0], &[1; 70]] {
             assert_eq!(findings.label_of_numbers(numbers), None, "{numbers:?}");
         }
+    }
+
+    #[test]
+    fn a_value_is_a_number_in_its_range() {
+        let range = Range { low: 0.0, high: 120.0 };
+        let ages = Criteria {
+            labels: vec!["age".to_owned()],
+            task: Task::Regression,
+            range: Some(range),
+            case: Case::Row(Vec::new()),
+            holdout: 0.0,
+        };
+        for (text, value) in
+            [("30", Some(30.0)), ("7.5", Some(7.5)), ("121", None), ("-1", None), ("old", None)]
+        {
+            assert_eq!(
+                ages.label_of_text(text),
+                value.map(|value| Label::Value(range.measure(value).unwrap())),
+                "{text}"
+            );
+        }
+        assert_eq!(ages.words(ages.label_of_text("7.5").unwrap()), "7.500000");
+        assert_eq!(ages.label_of_numbers(&[30]), ages.label_of_text("30"));
+        assert_eq!((ages.label_of_numbers(&[121]), ages.label_of_numbers(&[1, 1])), (None, None));
+        assert_eq!(ages.unlabelled(), Reason::OutOfRange);
     }
 
     #[test]

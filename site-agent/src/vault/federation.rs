@@ -233,6 +233,7 @@ impl Federation {
             labels: data.labels.clone(),
             inputs: None,
             task: data.task,
+            range: None,
         };
         let file =
             ModelFile { identity: identity.clone(), origin: None, model: initial(&draft.model, draft.seed) };

@@ -4,14 +4,18 @@ use consilium_study::document::Study;
 use consilium_study::graph::ParameterSpec;
 use consilium_study::task::Task;
 
-/// The largest loss of a starting model that is accepted, in nats: `trap_factor` times the last one, which
+/// The largest loss of a starting model that is accepted, in nats, or of values in shares of their range: `trap_factor` times the last one, which
 /// counts as at least what guessing among `classes` costs, of a case or of each pixel, or of findings whether each is there.
 ///
 /// Where cases are few or of one class, the loss of honest models goes up and down by more than any factor: a
 /// hospital with one class in the demo went from 0.06 to 1.6 nats in one round and back in the next.
 pub(super) fn most_loss(last: f64, trap_factor: f64, task: Task, classes: usize) -> f64 {
-    let answers = if task.has_classes() { classes.max(2) } else { 2 };
-    let guess = (answers as f64).ln();
+    let guess = match task {
+        Task::MultiLabel => 2_f64.ln(),
+        // The middle of the range, of values that may be anywhere.
+        Task::Regression => 0.25,
+        Task::Classification | Task::Ordinal | Task::Segmentation => (classes.max(2) as f64).ln(),
+    };
     trap_factor * last.max(guess)
 }
 
@@ -48,6 +52,7 @@ mod tests {
         assert!(6.9 * guess < most_loss(1e-3, 3.0, Task::Ordinal, 5));
         assert!(4.0 * guess > most_loss(1e-3, 3.0, Task::MultiLabel, 5));
         assert!(6.9 * guess < most_loss(1e-3, 3.0, Task::Segmentation, 5));
+        assert!((most_loss(1e-3, 3.0, Task::Regression, 1) - 0.75).abs() < 1e-12);
         let most = most_loss(1.0, 3.0, Task::Classification, 2);
         assert!(2.9 < most && 3.1 > most);
     }

@@ -18,6 +18,7 @@ fn criteria(labels: &[&str]) -> Criteria {
     Criteria {
         labels: labels.iter().map(|label| (*label).to_owned()).collect(),
         task: Task::Segmentation,
+        range: None,
         case: Case::Picture(target(1, 2, 2)),
         holdout: 0.0,
     }

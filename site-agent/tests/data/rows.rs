@@ -20,7 +20,13 @@ fn inputs() -> Vec<Input> {
 }
 
 fn criteria(case: Case) -> Criteria {
-    Criteria { labels: vec!["well".into(), "sick".into()], task: Task::Classification, case, holdout: 0.5 }
+    Criteria {
+        labels: vec!["well".into(), "sick".into()],
+        task: Task::Classification,
+        range: None,
+        case,
+        holdout: 0.5,
+    }
 }
 
 fn loaded(text: &str, site: Option<&str>) -> Result<Cohort, LoadError> {

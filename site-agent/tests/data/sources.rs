@@ -23,6 +23,7 @@ fn criteria() -> Criteria {
     Criteria {
         labels: vec!["normal".into(), "sick".into()],
         task: Task::Classification,
+        range: None,
         case: Case::Picture(target(1, 4, 4)),
         holdout: 0.3,
     }
@@ -398,8 +399,13 @@ fn an_archive_of_findings_has_a_number_for_each() {
     write_array(&mut npz, "train_labels", &[4, 3], &[0, 0, 0, 1, 0, 1, 1, 2, 0, 0, 1, 0]);
     drop(npz);
     let labels = ["mass", "nodule", "effusion"].map(str::to_owned).to_vec();
-    let findings =
-        Criteria { labels, task: Task::MultiLabel, case: Case::Picture(target(1, 2, 2)), holdout: 0.0 };
+    let findings = Criteria {
+        labels,
+        task: Task::MultiLabel,
+        range: None,
+        case: Case::Picture(target(1, 2, 2)),
+        holdout: 0.0,
+    };
     let cohort = archive(&path, &findings).unwrap();
     assert_eq!(cohort.train.labels(), [0b000, 0b101, 0b010].map(Label::Findings));
     let [unknown] = &cohort.quarantine[..] else { panic!("one label is no set of findings") };

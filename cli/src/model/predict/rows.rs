@@ -36,10 +36,8 @@ pub(super) fn run(
             }
             for finding in findings(file, link, inputs, &columns, &together)? {
                 let count = match finding {
-                    Finding::Class { .. } | Finding::Findings { .. } | Finding::Areas { .. } => {
-                        &mut counts.scored
-                    }
                     Finding::Unreadable { .. } => &mut counts.failed,
+                    _ => &mut counts.scored,
                 };
                 *count += 1;
                 let line = Line { file: table.display().to_string(), row: numbers.next(), finding };

@@ -2,6 +2,7 @@ use super::*;
 
 use consilium_rounds::reason::CandidateRefusal;
 use consilium_rounds::status::{Kind, LineState, RoundLine};
+use consilium_study::metric::Metric;
 
 fn line() -> RoundLine {
     RoundLine {

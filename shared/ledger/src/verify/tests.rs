@@ -117,7 +117,7 @@ fn foreign_signers_are_refused() {
     assert!(replace(2, Record::Acceptance(by_coordinator).into()).1.contains("it takes a site"));
     // A site tells what only the coordinator may tell.
     let told = Sealed::of(
-        &Happened::Adoption(world.adoption(&world.evaluate())),
+        &Happened::Adoption(Box::new(world.adoption(&world.evaluate()))),
         world.study.hash(),
         &world.sites[0],
     );

@@ -1,10 +1,11 @@
 //! Counts over held-out cases, as integers that add.
 
-use consilium_study::task::Label;
+use consilium_study::task::{Label, Task, held};
 
 use super::areas::{AREA_WORDS, AreaCounts, overlaps};
 use super::labelled::LabelledCounts;
 use super::shape::EvaluationShape;
+use super::values::ValueCounts;
 use super::{Wide, clipped, fixed};
 
 /// What is known of a case that was scored.
@@ -47,6 +48,8 @@ pub(super) enum Detail {
     Labelled(LabelledCounts),
     /// Of cases with masks: every class but the background.
     Areas(Vec<AreaCounts>),
+    /// Of cases with a value.
+    Values(ValueCounts),
 }
 
 /// Why words are no counts. A site may have sent anything: masks hide it until the sum is open.
@@ -68,17 +71,19 @@ pub enum MalformedCounts {
 impl EvaluationCounts {
     /// Counts of no case.
     pub fn new(shape: EvaluationShape) -> Self {
-        let detail = if shape.task().is_dense() {
-            Detail::Areas(vec![AreaCounts::default(); shape.areas()])
-        } else {
-            Detail::Labelled(LabelledCounts::new(shape))
+        let detail = match shape.task() {
+            Task::Segmentation => Detail::Areas(vec![AreaCounts::default(); shape.areas()]),
+            Task::Regression => Detail::Values(ValueCounts::default()),
+            Task::Classification | Task::Ordinal | Task::MultiLabel => {
+                Detail::Labelled(LabelledCounts::new(shape))
+            }
         };
         let (loss, start_loss) = Default::default();
         Self { shape, cases: 0, declines: 0, loss, start_loss, detail }
     }
 
-    /// Adds one case: the candidate's probabilities, one per class, or of pixels `[pixels, classes]`; the starting model's
-    /// [`loss`]; and the truth.
+    /// Adds one case: the candidate's probabilities, one per class, or of pixels `[pixels, classes]`, or its output of a value;
+    /// the starting model's [`loss`]; and the truth.
     ///
     /// # Panics
     /// When the probabilities or the truth are not of the shape's task: both are this program's own.
@@ -101,6 +106,10 @@ impl EvaluationCounts {
                 for (area, (shared, both)) in areas.iter_mut().zip(&overlaps[1..]) {
                     area.add(*shared, *both);
                 }
+            }
+            (Detail::Values(values), Truth::Label(Label::Value(value))) => {
+                assert!(candidate.len() == 1, "one output");
+                values.add(candidate[0], value);
             }
             (_, truth) => panic!("{truth:?} is not what a {} asks for", self.shape.task().name()),
         }
@@ -125,6 +134,7 @@ impl EvaluationCounts {
         match &self.detail {
             Detail::Labelled(counts) => counts.write(&mut words),
             Detail::Areas(areas) => words.extend(areas.iter().flat_map(|area| area.words())),
+            Detail::Values(values) => words.extend(values.words().as_flattened()),
         }
         words
     }
@@ -137,11 +147,18 @@ impl EvaluationCounts {
         let mut rest = words;
         let [cases, declines] = [(); 2].map(|()| take(&mut rest, 1)[0]);
         let [loss, start_loss] = [(); 2].map(|()| take_wide(&mut rest));
-        let detail = if shape.task().is_dense() {
-            let areas = rest.as_chunks::<AREA_WORDS>().0;
-            Detail::Areas(areas.iter().copied().map(AreaCounts::from_words).collect())
-        } else {
-            Detail::Labelled(LabelledCounts::read(shape, &mut rest))
+        let detail = match shape.task() {
+            Task::Segmentation => {
+                let areas = rest.as_chunks::<AREA_WORDS>().0;
+                Detail::Areas(areas.iter().copied().map(AreaCounts::from_words).collect())
+            }
+            Task::Regression => {
+                let values = rest.as_chunks::<2>().0.first_chunk().copied();
+                Detail::Values(values.map(ValueCounts::from_words).unwrap_or_default())
+            }
+            Task::Classification | Task::Ordinal | Task::MultiLabel => {
+                Detail::Labelled(LabelledCounts::read(shape, &mut rest))
+            }
         };
         let counts = Self { shape, cases, declines, loss, start_loss, detail };
         counts.check()?;
@@ -161,6 +178,8 @@ impl EvaluationCounts {
             Detail::Labelled(counts) => counts.check(self.cases),
             Detail::Areas(areas) if areas.iter().all(|area| area.is_possible(self.cases)) => Ok(()),
             Detail::Areas(_) => Err(MalformedCounts::Inconsistent("a Dice coefficient")),
+            Detail::Values(values) if values.is_possible(self.cases) => Ok(()),
+            Detail::Values(_) => Err(MalformedCounts::Inconsistent("an error of values")),
         }
     }
 }
@@ -186,7 +205,8 @@ pub(crate) fn likelier(probability: f32) -> (f64, bool) {
     if probability < 0.5 { (1.0 - probability, false) } else { (probability, true) }
 }
 
-/// Clipped cross-entropy of the truth, in nats; of findings the mean over them, of a mask over its pixels, each clipped.
+/// Clipped cross-entropy of the truth, in nats; of findings the mean over them, of a mask over its pixels, each clipped. Of a
+/// value the absolute error, as a share of the range.
 ///
 /// # Panics
 /// When there is no probability for a class.
@@ -194,6 +214,7 @@ pub fn loss<'a>(probabilities: &[f32], truth: impl Into<Truth<'a>>) -> f64 {
     let of = |place: usize| clipped(-f64::from(probabilities[place]).ln());
     match truth.into() {
         Truth::Label(Label::Class(class)) => of(class.into()),
+        Truth::Label(Label::Value(value)) => (held(probabilities[0].into()) - value.share()).abs(),
         Truth::Label(label) => {
             let each = (0..probabilities.len()).map(|place| {
                 if label.holds(place) {

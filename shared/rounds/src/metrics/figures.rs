@@ -19,7 +19,7 @@ pub struct Figures {
     /// Held-out cases behind the figures.
     #[n(0)]
     pub cases: u64,
-    /// Mean clipped cross-entropy.
+    /// Mean clipped cross-entropy; of values the mean absolute error as a share of their range.
     #[n(1)]
     pub loss: f64,
     /// The same for the starting model, over the same cases.
@@ -66,6 +66,18 @@ pub struct Figures {
     #[n(15)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dice: Option<f64>,
+    /// Of values: the mean absolute error, in the unit of the labels.
+    #[n(16)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mae: Option<f64>,
+    /// Of values: the root of the mean squared error, in the unit of the labels.
+    #[n(17)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rmse: Option<f64>,
+    /// Of values: the share of the variance between cases that is explained. None where all have one value.
+    #[n(18)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
     /// 95 % intervals.
     #[n(14)]
     #[cbor(skip_if = "Intervals::is_empty")]
@@ -86,6 +98,9 @@ impl Figures {
             Metric::Ece => self.calibration_error,
             Metric::Kappa => self.kappa,
             Metric::Dice => self.dice,
+            Metric::Mae => self.mae,
+            Metric::Rmse => self.rmse,
+            Metric::R2 => self.r2,
         }
     }
 
@@ -116,6 +131,14 @@ impl EvaluationCounts {
                 figures.dice = mean(seen().filter_map(AreaCounts::mean));
                 let interval = interval::of_mean(seen().map(AreaCounts::interval));
                 figures.intervals.extend(interval.map(|interval| (Metric::Dice, interval)));
+            }
+            Detail::Values(values) => {
+                let (errors, span) = (values.errors(self.cases), self.shape.span());
+                (figures.mae, figures.rmse) =
+                    (Some(span * errors.mean), Some(span * errors.root_mean_square));
+                figures.r2 = errors.explained;
+                let interval = errors.interval.map(|limits| limits.map(|limit| span * limit));
+                figures.intervals.extend(interval.map(|interval| (Metric::Mae, interval)));
             }
         }
         Some(figures)

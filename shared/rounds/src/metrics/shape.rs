@@ -1,10 +1,11 @@
 //! What is counted over held-out cases, and in how many words.
 
-use consilium_study::task::Task;
+use consilium_study::task::{Range, Task};
 use minicbor::{Decode, Encode};
 
 use super::areas::AREA_WORDS;
 use super::temperature::TEMPERATURES;
+use super::values::VALUE_WORDS;
 
 /// Bins of the confidence diagram behind the calibration error.
 pub(crate) const CONFIDENCE_BINS: usize = 16;
@@ -29,6 +30,8 @@ pub struct EvaluationShape {
     #[n(4)]
     #[cbor(skip_if = "is_default")]
     is_calibrated: bool,
+    #[n(5)]
+    range: Option<Range>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -38,8 +41,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 /// Why a shape cannot be counted.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum InvalidShape {
-    /// Fewer than two classes.
-    #[error("an evaluation needs at least two classes, not {0}")]
+    /// No class.
+    #[error("an evaluation needs a class, not {0}")]
     Classes(u16),
     /// No bins, or more than the federation publishes.
     #[error("a score histogram has 2 to 256 bins, not {0}")]
@@ -52,7 +55,7 @@ pub enum InvalidShape {
 impl EvaluationShape {
     /// Checks and makes a shape of a classification whose temperature is not fitted.
     pub fn new(classes: u16, bins: u16, operating_point: f64) -> Result<Self, InvalidShape> {
-        if classes < 2 {
+        if classes == 0 {
             return Err(InvalidShape::Classes(classes));
         }
         if !(2..=256).contains(&bins) {
@@ -62,13 +65,24 @@ impl EvaluationShape {
             return Err(InvalidShape::OperatingPoint(operating_point));
         }
         let (task, is_calibrated) = Default::default();
-        Ok(Self { classes, bins, operating_point, task, is_calibrated })
+        Ok(Self { classes, bins, operating_point, task, is_calibrated, range: None })
     }
 
     /// The shape for another task.
     #[must_use]
     pub const fn of_task(self, task: Task) -> Self {
         Self { task, ..self }
+    }
+
+    /// The shape for values in a range.
+    #[must_use]
+    pub const fn in_range(self, range: Option<Range>) -> Self {
+        Self { range, ..self }
+    }
+
+    /// What errors of values are told in: the range's own unit, or shares of it.
+    pub(crate) fn span(&self) -> f64 {
+        self.range.map_or(1.0, Range::span)
     }
 
     /// The shape with losses at several temperatures, or without.
@@ -104,7 +118,7 @@ impl EvaluationShape {
 
     /// Classes of pixels whose areas are compared: all but the background.
     pub(crate) fn areas(&self) -> usize {
-        self.classes() - 1
+        self.classes().saturating_sub(1)
     }
 
     /// Entries of the confusion matrix; findings have none, because they do not exclude each other.
@@ -123,8 +137,10 @@ impl EvaluationShape {
 
     /// Ring words that the counts take.
     pub fn words(&self) -> usize {
-        if self.task.is_dense() {
-            return COMMON_WORDS + self.areas() * AREA_WORDS;
+        match self.task {
+            Task::Segmentation => return COMMON_WORDS + self.areas() * AREA_WORDS,
+            Task::Regression => return COMMON_WORDS + VALUE_WORDS,
+            Task::Classification | Task::Ordinal | Task::MultiLabel => {}
         }
         let per_score = 2 + 2 * self.bins();
         let (brier, diagram) = (2, CONFIDENCE_BINS * CONFIDENCE_WORDS);

@@ -33,7 +33,7 @@ pub(crate) fn tempered_losses(probabilities: &[f32], label: Label) -> impl Itera
                 let others = others.map(|(_, &probability)| f64::from(probability).powf(power)).sum();
                 of(probabilities[class].into(), others)
             }
-            Label::Findings(_) | Label::Mask => {
+            Label::Findings(_) | Label::Mask | Label::Value(_) => {
                 let each = probabilities.iter().enumerate().map(|(place, &probability)| {
                     let there = f64::from(probability);
                     let (true_one, other) =

@@ -1,5 +1,5 @@
 use consilium_study::metric::Metric;
-use consilium_study::task::{Label, Task};
+use consilium_study::task::{Label, Range, Task};
 use proptest::prelude::*;
 use std::f64::consts::LN_2;
 
@@ -184,6 +184,26 @@ fn areas_have_the_limits_of_a_mean_over_pictures() {
     );
 }
 
+#[test]
+fn errors_are_told_in_the_unit_of_the_labels() {
+    let range = Range { low: 20.0, high: 100.0 };
+    let shape = shape(1, 16).of_task(Task::Regression).in_range(Some(range));
+    let mut counts = EvaluationCounts::new(shape);
+    // 8 and 16 off, and one beyond the end, which counts as the end.
+    for (output, value) in [(0.5, 68.0), (0.25, 24.0), (7.0, 100.0)] {
+        counts.add(&[output], 0.5, Label::Value(range.measure(value).unwrap()));
+    }
+    let figures = EvaluationCounts::from_words(shape, &counts.to_words()).unwrap().figures().unwrap();
+    assert!((figures.mae.unwrap() - 8.0).abs() < 1e-4 && (figures.loss - 0.1).abs() < 1e-4);
+    assert!((figures.rmse.unwrap() - (320.0_f64 / 3.0).sqrt()).abs() < 1e-4);
+    let distances = [68.0, 24.0, 100.0].map(|value: f64| (value - 64.0).powi(2)).iter().sum::<f64>();
+    assert!((figures.r2.unwrap() - (1.0 - 320.0 / distances)).abs() < 1e-5);
+    let [low, high] = figures.intervals[&Metric::Mae];
+    let half = 1.959_963_985 * 8.0 / 3.0_f64.sqrt();
+    assert!(low.abs() < 1e-9 && (high - (8.0 + half)).abs() < 1e-3, "{low} {high}");
+    assert_eq!((figures.accuracy, figures.auroc, figures.dice), (None, None, None));
+}
+
 type Case = (Vec<f32>, Label);
 
 const KAPPA: f64 = 0.715_392_388_009_430_8;
@@ -218,7 +238,7 @@ fn cases(task: Task, columns: usize, bins: u16) -> impl Strategy<Value = Vec<Vec
         let label = match task {
             Task::Classification | Task::Ordinal => Label::Class(number % columns as u16),
             Task::MultiLabel => Label::Findings(number.into()),
-            Task::Segmentation => Label::Mask,
+            Task::Segmentation | Task::Regression => unreachable!("these are counted in other ways"),
         };
         (scores.into_iter().map(|bin| (f32::from(bin) + 0.5) / f32::from(bins)).collect(), label)
     });

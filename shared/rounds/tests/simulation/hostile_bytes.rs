@@ -36,11 +36,18 @@ fn machine(bytes: &[u8]) -> bool {
 }
 
 /// A shape of each number of words.
-fn shapes() -> [EvaluationShape; 5] {
+fn shapes() -> [EvaluationShape; 6] {
     let shape = EvaluationShape::new(3, 8, 0.5).unwrap();
     let (grades, findings) = (shape.of_task(Task::Ordinal), shape.of_task(Task::MultiLabel));
     let masks = shape.of_task(Task::Segmentation);
-    [grades, grades.calibrated(true), findings, findings.calibrated(true), masks]
+    [
+        grades,
+        grades.calibrated(true),
+        findings,
+        findings.calibrated(true),
+        masks,
+        shape.of_task(Task::Regression),
+    ]
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
@@ -124,9 +131,11 @@ fn strangers_bytes_are_read_faithfully_or_refused() {
                 Task::Classification | Task::Ordinal => Truth::Label(Label::Class(number)),
                 Task::MultiLabel => Truth::Label(Label::Findings(u64::from(number) + 3)),
                 Task::Segmentation => Truth::Mask(&mask),
+                Task::Regression => Truth::Label(Label::unknown(Task::Regression)),
             };
-            counts.add(&[0.2, 0.3, 0.5], 1.1, truth);
-            counts.add(&[0.7, 0.2, 0.1], 1.2, truth);
+            let outputs = if shape.task() == Task::Regression { 1 } else { 3 };
+            counts.add(&[0.2, 0.3, 0.5][..outputs], 1.1, truth);
+            counts.add(&[0.7, 0.2, 0.1][..outputs], 1.2, truth);
         }
         bytes(counts.to_words())
     });

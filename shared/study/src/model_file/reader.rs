@@ -8,6 +8,7 @@ use safetensors::tensor::Metadata;
 use super::{FORMAT, ModelFileError, ModelIdentity, Origin};
 use crate::canonical::Canonical as _;
 use crate::graph::ParameterSpec;
+use crate::task::{Range, Task};
 
 /// The longest header that is read, bytes. `resnet18` needs 20 KiB.
 pub(super) const LONGEST_HEADER: u64 = 4 << 20;
@@ -138,6 +139,10 @@ fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFil
     let (labels, classes) = (identity.labels.len(), identity.graph.classes());
     if labels != classes {
         return Err(ModelFileError::Labels { labels, classes });
+    }
+    let is_regression = identity.task == Task::Regression;
+    if is_regression != identity.range.is_some_and(Range::is_lawful) || is_regression != (classes == 1) {
+        return Err(ModelFileError::TaskOfGraph { task: identity.task.name() });
     }
     if identity.graph.is_dense() != identity.task.is_dense() {
         return Err(ModelFileError::TaskOfGraph { task: identity.task.name() });

@@ -270,6 +270,6 @@ fn a_graph_ends_in_a_row_or_in_a_mask() {
         "the graph ends in image 2x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
          image of 9x7 with one channel per class"
     );
-    assert_eq!(error_of(&conv(1, 1)), "the graph scores 1 classes, at least two are needed");
+    assert_eq!(error_of(&conv(1, 1)), "the graph scores 1 classes, the study has 2 labels");
     assert_eq!(error_of(&conv(3, 1)), "the graph scores 3 classes, the study has 2 labels");
 }

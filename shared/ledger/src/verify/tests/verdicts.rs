@@ -17,7 +17,7 @@ fn models_come_from_sums_and_verdicts_from_the_gate() {
     let change = |change: &dyn Fn(&mut Adoption)| {
         let mut adoption = good.clone();
         change(&mut adoption);
-        replace(15, &Happened::Adoption(adoption))
+        replace(15, &Happened::Adoption(Box::new(adoption)))
     };
     assert!(
         change(&|adoption| adoption.candidate = hash("other")).contains("did not evaluate this candidate")

@@ -251,17 +251,12 @@ impl World {
             loss: 0.5,
             start_loss: Some(0.7),
             auroc: Some(0.91),
-            accuracy: 0.85,
-            balanced_accuracy: 0.84,
-            sensitivity: None,
-            specificity: None,
-            brier: 0.2,
-            calibration_error: 0.05,
-            declines: 0,
-            kappa: None,
-            temperature: None,
-            calibrated_loss: None,
+            accuracy: Some(0.85),
+            balanced_accuracy: Some(0.84),
+            brier: Some(0.2),
+            calibration_error: Some(0.05),
             intervals: BTreeMap::from([(Metric::Auroc, [0.86, 0.96])]),
+            ..Figures::default()
         };
         let ctx = Context::new(fields.clone()).unwrap().hash();
         Adoption {
@@ -299,24 +294,24 @@ impl World {
         let proposed = |fields| self.told(&Happened::Proposed(self.proposed(fields)));
         let course = |course| Happened::Course { course, by: Principal::Coordinator };
         vec![
-            self.roster_record(),                                        // 0
-            self.proposal(&self.study, "operator/olga", &self.operator), // 1
-            self.accepts(0, 3),                                          // 2
-            self.accepts(1, 3),                                          // 3
-            self.accepts(2, 3),                                          // 4
-            self.accepts(3, 3),                                          // 5
-            self.epoch(),                                                // 6
-            self.context(train.clone()),                                 // 7
-            proposed(&train),                                            // 8
-            self.agreement(&train, 3),                                   // 9
-            self.opened(&train, Some(hash("candidate"))),                // 10
-            self.context(evaluate.clone()),                              // 11
-            proposed(&evaluate),                                         // 12
-            self.agreement(&evaluate, 3),                                // 13
-            self.opened(&evaluate, None),                                // 14
-            self.told(&Happened::Adoption(self.adoption(&evaluate))),    // 15
-            self.told(&course(Course::Close)),                           // 16
-            self.told(&Happened::Release(self.release())),               // 17
+            self.roster_record(),                                               // 0
+            self.proposal(&self.study, "operator/olga", &self.operator),        // 1
+            self.accepts(0, 3),                                                 // 2
+            self.accepts(1, 3),                                                 // 3
+            self.accepts(2, 3),                                                 // 4
+            self.accepts(3, 3),                                                 // 5
+            self.epoch(),                                                       // 6
+            self.context(train.clone()),                                        // 7
+            proposed(&train),                                                   // 8
+            self.agreement(&train, 3),                                          // 9
+            self.opened(&train, Some(hash("candidate"))),                       // 10
+            self.context(evaluate.clone()),                                     // 11
+            proposed(&evaluate),                                                // 12
+            self.agreement(&evaluate, 3),                                       // 13
+            self.opened(&evaluate, None),                                       // 14
+            self.told(&Happened::Adoption(Box::new(self.adoption(&evaluate)))), // 15
+            self.told(&course(Course::Close)),                                  // 16
+            self.told(&Happened::Release(self.release())),                      // 17
         ]
     }
 
