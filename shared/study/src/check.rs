@@ -42,6 +42,9 @@ pub const MAX_WEIGHT_CAP: u32 = 1 << 20;
 const MAX_TITLE: usize = 200;
 const MAX_LABEL: usize = 64;
 
+/// Share of the first round's learning rates that the last round's has to be where updates are divided by it.
+const SMALLEST_REACH: f64 = 1e-9;
+
 const SECOND: u64 = 1000;
 const DAY: u64 = 24 * 60 * 60 * SECOND;
 
@@ -351,6 +354,42 @@ fn rounds(plan: &Plan, rounds: &Rounds, f: &mut Findings) {
         MAX_ATTEMPTS_PER_EPOCH.into(),
     );
     pull(plan, f);
+    if rounds.strategy.keeps_control() {
+        control(plan, f);
+    }
+}
+
+/// What a control variate can be read off: the sum of plain steps, as many at every site, in a mean of all updates.
+fn control(plan: &Plan, f: &mut Findings) {
+    let training = &plan.training;
+    f.require(
+        training.optimiser() == Optimiser::Sgd { momentum: 0.0 },
+        "training.optimiser",
+        || "the control variates of \"scaffold\" are the mean gradients of plain steps, and other optimisers do not go along gradients".into(),
+        "write optimiser = \"sgd\" without momentum, or another strategy",
+    );
+    let reach = |round| training.reach(round, plan.rounds.count);
+    let Some(first) = reach(0) else {
+        return f.require(
+            false,
+            "training.steps",
+            || "\"scaffold\" compares sites that make equally many steps in a round, and with `epochs` the larger make more".into(),
+            "write `steps` in place of `epochs`, for example steps = 20",
+        );
+    };
+    let last = plan.rounds.count.saturating_sub(1);
+    f.require(
+        reach(last).is_some_and(|last| last.is_normal() && last >= SMALLEST_REACH * first),
+        "training.schedule",
+        || format!("in round {} the learning rate is below a billionth of the first, and \"scaffold\" divides by it", plan.rounds.count),
+        "write a schedule that shrinks it less",
+    );
+    f.require(
+        plan.aggregation.groups.is_none(),
+        "aggregation.groups",
+        || "the control variates of \"scaffold\" add up to their mean only where updates do".into(),
+        "leave groups out, or write another strategy",
+    );
 }
 
 /// Along a curvature of `mu` gradient descent stays in bounds up to a rate of `2 / mu`, with heavy-ball momentum

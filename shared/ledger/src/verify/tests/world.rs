@@ -169,6 +169,7 @@ impl World {
             weight_cap: self.study.aggregation.weight_cap,
             noise: 0,
             grouping: None,
+            control: None,
         }
     }
 
