@@ -42,8 +42,8 @@ pub const MAX_WEIGHT_CAP: u32 = 1 << 20;
 const MAX_TITLE: usize = 200;
 const MAX_LABEL: usize = 64;
 
-/// Share of the first round's learning rates that the last round's has to be where updates are divided by it.
-const SMALLEST_REACH: f64 = 1e-9;
+/// Largest mean gradient that may be read off an update, so that control variates and what follows from them are finite.
+const LARGEST_GRADIENT: f64 = 1e18;
 
 const SECOND: u64 = 1000;
 const DAY: u64 = 24 * 60 * 60 * SECOND;
@@ -368,8 +368,7 @@ fn control(plan: &Plan, f: &mut Findings) {
         || "the control variates of \"scaffold\" are the mean gradients of plain steps, and other optimisers do not go along gradients".into(),
         "write optimiser = \"sgd\" without momentum, or another strategy",
     );
-    let reach = |round| training.reach(round, plan.rounds.count);
-    let Some(first) = reach(0) else {
+    let Some(reach) = training.reach(plan.rounds.count.saturating_sub(1), plan.rounds.count) else {
         return f.require(
             false,
             "training.steps",
@@ -377,12 +376,16 @@ fn control(plan: &Plan, f: &mut Findings) {
             "write `steps` in place of `epochs`, for example steps = 20",
         );
     };
-    let last = plan.rounds.count.saturating_sub(1);
     f.require(
-        reach(last).is_some_and(|last| last.is_normal() && last >= SMALLEST_REACH * first),
-        "training.schedule",
-        || format!("in round {} the learning rate is below a billionth of the first, and \"scaffold\" divides by it", plan.rounds.count),
-        "write a schedule that shrinks it less",
+        plan.aggregation.longest_mean() / reach <= LARGEST_GRADIENT,
+        "training.learning_rate",
+        || {
+            format!(
+                "in round {} the learning rates of all steps add up to {reach:e}, and \"scaffold\" divides updates by that",
+                plan.rounds.count
+            )
+        },
+        "write a larger one, or a schedule that shrinks it less",
     );
     f.require(
         plan.aggregation.groups.is_none(),

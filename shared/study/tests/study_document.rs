@@ -430,7 +430,7 @@ fn control_variates_need_plain_steps_of_one_number() {
     for (optimiser, extent, schedule, wrong) in [
         (plain, "steps = 20", "\"cosine\"", None),
         (plain, "steps = 20", "{ step = { every = 1, factor = 0.5 } }", None),
-        (plain, "steps = 20", "{ step = { every = 1, factor = 1e-3 } }", Some("training.schedule")),
+        (plain, "steps = 20", "{ step = { every = 1, factor = 1e-3 } }", Some("training.learning_rate")),
         (plain, "epochs = 2", "\"cosine\"", Some("training.steps")),
         (heavy, "steps = 20", "\"cosine\"", Some("training.optimiser")),
         (adam, "steps = 20", "\"cosine\"", Some("training.optimiser")),
