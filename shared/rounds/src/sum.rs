@@ -2,7 +2,7 @@
 //!
 //! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
 //! same uploads, same seeds, same starting model, same bytes. Memory is one vector (one for each group, where groups are
-//! summed apart; two more for moments), one block of the model (of two with momentum) and one chunk a thread, whatever the
+//! summed apart; two more for moments, one for a mean of control variates), one block of the model (of two with momentum) and one chunk a thread, whatever the
 //! number of sites.
 
 use std::collections::BTreeMap;
