@@ -87,6 +87,25 @@ fn control_variates_are_of_a_training_and_of_its_members() {
     }
     let evaluation = ContextFields { purpose: Purpose::Evaluate, ..lawful.clone() };
     assert_eq!(refused(&mut federation, &evaluation), InvalidContext::Control);
+    // The example of the specification, section 5.
+    let rep = |byte| Hash::from_bytes([byte; 32]);
+    let sites = ["a", "b", "c"].iter().zip(10..).map(|(site, byte)| (site.parse().unwrap(), rep(byte)));
+    let example = Context::new(ContextFields {
+        study: rep(1),
+        roster: rep(2),
+        round: RoundNumber::new(1).unwrap(),
+        attempt: Attempt::new(5).unwrap(),
+        model: rep(7),
+        selection: Selection::new(sites).unwrap(),
+        thresholds: Thresholds::new(3, 3, 0).unwrap(),
+        layout: Layout::new(vec![Block { kind: BlockKind::Update, length: 4, range_exponent: 0 }], 2)
+            .unwrap(),
+        weight_cap: 4,
+        control: Some(Control { mean: rep(9), counted: vec![counted(1, 4), counted(3, 2)] }),
+        ..lawful.clone()
+    });
+    let ctx = "59e3b5cfc291512557b292d0784b76f6a27eee5ff22666f602c4405f4e526c8b";
+    assert_eq!(*example.unwrap().hash().hash(), ctx.parse().unwrap());
     // Another mean, or another variate of one site, is another context, and no mask of it fits.
     let mut other = lawful.clone();
     other.control.as_mut().unwrap().mean = Hash::of_bytes(b"other");
