@@ -193,8 +193,8 @@ pub fn strays(
         let mean = (f64::from(candidate[entry]) - f64::from(start[entry])) / server_rate;
         let expected = (1.0 - share) * before - share * (mean / reach);
         let most = place(after[entry]) + share * place(candidate[entry]) / (server_rate * reach);
-        // Written so that what is no number is astray.
-        !((f64::from(after[entry]) - expected).abs() <= most)
+        let off = (f64::from(after[entry]) - expected).abs();
+        off.is_nan() || off > most
     };
     graph.parameters().iter().find_map(|block| block.range().find(|entry| is_astray(block, *entry)))
 }

@@ -162,7 +162,10 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
             let strategy = study.rounds.strategy;
             let mut moments =
                 strategy.keeps_moments().then(|| [(); 2].map(|()| Vec::with_capacity(study.model.len())));
-            let mut control = job.variates.as_ref().map(|_| Vec::with_capacity(study.model.len()));
+            let mut control = job.variates.as_ref().map(|variates| {
+                let (attempt, round) = (job.context.attempt, job.context.round);
+                (Vec::with_capacity(study.model.len()), variates.share(attempt), reach(study, round))
+            });
             let so_far = job.context.control.as_ref().map(|control| control.mean);
             for (index, block) in study.model.parameters().iter().enumerate() {
                 let start = read(&job.context.model, index)?;
@@ -171,11 +174,9 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
                     Some([first, second]) => Some([read(first, index)?, read(second, index)?]),
                     None => first_moments(strategy, block),
                 };
-                if let (Some(control), Some(variates)) = (&mut control, &job.variates) {
+                if let Some((control, share, reach)) = &mut control {
                     let before = so_far.as_ref().map(|mean| read(mean, index)).transpose()?;
-                    let (share, reach) =
-                        (variates.share(job.context.attempt), reach(study, job.context.round));
-                    let mean = next_mean(block, share, reach, before.as_deref(), &next[block.range()]);
+                    let mean = next_mean(block, *share, *reach, before.as_deref(), &next[block.range()]);
                     if let Some(entry) = mean.iter().position(|entry| !entry.is_finite()) {
                         return Err(StrategyError::NotFinite(block.range().start + entry).into());
                     }
@@ -192,6 +193,7 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
                     }
                 }
             }
+            let control = control.map(|(control, ..)| control);
             Ok(Sum::Train { aggregate, candidate: next, figures, largest, moments, control })
         }
         Purpose::Evaluate => {

@@ -15,7 +15,7 @@ use crate::vector::{Ranges, train_layout};
 const MODEL: &str = "layers = [\n{ kind = \"conv2d\", filters = 2, kernel = 3 },\n{ kind = \"batch-norm\" },\n{ kind = \"conv2d\", filters = 1, kernel = 3 },\n{ kind = \"flatten\" },\n{ kind = \"linear\", outputs = 2 }]\nfrozen = [\"layers.0\"]\nlocal = [\"layers.2\"]\n";
 
 fn study(sites: usize, steps: u32) -> Study {
-    let sites: Vec<_> = (0..sites).map(|site| name(site)).collect();
+    let sites: Vec<_> = (0..sites).map(name).collect();
     let text = study_toml(&"s".parse().unwrap(), &sites)
         .replace(
             "# strategy = { kind = \"fedavg\", server_learning_rate = 1.0 }",

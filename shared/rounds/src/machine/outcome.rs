@@ -81,7 +81,7 @@ impl StudyMachine {
         });
         if let Some(run) = self.run_mut() {
             *run = Run {
-                step: Step::Evaluate { round, trained },
+                step: Step::Evaluate { round, trained: Box::new(trained) },
                 stage: Stage::Gathering(Gathering::begin(now)),
             };
         }
@@ -157,7 +157,11 @@ impl StudyMachine {
 
     /// Nobody can say how good the candidate is, and nothing waits for it.
     pub(super) fn conclude_unevaluated(&mut self, cause: Unevaluated, now: Timestamp, effects: &mut Effects) {
-        let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else { return };
+        let Some(Run { step: Step::Evaluate { round, trained: Box::new(trained) }, .. }) =
+            self.run().cloned()
+        else {
+            return;
+        };
         let verdict = if gate::is_too_long(&self.study, &trained.figures) {
             Verdict::Refused(CandidateRefusal::TooLong)
         } else {
@@ -212,7 +216,7 @@ impl StudyMachine {
         if !matches!(verdict, Verdict::Refused(_)) {
             self.model = trained.candidate;
             self.moments = trained.moments;
-            self.control = trained.control.clone();
+            self.control.clone_from(&trained.control);
             if self.is_crowded(trained) {
                 self.spread =
                     Some(self.spread.map_or(1, |spread| spread.saturating_add(1)).min(WIDEST_SPREAD));

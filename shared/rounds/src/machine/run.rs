@@ -109,7 +109,7 @@ pub(crate) enum Step {
         #[n(0)]
         round: RoundNumber,
         #[n(1)]
-        trained: Trained,
+        trained: Box<Trained>,
     },
 }
 
