@@ -225,13 +225,17 @@ fn fedprox_keeps_hospitals_together_that_train_long() {
 }
 
 /// The same hospitals, that train as long: their own control variates take their drift away, and the model of all is reached
-/// without a pull that has to be chosen. Nor does it matter that one of them comes every second round.
+/// without a pull that has to be chosen. So it is where the largest comes every second round only, and FedAvg follows
+/// whoever is there: its last model is worse than a guess.
 #[test]
 fn scaffold_reaches_the_best_model_of_all_where_hospitals_train_long() {
-    let plain = Federation::new("kind = \"fedavg\"", 30, 200).loss();
-    let scaffold = |away| Federation { away, ..Federation::new("kind = \"scaffold\"", 30, 200) }.loss();
-    let (corrected, some_away) = (scaffold(None), scaffold(Some(2)));
-    assert!(plain > 0.52 && corrected < 0.4425 && some_away < 0.4425, "{plain} {corrected} {some_away}");
+    let loss = |kind: &str, rounds, away| {
+        Federation { away, ..Federation::new(&format!("kind = \"{kind}\""), rounds, 200) }.loss()
+    };
+    let (plain, corrected) = (loss("fedavg", 30, None), loss("scaffold", 30, None));
+    assert!(plain > 0.52 && corrected < 0.4425, "{plain} {corrected}");
+    let (plain, corrected) = (loss("fedavg", 60, Some(2)), loss("scaffold", 60, Some(2)));
+    assert!(plain > 1.0 && corrected < 0.4425, "{plain} {corrected}");
 }
 
 /// Values on scales that differ a thousandfold: the step that suits the largest is far too small for the others, and an

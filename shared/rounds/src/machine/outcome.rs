@@ -157,9 +157,7 @@ impl StudyMachine {
 
     /// Nobody can say how good the candidate is, and nothing waits for it.
     pub(super) fn conclude_unevaluated(&mut self, cause: Unevaluated, now: Timestamp, effects: &mut Effects) {
-        let Some(Run { step: Step::Evaluate { round, trained: Box::new(trained) }, .. }) =
-            self.run().cloned()
-        else {
+        let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else {
             return;
         };
         let verdict = if gate::is_too_long(&self.study, &trained.figures) {
