@@ -80,13 +80,14 @@ impl Task<'_> {
         &self,
         correction: &Correction<'_>,
         words: &[u32],
-    ) -> Result<Option<OwnVariate>, DecodeError> {
+    ) -> Result<Option<Box<OwnVariate>>, DecodeError> {
         if !self.study.rounds.strategy.keeps_control() {
             return Ok(None);
         }
         // A sum over this site alone: what its update counts for in any other.
         let sent = Zeroizing::new(decode(&self.job.context, words.to_vec())?.update);
         let (before, entries) = (correction.before, correction.entries.as_deref());
-        Ok(Some(OwnVariate::after(self.study, &self.job.context, before, entries, &sent)))
+        let after = OwnVariate::after(self.study, &self.job.context, before, entries, &sent);
+        Ok(Some(Box::new(after)))
     }
 }

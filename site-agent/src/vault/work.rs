@@ -117,7 +117,7 @@ pub(super) struct Kept {
     /// In a study with local layers.
     pub(super) own: Option<LocalLayers>,
     /// In a study whose sites correct their steps.
-    pub(super) variate: Option<OwnVariate>,
+    pub(super) variate: Option<Box<OwnVariate>>,
 }
 
 impl Kept {

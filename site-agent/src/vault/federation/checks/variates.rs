@@ -63,7 +63,7 @@ fn trained(site: &mut Site, job: Box<AttemptJob>) -> (Vec<u32>, OwnVariate) {
     let Outcome::Worked { result: Ok(vector), .. } = site.outcome_of(Job::Attempt(job)) else {
         panic!("it was trained")
     };
-    (vector.words.to_vec(), vector.kept.variate.unwrap())
+    (vector.words.to_vec(), *vector.kept.variate.unwrap())
 }
 
 fn counting(control: &mut Option<Control>, attempt: u32) {
