@@ -67,6 +67,7 @@ pub(crate) fn adapt(
         rounds: 1,
         covers: 1,
         proximal_weight: 0.0,
+        correction: None,
     };
     let mut tell = |at: Progress<'_>| {
         progress(at);

@@ -2,7 +2,7 @@
 //!
 //! Doing it twice gives the same files, so after a crash it is simply done again. Memory is one vector, one
 //! block of the model (of two models with momentum) and one chunk a thread, whatever the number of sites; two more vectors for
-//! a strategy that keeps moments.
+//! a strategy that keeps moments, one more for one that keeps a mean of control variates.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -82,7 +82,7 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
     };
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     match sum(study, job, threads, read, model)? {
-        Sum::Train { aggregate, candidate, figures, largest, moments } => {
+        Sum::Train { aggregate, candidate, figures, largest, moments, control } => {
             let origin =
                 Some(Origin { study: study.hash(), round: job.context.round.get(), tuned_from: None });
             let write = |model| -> io::Result<Hash> {
@@ -95,7 +95,8 @@ fn try_perform(parts: &Parts, machine: &StudyMachine, job: &SumJob) -> Result<Su
                 Some([first, second]) => Some([write(first)?, write(second)?]),
                 None => None,
             };
-            Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
+            let control = control.map(write).transpose()?;
+            Ok(Summed::Train { aggregate, candidate, figures, largest, moments, control })
         }
         Sum::Evaluate { aggregate, figures } => {
             let figures = figures.unwrap_or_else(|error| {

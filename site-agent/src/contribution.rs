@@ -110,11 +110,13 @@ pub struct LocalUpdate {
 }
 
 /// Trains as the study says, from the model that the round starts from, the site's own numbers in its local layers.
+/// `correction`, shape `[params]`, is added to each gradient; see [`consilium_rounds::control::correction`].
 pub fn local_update(
     study: &Study,
     site: &SiteName,
     round: RoundNumber,
     start: &[f32],
+    correction: Option<&[f32]>,
     cases: &Dataset,
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<LocalUpdate, TrainError> {
@@ -127,6 +129,7 @@ pub fn local_update(
         rounds: study.rounds.count,
         covers: 1,
         proximal_weight: study.rounds.strategy.proximal_weight(),
+        correction,
     };
     let trained = train(&task, start, cases, progress)?;
     let own = study.model.local_part(&trained.model);

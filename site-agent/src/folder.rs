@@ -195,6 +195,11 @@ impl StudyFolder {
         self.0.join("local.layers")
     }
 
+    /// The site's control variate, in a study whose sites correct their steps.
+    pub fn control_variate(&self) -> PathBuf {
+        self.0.join("control.variate")
+    }
+
     /// The masked vector of an attempt.
     pub fn spool(&self, attempt: u32) -> PathBuf {
         self.0.join(format!("spool-{attempt}"))

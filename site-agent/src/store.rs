@@ -45,6 +45,8 @@ pub enum Kind {
     Spool,
     /// A site's own numbers in the local layers of one study.
     LocalLayers,
+    /// A site's own control variate of one study.
+    ControlVariate,
     /// What the disclosure gate has told.
     Disclosure,
 }
@@ -67,6 +69,7 @@ impl fmt::Display for Kind {
             Self::PartialModel => "partial-model",
             Self::Spool => "spool",
             Self::LocalLayers => "local-layers",
+            Self::ControlVariate => "control-variate",
             Self::Disclosure => "disclosure",
         })
     }

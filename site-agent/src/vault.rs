@@ -24,6 +24,7 @@ mod proposal;
 mod reason;
 mod setup;
 mod speech;
+mod variates;
 mod work;
 
 #[cfg(test)]

@@ -157,6 +157,16 @@ def context() -> None:
     same("ctx of the evaluation", ctx, s.context_hash(other))
     s.parse_context(other)
     refused("a low h", s.parse_context, s.encode(value | {11: value[11] | {3: 1}}))
+    corrected = s.encode(value | {19: {0: rep(9), 1: [{0: 1, 1: 4}, {0: 3, 1: 2}]}})
+    same("length with control variates", 338, len(corrected))
+    ctx = h("59e3b5cfc291512557b292d0784b76f6a27eee5ff22666f602c4405f4e526c8b")
+    same("ctx with control variates", ctx, s.context_hash(corrected))
+    s.parse_context(corrected)
+    for counted in [[{0: 3, 1: 2}, {0: 1, 1: 4}], [{0: 4, 1: 2}], [{0: 1, 1: 5}]]:
+        wrong = s.encode(value | {19: {0: rep(9), 1: counted}})
+        refused("variates of others, or out of order", s.parse_context, wrong)
+    wrong = s.encode(value | {6: 1, 8: rep(8), 12: [[], 110], 19: {0: rep(9), 1: []}})
+    refused("control variates of an evaluation", s.parse_context, wrong)
     ctx0 = h("0230c6b1d833c51cc426492022677b74c60d82891931221a42db9e7bb06205e9")
     same("ctx0", ctx0, CTX0)
 

@@ -387,13 +387,14 @@ def clip_norm_shape(value: Any) -> None:
 CONTEXT_FIELDS = (
     "version", "study", "roster", "epoch", "round", "attempt", "purpose", "model", "baseline", "selection",
     "groups", "thresholds", "layout", "chunk_words", "ring_bits", "clip_norm", "weight_cap", "noise",
-    "grouping",
+    "grouping", "control",
 )  # fmt: skip
 CONTEXT = record(
     whole(1, 1), HASH, HASH, NUMBER, NUMBER, NUMBER, whole(0, 2), HASH, HASH,
     list_of(record(NAME, INDEX, HASH), 200), whole(1, 65535), record(*[whole(0, 65535)] * 5), layout_shape,
     whole(CHUNK_WORDS, CHUNK_WORDS), whole(16, 32), clip_norm_shape, NUMBER, UNSIGNED,
-    record(HASH, whole(0, 65535), list_of(whole(0, 65535))), optional=(8, 18),
+    record(HASH, whole(0, 65535), list_of(whole(0, 65535))), record(HASH, list_of(record(INDEX, NUMBER), 200)),
+    optional=(8, 18, 19),
 )  # fmt: skip
 
 
@@ -423,6 +424,13 @@ def parse_context(body: bytes) -> dict[str, Any]:
         sizes, _ = split_sites(grouping[1], context["groups"], stated[2], stated[3])
         require(len(grouping[2]) == n and max(grouping[2]) < len(sizes), "no grouping of the members")
         require(all(grouping[2].count(g) <= s for g, s in enumerate(sizes)), "more than were drawn")
+    control = context["control"]
+    if control is not None:
+        require(context["purpose"] == TRAIN, "control variates outside a training")
+        counted = [one[0] for one in control[1]]
+        require(all(a < b for a, b in zip(counted, counted[1:])), "the counted do not rise")
+        require(all(index <= n for index in counted), "a stranger is counted")
+        require(all(one[1] < context["attempt"] for one in control[1]), "a later attempt is counted")
     require(1 <= context["weight_cap"] <= limit(n), "the weight cap is out of range")
     require(context["noise"] == 0, "noise in this version")
     blocks, counts = context["layout"][:2]

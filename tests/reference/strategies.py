@@ -18,12 +18,16 @@ def gradient(weights, bias, inputs, labels):
     return errors.T @ inputs / len(labels), errors.mean(axis=0)
 
 
-def local(case, start, inputs, labels):
-    """Li et al. 2020, FedProx: descent on F(w) + mu/2 |w - start|^2; McMahan et al. 2017 where mu is 0."""
+def local(case, start, inputs, labels, own, mean):
+    """Li et al. 2020, FedProx: descent on F(w) + mu/2 |w - start|^2; McMahan et al. 2017 where mu is 0.
+
+    Karimireddy et al. 2020, SCAFFOLD: each gradient is corrected by the mean control variate less the site's own.
+    """
     model = [part.copy() for part in start]
     for _ in range(case["steps"]):
-        for part, slope, first in zip(model, gradient(*model, inputs, labels), start):
-            part -= case["learning_rate"] * (slope + case["mu"] * (part - first))
+        slopes = gradient(*model, inputs, labels)
+        for part, slope, first, mine, all_of_them in zip(model, slopes, start, own, mean):
+            part -= case["learning_rate"] * (slope - mine + all_of_them + case["mu"] * (part - first))
     return model
 
 
@@ -41,18 +45,37 @@ def federate(case):
 
     Hsu, Qi and Brown 2019, FedAvgM: the server keeps a velocity; without momentum it is the mean update.
     Reddi et al. 2021, algorithm 2: an adaptive server keeps two moments, the second from tau squared on.
+    Karimireddy et al. 2020, algorithm 1, option II: the control variates of the sites that have trained until now, and
+    their mean by cases; a site that comes for the first time begins with the mean.
     """
     sites = [(np.array(site["inputs"]), np.array(site["labels"])) for site in case["sites"]]
-    cases = sum(len(labels) for _, labels in sites)
     model = [np.array(case["weights"]), np.array(case["bias"])]
     velocity = [np.zeros_like(part) for part in model]
     rule, tau = case["adaptive"] or (None, 0.0)
     first, second = [np.zeros_like(part) for part in model], [np.full_like(part, tau**2) for part in model]
-    for _ in range(case["rounds"]):
+    variates, control = {}, [np.zeros_like(part) for part in model]
+    reach = case["steps"] * case["learning_rate"]
+    for number in range(case["rounds"]):
         mean = [np.zeros_like(part) for part in model]
-        for inputs, labels in sites:
-            for part, after, before in zip(mean, local(case, model, inputs, labels), model):
+        there = [site for site in range(len(sites)) if number % 2 == 0 or site != case["away"]]
+        cases = sum(len(sites[site][1]) for site in there)
+        for site in there:
+            inputs, labels = sites[site]
+            own = variates.get(site, control)
+            trained = local(case, model, inputs, labels, own, control)
+            for part, after, before in zip(mean, trained, model):
                 part += len(labels) / cases * (after - before)
+            if case["corrects"]:
+                variates[site] = [
+                    mine - all_of_them + (before - after) / reach
+                    for mine, all_of_them, before, after in zip(own, control, model, trained)
+                ]
+        if case["corrects"]:
+            weights = {site: len(sites[site][1]) for site in variates}
+            control = [
+                sum(weights[site] * variates[site][at] for site in variates) / sum(weights.values())
+                for at in range(len(model))
+            ]
         if rule:
             first = [0.9 * last + 0.1 * step for last, step in zip(first, mean)]
             second = [second_moment(rule, last, step**2) for last, step in zip(second, mean)]

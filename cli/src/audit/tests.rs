@@ -5,7 +5,9 @@ use consilium_files::write_public;
 use consilium_identity::enrolment::EnrolmentRequest;
 use consilium_identity::roster::{CoordinatorEntry, PersonEntry, SiteEntry};
 use consilium_identity::{ConsortiumKey, Invitation, Roster, TlsKey};
-use consilium_ledger::{Log, Record, Sealed, Step};
+use consilium_ledger::report::ControlReport;
+use consilium_ledger::{Log, Record, Sealed, Step as LogStep};
+use consilium_rounds::control::Step;
 use consilium_rounds::record::{Record as Happened, Release, ReleaseReason};
 use consilium_study::document::Draft;
 use consilium_study::graph::Treatment;
@@ -91,9 +93,9 @@ impl Bundle {
         steps.extend(log.append(&records, 1_000, &coordinator).unwrap().steps);
         for step in steps {
             let (path, bytes) = match step {
-                Step::Write { path, bytes } => (format!("ledger/{path}"), bytes),
-                Step::Keep(blob) => (format!("coordinator/data/blobs/{}", blob.hash), blob.bytes),
-                Step::Remove { .. } => continue,
+                LogStep::Write { path, bytes } => (format!("ledger/{path}"), bytes),
+                LogStep::Keep(blob) => (format!("coordinator/data/blobs/{}", blob.hash), blob.bytes),
+                LogStep::Remove { .. } => continue,
             };
             put(&folder.path().join(path), &bytes);
         }
@@ -378,4 +380,40 @@ fn a_model_whose_fixed_layers_moved_was_not_made_by_its_study() {
             }
         }
     }
+}
+
+/// A mean of control variates that does not follow from the models around it is found by their files alone.
+#[test]
+fn a_mean_of_control_variates_follows_from_its_models() {
+    let bundle = Bundle::released();
+    fs::create_dir_all(bundle.path().join("blobs")).unwrap();
+    let folder = folder::Bundle::open(bundle.path()).unwrap();
+    let key = read_anchor(&folder.key_file()).unwrap().key;
+    let mut report = consilium_ledger::verify(&folder.log(), &folder, &key).unwrap();
+    let sites: Vec<SiteName> = ["ada", "bonn", "chur"].map(|name| name.parse().unwrap()).to_vec();
+    let toml = consilium_study::template::study_toml(&"lungs".parse().unwrap(), &sites);
+    let draft = Draft::from_toml(&toml.replace("small-cnn", "logistic")).unwrap();
+    let keep = |value: f32| {
+        let model = vec![value; draft.model.len()];
+        let bytes = ModelFile { identity: draft.model_identity(), origin: None, model }.to_bytes();
+        let hash = Hash::of_bytes(&bytes);
+        put(&bundle.path().join(format!("blobs/{hash}")), &bytes);
+        hash
+    };
+    report.studies[0].identity = draft.model_identity();
+    // Half of the mean so far, and half of what an update of -0.25 by two says over rates of 0.5.
+    let step = Step { share: 0.5, reach: 0.5, server_rate: 2.0 };
+    let (start, candidate, before) = (keep(1.0), keep(0.75), Some(keep(3.0)));
+    let mut checked = |after| {
+        report.studies[0].controls = vec![ControlReport { start, candidate, before, after, step }];
+        verify::check_controls(&folder, &report).map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(checked(keep(1.625)), Ok(vec![]));
+    let failure = checked(keep(1.626)).unwrap_err();
+    assert!(failure.contains("entry 0 is 1.626"), "{failure}");
+    let unseen = checked(Hash::of_bytes(b"elsewhere")).unwrap();
+    assert!(
+        unseen.len() == 1 && unseen[0].starts_with("of 1 means of control variates of lungs"),
+        "{unseen:?}"
+    );
 }

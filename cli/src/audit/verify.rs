@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use consilium_ledger::card::Card;
-use consilium_ledger::report::{ReleaseReport, StudyReport};
+use consilium_ledger::report::{ControlReport, ReleaseReport, StudyReport};
 use consilium_ledger::verify::Failure;
 use consilium_ledger::{Kind, Report};
+use consilium_rounds::control::strays;
 use consilium_study::failure::in_words;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFile;
@@ -101,6 +102,8 @@ fn check(root: &Path, key: Option<&Path>) -> anyhow::Result<Verdict> {
     check_cards(&bundle, &report)?;
     let unseen = check_fixed_layers(&bundle, &report)?;
     report.notices.extend(unseen);
+    let unseen = check_controls(&bundle, &report)?;
+    report.notices.extend(unseen);
     let released = find_released(&bundle, &report, &held)?;
     Ok(Verdict { verified: true, report, released })
 }
@@ -145,15 +148,7 @@ fn check_cards(bundle: &Bundle, report: &Report) -> anyhow::Result<()> {
 pub(super) fn check_fixed_layers(bundle: &Bundle, report: &Report) -> anyhow::Result<Vec<String>> {
     let mut unseen = Vec::new();
     for study in report.studies.iter().filter(|study| study.identity.graph.has_fixed()) {
-        let read = |model: Hash| -> anyhow::Result<Option<Vec<f32>>> {
-            let Some(path) = bundle.find_model(model).with_context(|| format!("reading model {model}"))?
-            else {
-                return Ok(None);
-            };
-            let file = File::open(&path).with_context(|| format!("reading {}", path.display()))?;
-            let numbers = ModelFile::read(file).and_then(|file| file.expect(&study.identity));
-            numbers.map(Some).with_context(|| format!("model {model} is not one of {}", study.name))
-        };
+        let read = |model: Hash| read_model(bundle, study, model);
         let Some(initial) = read(study.initial_model)? else {
             unseen.push(format!(
                 "the initial model of {} is not in this folder, so nobody has looked whether the layers that it freezes or \
@@ -177,6 +172,55 @@ pub(super) fn check_fixed_layers(bundle: &Bundle, report: &Report) -> anyhow::Re
         }
     }
     Ok(unseen)
+}
+
+/// The mean of control variates beside a model follows from that model, the one before and the mean before. Looks at each whose
+/// files are all in the folder; returns what has to be said of studies of which some are not.
+pub(super) fn check_controls(bundle: &Bundle, report: &Report) -> anyhow::Result<Vec<String>> {
+    let mut unseen = Vec::new();
+    for study in &report.studies {
+        let mut missing = 0;
+        for ControlReport { start, candidate, before, after, step } in &study.controls {
+            let read = |model: Hash| read_model(bundle, study, model);
+            let before = match before {
+                Some(before) => read(*before)?.map(Some),
+                None => Some(None),
+            };
+            let (Some(from), Some(to), Some(before), Some(made)) =
+                (read(*start)?, read(*candidate)?, before, read(*after)?)
+            else {
+                missing += 1;
+                continue;
+            };
+            let graph = &study.identity.graph;
+            if let Some(entry) = strays(graph, *step, (&from, &to), before.as_deref(), &made) {
+                bail!(
+                    "the mean of control variates {after} of {} was not made by its rules: entry {entry} is {}, and the models \
+                     around it say otherwise",
+                    study.name,
+                    made[entry]
+                );
+            }
+        }
+        if missing > 0 {
+            unseen.push(format!(
+                "of {missing} means of control variates of {} not all files are in this folder, so nobody has looked whether \
+                 they follow from its models",
+                study.name
+            ));
+        }
+    }
+    Ok(unseen)
+}
+
+/// The numbers of a model of a study; none where its bytes are not in the folder.
+fn read_model(bundle: &Bundle, study: &StudyReport, model: Hash) -> anyhow::Result<Option<Vec<f32>>> {
+    let Some(path) = bundle.find_model(model).with_context(|| format!("reading model {model}"))? else {
+        return Ok(None);
+    };
+    let file = File::open(&path).with_context(|| format!("reading {}", path.display()))?;
+    let numbers = ModelFile::read(file).and_then(|file| file.expect(&study.identity));
+    numbers.map(Some).with_context(|| format!("model {model} is not one of {}", study.name))
 }
 
 /// Plain hash of the file that a card is.

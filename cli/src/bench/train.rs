@@ -299,6 +299,7 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
                 rounds: 1,
                 covers: 1,
                 proximal_weight: 0.0,
+                correction: None,
             };
             let varied = LocalTraining { recipe: &varied, ..task.clone() };
             let (mut began, mut last) = (Instant::now(), Instant::now());

@@ -183,6 +183,7 @@ fn train_together(
             rounds: study.rounds.count,
             covers: 1,
             proximal_weight: 0.0,
+            correction: None,
         };
         match train(&task, &done.model, &union, &mut |_| ControlFlow::Continue(())) {
             Ok(round) => {

@@ -220,6 +220,7 @@ fn choose(
         rounds,
         covers: rounds,
         proximal_weight: 0.0,
+        correction: None,
     };
     let metric = draft.evaluation.recommend;
     let mut best: Option<(f64, Chosen)> = None;

@@ -5,16 +5,18 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use consilium_learning::TrainError;
+use consilium_rounds::control::{OwnVariate, correction};
 use consilium_rounds::local::{Trained, Work};
 use consilium_rounds::metrics::EvaluationCounts;
 use consilium_rounds::reason::Withdrawal;
 use consilium_secagg::context::Context;
+use consilium_secagg::numbering::Attempt;
 use consilium_site_agent::contribution::{
     LocalLayers, LocalUpdate, evaluation_counts, local_update, losses, put_own,
 };
@@ -75,7 +77,7 @@ impl Crew {
 
 /// What sites made of one starting model. An attempt that is made again finds it here.
 struct Batch<T> {
-    of: Option<(Hash, Option<Hash>, u32)>,
+    of: Option<(Hash, Option<Hash>, Option<Hash>, u32)>,
     done: BTreeMap<SiteName, Result<T, Withdrawal>>,
 }
 
@@ -86,7 +88,8 @@ impl<T: Clone> Batch<T> {
 
     /// Forgets what belongs to another model or round, and returns the members that still have to work.
     fn open<'c>(&mut self, context: &'c Context) -> Vec<&'c SiteName> {
-        let of = Some((context.model, context.baseline, context.round.get()));
+        let control = context.control.as_ref().map(|control| control.mean);
+        let of = Some((context.model, context.baseline, control, context.round.get()));
         if self.of != of {
             *self = Self { of, done: BTreeMap::new() };
         }
@@ -110,6 +113,8 @@ pub(super) struct Bench<'a> {
     evaluated: Batch<EvaluationCounts>,
     /// Each hospital's own numbers in local layers.
     own: BTreeMap<SiteName, LocalLayers>,
+    /// Each hospital's control variate.
+    variates: Variates,
     /// Time spent on it since it was last asked.
     busy: Duration,
 }
@@ -123,8 +128,8 @@ impl<'a> Bench<'a> {
         story: &'a Story,
     ) -> Self {
         let (trained, evaluated) = (Batch::new(), Batch::new());
-        let own = BTreeMap::new();
-        Self { study, hospitals, crew, shelf, story, trained, evaluated, own, busy: Duration::ZERO }
+        let (own, variates, busy) = (BTreeMap::new(), Variates::new(), Duration::ZERO);
+        Self { study, hospitals, crew, shelf, story, trained, evaluated, own, variates, busy }
     }
 
     /// The plain update of a site in the current round. Only a simulation has one.
@@ -146,6 +151,7 @@ impl<'a> Bench<'a> {
         let waiting = self.trained.open(context);
         if !waiting.is_empty() {
             let start = self.shelf.get(&context.model).ok_or(Withdrawal::ModelUnavailable)?;
+            let mean = self.mean(context)?;
             let redraw = Mutex::new(None::<Instant>);
             let (took, done) = self.work(waiting, |site, hospital| {
                 if hospital.train.is_empty() {
@@ -164,7 +170,11 @@ impl<'a> Bench<'a> {
                 let own = self.own.get(site).and_then(|own| own.at_start(context.round, context.model));
                 let mut start = start.to_vec();
                 put_own(&self.study.model, &mut start, own);
-                local_update(self.study, site, context.round, &start, &hospital.train, &mut progress).map_err(
+                let before = begun(&self.variates, site, context)?.map(|(_, own)| own);
+                let correction = mean.as_ref().map(|mean| correction(&self.study.model, mean, before));
+                let (study, round, cases) = (self.study, context.round, &hospital.train);
+                let correction = correction.as_deref();
+                local_update(study, site, round, &start, correction, cases, &mut progress).map_err(
                     |error: TrainError| {
                         self.story.tell(&format!("{site}: {error}"));
                         Withdrawal::TrainingFailed
@@ -182,6 +192,23 @@ impl<'a> Bench<'a> {
             self.trained.done.extend(done);
         }
         self.trained.of(site)
+    }
+
+    /// The mean that steps are corrected by, where there is one.
+    fn mean(&self, context: &Context) -> Result<Option<Arc<[f32]>>, Withdrawal> {
+        let mean = context.control.as_ref().map(|control| self.shelf.get(&control.mean));
+        mean.map(|mean| mean.ok_or(Withdrawal::ModelUnavailable)).transpose()
+    }
+
+    /// Keeps what follows from the update of a hospital that is summed.
+    fn sent(&mut self, site: &SiteName, context: &Context, sent: &[f32]) {
+        let (Ok(mean), Ok(before)) = (self.mean(context), begun(&self.variates, site, context)) else {
+            return;
+        };
+        let own = before.map(|(_, own)| own);
+        let correction = mean.map(|mean| correction(&self.study.model, &mean, own));
+        let after = OwnVariate::after(self.study, context, before, correction.as_deref(), sent);
+        self.variates.insert(site.clone(), after);
     }
 
     /// Keeps what a training made of a hospital's local layers.
@@ -247,6 +274,19 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Each hospital's control variate.
+type Variates = BTreeMap<SiteName, OwnVariate>;
+
+/// The variate that a hospital's training begins with.
+fn begun<'v>(
+    variates: &'v Variates,
+    site: &SiteName,
+    context: &Context,
+) -> Result<Option<(Attempt, &'v [f32])>, Withdrawal> {
+    let place = context.selection.index_of(site).ok_or(Withdrawal::NoData)?;
+    OwnVariate::at_start(variates.get(site), context, place).map_err(|_| Withdrawal::VariateLost)
+}
+
 fn is_due(last: &Mutex<Option<Instant>>) -> bool {
     let Ok(mut last) = last.try_lock() else { return false };
     let due = last.is_none_or(|last| last.elapsed() >= REDRAW);
@@ -272,6 +312,10 @@ impl Work for Desk<'_, '_> {
 
     fn evaluate(&mut self, context: &Context) -> Result<EvaluationCounts, Withdrawal> {
         self.bench.borrow_mut().evaluate(&self.site, context)
+    }
+
+    fn sent(&mut self, context: &Context, sent: &[f32]) {
+        self.bench.borrow_mut().sent(&self.site, context, sent);
     }
 
     fn tamper(&mut self, context: &Context, words: &mut [u32]) {

@@ -73,6 +73,7 @@ pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
         rounds: draft.rounds.count,
         covers: 1,
         proximal_weight: draft.rounds.strategy.proximal_weight(),
+        correction: None,
     };
     let began = Instant::now();
     let trained = train(&task, &start, &data, &mut |_| ControlFlow::Continue(()))

@@ -53,5 +53,6 @@ pub(crate) fn task<'a>(
         rounds: 4,
         covers: 1,
         proximal_weight: 0.0,
+        correction: None,
     }
 }

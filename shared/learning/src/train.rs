@@ -35,6 +35,9 @@ pub struct LocalTraining<'a> {
     /// Weight μ of the pull towards the starting model, `μ/2 · ‖w - start‖²` in the loss (Li et al. 2020, FedProx); 0 for
     /// none. Trained parameters only; the losses that are reported are without it.
     pub proximal_weight: f64,
+    /// Added to the gradient of every step, shape `[params]`: what a site is corrected by (Karimireddy et al. 2020, SCAFFOLD).
+    /// Nothing is added to what is not trained.
+    pub correction: Option<&'a [f32]>,
 }
 
 /// How far a round's training is.
@@ -70,6 +73,14 @@ pub enum TrainError {
     #[error("the starting model has {got} numbers, the graph has {want}")]
     WrongLength {
         /// Numbers of the starting model.
+        got: usize,
+        /// Numbers of the graph.
+        want: usize,
+    },
+    /// The correction is not one of the graph.
+    #[error("the correction of steps has {got} numbers, the graph has {want}")]
+    Correction {
+        /// Numbers of the correction.
         got: usize,
         /// Numbers of the graph.
         want: usize,
@@ -110,6 +121,9 @@ pub fn train(
     if start.len() != graph.len() {
         return Err(TrainError::WrongLength { got: start.len(), want: graph.len() });
     }
+    if let Some(correction) = task.correction.filter(|correction| correction.len() != graph.len()) {
+        return Err(TrainError::Correction { got: correction.len(), want: graph.len() });
+    }
     if data.is_empty() {
         return Err(TrainError::NoCases);
     }
@@ -139,6 +153,11 @@ pub fn train(
         leaves.gradient(graph, loss.backward(), &mut gradient);
         if task.proximal_weight > 0.0 {
             pull(graph, start, &model, &mut gradient, task.proximal_weight as f32);
+        }
+        if let Some(correction) = task.correction {
+            for (slope, corrected) in gradient.iter_mut().zip(correction) {
+                *slope += corrected;
+            }
         }
         let past = u64::from(task.covers) * step;
         let place = (f64::from(task.seed.round) + past as f64 / steps as f64) / f64::from(task.rounds.max(1));
@@ -331,6 +350,43 @@ mod tests {
         {
             assert!(last(schedule, 4) < 0.01, "{schedule}");
             assert!(last(schedule, 1) > 0.1, "{schedule}");
+        }
+    }
+
+    /// Pictures of nothing have no gradient in the weights: a correction alone moves them, as far as the learning rates of the
+    /// round add up to, whatever the schedule. What is frozen stays.
+    #[test]
+    fn a_correction_moves_a_model_as_far_as_the_rates_reach() {
+        let plain = graph(Preset::Logistic, None);
+        let data = Dataset::new([1, 8, 8], Pixels::Floats(vec![0.0; 64 * 4]), vec![0_u16, 1, 0, 1]).unwrap();
+        for (schedule, round) in [
+            ("\"constant\"", 0),
+            ("\"cosine\"", 1),
+            ("{ step = { every = 1, factor = 0.5 } }", 2),
+            ("{ milestones = { at = [0.1], factor = 0.5 } }", 0),
+        ] {
+            let recipe = recipe(&format!(
+                "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 4\nsteps = 7\nschedule = {schedule}"
+            ));
+            let correction: Vec<f32> = (0..plain.len()).map(|entry| entry as f32 / 16.0).collect();
+            let mut task = task(&plain, &recipe, "a", round);
+            task.preprocessing = Preprocessing::new(0.0, 1.0).unwrap();
+            task.correction = Some(&correction);
+            let start = initial(&plain, 1);
+            let trained = train(&task, &start, &data, &mut go_on).unwrap().model;
+            let reach = recipe.reach(round, task.rounds).unwrap();
+            for entry in 0..128 {
+                let moved = f64::from(start[entry]) - f64::from(trained[entry]);
+                let expected = reach * f64::from(correction[entry]);
+                assert!((moved - expected).abs() < 1e-5, "{schedule}: {moved} {expected}");
+            }
+            let frozen = plain.clone().treat(&["layers.1.weight".into()], &[]).unwrap();
+            let task = LocalTraining { graph: &frozen, ..task };
+            let trained = train(&task, &start, &data, &mut go_on).unwrap().model;
+            assert_eq!(frozen.altered(&start, &trained), None);
+            let task = LocalTraining { correction: Some(&correction[1..]), ..task };
+            let refused = train(&task, &start, &data, &mut go_on);
+            assert_eq!(refused, Err(TrainError::Correction { got: 129, want: 130 }));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use consilium_rounds::control::Step;
 use consilium_rounds::metrics::Figures;
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
@@ -66,6 +67,24 @@ pub struct StudyReport {
     pub model: Hash,
     /// What it released.
     pub released: Option<ReleaseReport>,
+    /// How the mean of control variates went on, of a strategy that keeps one.
+    #[serde(skip)]
+    pub controls: Vec<ControlReport>,
+}
+
+/// A sum that brought the mean of control variates forward: what the files have to agree with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlReport {
+    /// The model that the round started from.
+    pub start: Hash,
+    /// The model that the sum made.
+    pub candidate: Hash,
+    /// The mean that steps were corrected by; none where there was none.
+    pub before: Option<Hash>,
+    /// The mean that the sum made.
+    pub after: Hash,
+    /// What leads from one to the other.
+    pub step: Step,
 }
 
 /// Where a study stands.
@@ -172,7 +191,7 @@ pub struct AlarmReport {
 }
 
 impl Report {
-    /// Every model that the ledger names: begun with, made, adopted, refused or released.
+    /// Every model that the ledger names: begun with, made, adopted, refused or released; and means of control variates.
     pub fn models(&self) -> BTreeSet<Hash> {
         let mut models = BTreeSet::new();
         for study in &self.studies {
@@ -182,6 +201,7 @@ impl Report {
                 models.extend(attempt.candidate);
             }
             models.extend(study.released.as_ref().map(|release| release.model));
+            models.extend(study.controls.iter().map(|control| control.after));
         }
         models
     }

@@ -10,9 +10,11 @@
 //! 4. the checkpoint: signed by the coordinator that the latest roster names.
 //!
 //! What this does not check: the arithmetic inside a sum and a strategy step. For that the masked vectors
-//! are needed, which are kept for some time only.
+//! are needed, which are kept for some time only. How a mean of control variates goes on follows from models, and the report
+//! says what whoever has their files can hold it against ([`crate::report::ControlReport`]).
 
 mod attempts;
+mod controls;
 mod fault;
 mod members;
 mod models;
@@ -20,6 +22,7 @@ mod models;
 use std::collections::{BTreeMap, BTreeSet};
 
 use consilium_identity::{Anchor, Roster};
+use consilium_rounds::control::Controlled;
 use consilium_rounds::record::Adoption;
 use consilium_rounds::vector::study_pin;
 use consilium_secagg::context::{Context, CtxHash};
@@ -32,6 +35,7 @@ use consilium_study::name::{Principal, SiteName};
 use consilium_study::sign::{Signed, Statement, Verified, VerifyingKey};
 use consilium_study::statement::Acceptance;
 
+use self::controls::Correction;
 use crate::entry::Entry;
 use crate::files::{Blobs, Files};
 use crate::reader::LogReader;
@@ -101,6 +105,8 @@ struct StudyWalk {
     last_attempt: u32,
     /// The model the study stands at.
     model: Hash,
+    /// The mean of control variates beside it, of a strategy that keeps one.
+    control: Option<Controlled>,
     /// Models it stood at, after the rounds that made each.
     adopted: BTreeSet<(u32, Hash)>,
     /// What the last opened training made, until it is adopted or refused.
@@ -122,11 +128,14 @@ struct Candidate {
     round: u32,
     model: Hash,
     counted: Vec<SiteName>,
+    /// The mean of control variates beside it.
+    control: Option<Controlled>,
 }
 
 struct AttemptWalk {
     study: Hash,
     context: Context,
+    correction: Correction,
     survivors: Option<Survivors>,
     agreed: bool,
     end: Option<End>,

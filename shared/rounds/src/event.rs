@@ -117,6 +117,8 @@ pub enum Summed {
         largest: Vec<f64>,
         /// Hashes of the stored moments, of a strategy that keeps them.
         moments: Option<[Hash; 2]>,
+        /// Hash of the stored mean of control variates, of a strategy that keeps one.
+        control: Option<Hash>,
     },
     /// Of an evaluation.
     Evaluate {

@@ -55,6 +55,7 @@
 //!   named wait keeps it.
 
 pub mod combine;
+pub mod control;
 pub mod ending;
 mod event;
 pub mod gate;

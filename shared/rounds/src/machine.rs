@@ -17,6 +17,7 @@ mod run;
 mod select;
 mod sites;
 mod timing;
+mod variates;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub use self::timing::Timing;
 use self::epoch::EpochState;
 use self::run::{Life, OpenedSet, Run, Stage, Wanted};
 use self::sites::SiteRecord;
+use crate::control::Controlled;
 use crate::event::{Act, ActRefused, Effect, Event, Notice};
 use crate::message::{Settled, StudyState};
 use crate::record::{Adoption, Course, Record};
@@ -145,6 +147,13 @@ pub struct StudyMachine {
     /// First and second moment beside the adopted model, of a strategy that keeps them.
     #[n(22)]
     moments: Option<[Hash; 2]>,
+    /// Mean of control variates beside the adopted model, of a strategy that keeps one; none before there is anything.
+    #[n(23)]
+    control: Option<Controlled>,
+    /// The next training begins without them.
+    #[n(24)]
+    #[cbor(skip_if = "std::ops::Not::not")]
+    variates_lost: bool,
 }
 
 impl StudyMachine {
@@ -181,6 +190,8 @@ impl StudyMachine {
             guilt: Vec::new(),
             spread: None,
             moments: None,
+            control: None,
+            variates_lost: false,
             study,
         };
         let mut effects = Effects::default();

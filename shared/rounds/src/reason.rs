@@ -46,6 +46,7 @@ reasons!(
         7 OutsideHours = "outside the site's working hours",
         8 NoKeys = "the keys of this epoch are gone",
         9 ModelUnavailable = "the starting model could not be fetched",
+        10 VariateLost = "the site's control variate that others count on is gone",
     }
 );
 
@@ -88,7 +89,8 @@ impl Withdrawal {
             | Self::NoSpace
             | Self::StoppedAtSite
             | Self::OutsideHours => true,
-            Self::NoKeys | Self::ModelUnavailable => false,
+            // The next attempt begins without variates.
+            Self::NoKeys | Self::ModelUnavailable | Self::VariateLost => false,
         }
     }
 }

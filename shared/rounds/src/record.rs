@@ -271,6 +271,9 @@ pub struct OpenedSum {
     /// And the moments beside it, of a strategy that keeps them; plain hashes of their files.
     #[n(6)]
     pub moments: Option<[Hash; 2]>,
+    /// Or the mean of control variates beside it, of a strategy that keeps one; plain hash of its file.
+    #[n(7)]
+    pub control: Option<Hash>,
 }
 
 /// What became of a candidate.

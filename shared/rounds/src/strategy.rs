@@ -49,7 +49,7 @@ pub fn first_moments(strategy: Strategy, block: &ParameterSpec) -> Option<[Vec<f
 /// then adds `β · (f64(start[j]) - f64(before[j]))` to trained entries, before it rounds to `f32`. *FedAdagrad*, *FedAdam* and
 /// *FedYogi* (Reddi et al. 2021, algorithm 2) bring the moments of trained entries forward, round them to `f32`, and add
 /// `η · m / (√v + τ)` of the rounded ones in place of `η · mean`. A block that is not averaged stays as it is in `start`, and
-/// so do its moments.
+/// so do its moments. *SCAFFOLD* (Karimireddy et al. 2020) is FedAvg here; see [`crate::control`].
 pub fn next_block(
     strategy: Strategy,
     block: &ParameterSpec,

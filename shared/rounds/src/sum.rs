@@ -2,7 +2,7 @@
 //!
 //! The same function serves the coordinator, `simulate` and an auditor who recomputes a round from evidence:
 //! same uploads, same seeds, same starting model, same bytes. Memory is one vector (one for each group, where groups are
-//! summed apart; two more for moments), one block of the model (of two with momentum) and one chunk a thread, whatever the
+//! summed apart; two more for moments, one for a mean of control variates), one block of the model (of two with momentum) and one chunk a thread, whatever the
 //! number of sites.
 
 use std::collections::BTreeMap;
@@ -19,12 +19,13 @@ use consilium_study::name::SiteName;
 use minicbor::{Decode, Encode};
 
 use crate::combine::combine;
+use crate::control::{Variates, next_mean, reach};
 use crate::metrics::{EvaluationCounts, Figures, MalformedCounts, TrainCounts, TrainFigures};
 use crate::strategy::{Memory, StrategyError, first_moments, next_block};
 use crate::vector::evaluation_shape;
 
 /// Everything a sum needs besides the uploads and, after training, the models that the next one follows from
-/// (`context.model`, `before` and `moments`).
+/// (`context.model`, `before`, `moments` and the mean of `context.control`).
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct SumJob {
@@ -43,6 +44,9 @@ pub struct SumJob {
     /// First and second moment beside `context.model`, for a strategy that keeps them and has any yet; files of models.
     #[n(4)]
     pub moments: Option<[Hash; 2]>,
+    /// The control variates that will be in their mean, for a strategy that keeps one; `context.control` names the mean so far.
+    #[n(5)]
+    pub variates: Option<Variates>,
 }
 
 /// What a sum gives.
@@ -60,6 +64,8 @@ pub enum Sum {
         largest: Vec<f64>,
         /// First and second moment beside the candidate, of a strategy that keeps them; each of shape `[params]`.
         moments: Option<[Vec<f32>; 2]>,
+        /// Mean of control variates beside the candidate, of a strategy that keeps one; shape `[params]`.
+        control: Option<Vec<f32>>,
     },
     /// Of an evaluation.
     Evaluate {
@@ -156,6 +162,11 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
             let strategy = study.rounds.strategy;
             let mut moments =
                 strategy.keeps_moments().then(|| [(); 2].map(|()| Vec::with_capacity(study.model.len())));
+            let mut control = job.variates.as_ref().map(|variates| {
+                let (attempt, round) = (job.context.attempt, job.context.round);
+                (Vec::with_capacity(study.model.len()), variates.share(attempt), reach(study, round))
+            });
+            let so_far = job.context.control.as_ref().map(|control| control.mean);
             for (index, block) in study.model.parameters().iter().enumerate() {
                 let start = read(&job.context.model, index)?;
                 let before = job.before.as_ref().map(|before| read(before, index)).transpose()?;
@@ -163,6 +174,14 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
                     Some([first, second]) => Some([read(first, index)?, read(second, index)?]),
                     None => first_moments(strategy, block),
                 };
+                if let Some((control, share, reach)) = &mut control {
+                    let before = so_far.as_ref().map(|mean| read(mean, index)).transpose()?;
+                    let mean = next_mean(block, *share, *reach, before.as_deref(), &next[block.range()]);
+                    if let Some(entry) = mean.iter().position(|entry| !entry.is_finite()) {
+                        return Err(StrategyError::NotFinite(block.range().start + entry).into());
+                    }
+                    control.extend(mean);
+                }
                 let memory = Memory {
                     before: before.as_deref(),
                     moments: of_block.as_mut().map(|moments| moments.each_mut().map(Vec::as_mut_slice)),
@@ -174,7 +193,8 @@ pub fn sum<B: AsRef<[u8]>, E: Send>(
                     }
                 }
             }
-            Ok(Sum::Train { aggregate, candidate: next, figures, largest, moments })
+            let control = control.map(|(control, ..)| control);
+            Ok(Sum::Train { aggregate, candidate: next, figures, largest, moments, control })
         }
         Purpose::Evaluate => {
             let counts = EvaluationCounts::from_words(evaluation_shape(study), &decoded.counts);

@@ -129,6 +129,7 @@ pub fn study_pin(
         weight_cap: study.aggregation.weight_cap,
         noise: 0,
         groups: study.aggregation.groups.map_or(1, |groups| u16::try_from(groups.count).unwrap_or(u16::MAX)),
+        control: study.rounds.strategy.keeps_control(),
         layouts: BTreeMap::from([
             (Purpose::Train, train_layout(study, &Ranges::first(study))?),
             (Purpose::Evaluate, evaluate_layout(study)),

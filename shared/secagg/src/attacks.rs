@@ -102,6 +102,8 @@ fn every_field_of_a_context_is_checked() {
     change(&|fields| fields.layout = Layout::of_counts(2), SiteRefusal::Pin(PinMismatch::Layout));
     change(&|fields| fields.weight_cap = 32, SiteRefusal::Pin(PinMismatch::WeightCap));
     change(&|fields| fields.noise = 1, SiteRefusal::Pin(PinMismatch::Noise));
+    let control = || Some(crate::control::Control { mean: other, counted: Vec::new() });
+    change(&|fields| fields.control = control(), SiteRefusal::Pin(PinMismatch::Control));
     change(&|fields| fields.round = RoundNumber::new(1001).unwrap(), SiteRefusal::Pin(PinMismatch::Round));
     change(
         &|fields| fields.round = RoundNumber::new(1).unwrap(),

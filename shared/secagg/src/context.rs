@@ -15,6 +15,7 @@ use consilium_study::name::SiteName;
 use consilium_study::sign::Statement;
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
+use crate::control::Control;
 use crate::grouping::Grouping;
 use crate::layout::{CHUNK_WORDS, Layout};
 use crate::numbering::{Attempt, Epoch, MAX_SITES, MIN_SITES, RoundNumber, SiteIndex};
@@ -240,6 +241,9 @@ pub struct ContextFields {
     /// Who is in which group, where there is more than one.
     #[n(18)]
     pub grouping: Option<Grouping>,
+    /// In a training of a study whose sites correct their steps, what they correct them by; none before there is anything.
+    #[n(19)]
+    pub control: Option<Control>,
 }
 
 /// Why fields make no context.
@@ -270,6 +274,9 @@ pub enum InvalidContext {
     /// A baseline without evaluation, or an evaluation of a model against itself.
     #[error("only an evaluation names a second model, and another one")]
     Baseline,
+    /// Control variates of a sum that trains nothing, of a stranger or of a later attempt, or out of order.
+    #[error("only a training names control variates, each of a member, in order and from an earlier attempt")]
+    Control,
     /// A ring that is not the layout's, or packed where there is nothing to rotate: counts are summed as they are.
     #[error("{bits} bits are not the ring of this layout, or not of this purpose and clip norm")]
     Ring {
@@ -328,6 +335,11 @@ impl Context {
             .is_some_and(|baseline| fields.purpose != Purpose::Evaluate || baseline == fields.model)
         {
             return Err(InvalidContext::Baseline);
+        }
+        let trains = fields.purpose == Purpose::Train;
+        let control = fields.control.as_ref();
+        if control.is_some_and(|control| !trains || !control.fits(&fields.selection, fields.attempt)) {
+            return Err(InvalidContext::Control);
         }
         if fields.weight_cap == 0 || fields.weight_cap > count_limit(sites) {
             return Err(InvalidContext::WeightCap { cap: fields.weight_cap, sites });

@@ -213,6 +213,7 @@ impl Federation {
             weight_cap: 64,
             noise: 0,
             groups: 1,
+            control: false,
             layouts: purposes.into_iter().map(|purpose| (purpose, layout.clone())).collect(),
         };
         let nodes = keys
@@ -314,6 +315,7 @@ impl Federation {
             clip_norm: self.pin.clip_norm,
             weight_cap: self.pin.weight_cap,
             noise: 0,
+            control: None,
         }
     }
 

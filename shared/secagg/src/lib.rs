@@ -64,6 +64,7 @@ mod chain;
 mod clip;
 mod consistency;
 pub mod context;
+pub mod control;
 pub mod coordinator;
 mod dealing;
 pub mod floor;

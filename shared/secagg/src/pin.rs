@@ -39,6 +39,8 @@ pub struct StudyPin {
     pub noise: u64,
     /// Groups whose updates are summed apart; 1 where everybody's are summed together.
     pub groups: u16,
+    /// Whether sites correct their steps by control variates.
+    pub control: bool,
     /// The layout of each kind of sum. Ranges in it do not matter: those are the context's.
     pub layouts: BTreeMap<Purpose, Layout>,
 }
@@ -76,6 +78,9 @@ pub enum PinMismatch {
     /// Another number of groups.
     #[error("it splits the sites otherwise than the study")]
     Groups,
+    /// Control variates in a study that has none.
+    #[error("it names control variates, and the study's strategy has none")]
+    Control,
     /// Another ring than the study's for this purpose.
     #[error("its ring is not the study's for this purpose")]
     Ring,
@@ -129,6 +134,7 @@ impl StudyPin {
             (context.weight_cap == self.weight_cap, PinMismatch::WeightCap),
             (context.noise == self.noise, PinMismatch::Noise),
             (context.groups == self.groups_of(context.purpose), PinMismatch::Groups),
+            (self.control || context.control.is_none(), PinMismatch::Control),
             (context.layout.ring() == layout.ring(), PinMismatch::Ring),
             (context.layout.same_shape(layout), PinMismatch::Layout),
         ] {

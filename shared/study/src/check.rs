@@ -42,6 +42,9 @@ pub const MAX_WEIGHT_CAP: u32 = 1 << 20;
 const MAX_TITLE: usize = 200;
 const MAX_LABEL: usize = 64;
 
+/// Largest mean gradient that may be read off an update, so that control variates and what follows from them are finite.
+const LARGEST_GRADIENT: f64 = 1e18;
+
 const SECOND: u64 = 1000;
 const DAY: u64 = 24 * 60 * 60 * SECOND;
 
@@ -351,6 +354,45 @@ fn rounds(plan: &Plan, rounds: &Rounds, f: &mut Findings) {
         MAX_ATTEMPTS_PER_EPOCH.into(),
     );
     pull(plan, f);
+    if rounds.strategy.keeps_control() {
+        control(plan, f);
+    }
+}
+
+/// What a control variate can be read off: the sum of plain steps, as many at every site, in a mean of all updates.
+fn control(plan: &Plan, f: &mut Findings) {
+    let training = &plan.training;
+    f.require(
+        training.optimiser() == Optimiser::Sgd { momentum: 0.0 },
+        "training.optimiser",
+        || "the control variates of \"scaffold\" are the mean gradients of plain steps, and other optimisers do not go along gradients".into(),
+        "write optimiser = \"sgd\" without momentum, or another strategy",
+    );
+    let Some(reach) = training.reach(plan.rounds.count.saturating_sub(1), plan.rounds.count) else {
+        return f.require(
+            false,
+            "training.steps",
+            || "\"scaffold\" compares sites that make equally many steps in a round, and with `epochs` the larger make more".into(),
+            "write `steps` in place of `epochs`, for example steps = 20",
+        );
+    };
+    f.require(
+        plan.aggregation.longest_mean() / reach <= LARGEST_GRADIENT,
+        "training.learning_rate",
+        || {
+            format!(
+                "in round {} the learning rates of all steps add up to {reach:e}, and \"scaffold\" divides updates by that",
+                plan.rounds.count
+            )
+        },
+        "write a larger one, or a schedule that shrinks it less",
+    );
+    f.require(
+        plan.aggregation.groups.is_none(),
+        "aggregation.groups",
+        || "the control variates of \"scaffold\" add up to their mean only where updates do".into(),
+        "leave groups out, or write another strategy",
+    );
 }
 
 /// Along a curvature of `mu` gradient descent stays in bounds up to a rate of `2 / mu`, with heavy-ball momentum

@@ -83,7 +83,8 @@ pub struct Forecast {
     pub core_time: CoreTime,
     /// Length of the model in a file, without its header.
     pub model: HumanSize,
-    /// Bytes to a site in a round: the model, and its peers' receipts and envelopes.
+    /// Bytes to a site in a round: the model, the mean of control variates where there is one, and its peers' receipts and
+    /// envelopes.
     pub down_per_round: HumanSize,
     /// Bytes from a site in a round: the masked update, evaluation counts, receipts and envelopes.
     pub up_per_round: HumanSize,
@@ -125,6 +126,8 @@ impl Forecast {
         let attempts = 2 * u64::from(plan.rounds.count);
         let groups = plan.aggregation.groups.map_or(1, |groups| u64::from(groups.count));
         let activations = plan.model.activations_per_case() * plan.training.batch() as u64;
+        // The mean of control variates travels like the model.
+        let control = if plan.rounds.strategy.keeps_control() { model } else { 0 };
         Self {
             sites,
             parameters,
@@ -134,12 +137,15 @@ impl Forecast {
             multiply_adds: plan.model.multiply_adds_per_case(),
             core_time: CoreTime::of(plan),
             model: HumanSize::from_bytes(model),
-            down_per_round: HumanSize::from_bytes(model + dealt + sites * receipt),
+            down_per_round: HumanSize::from_bytes(model + control + dealt + sites * receipt),
             up_per_round: HumanSize::from_bytes(update + counts + dealt + receipt),
             chunks: update.div_ceil(CHUNK.bytes()),
             // The mean of packed updates does not fit in the place of their sum. The means of all groups are compared.
             coordinator_memory: HumanSize::from_bytes(
-                COORDINATOR_BASE + groups * model + if plan.aggregation.is_packed() { update } else { 0 },
+                COORDINATOR_BASE
+                    + groups * model
+                    + control
+                    + if plan.aggregation.is_packed() { update } else { 0 },
             ),
             coordinator_spool: HumanSize::from_bytes(sites * update),
             // Start, weights, gradient and two moments.
@@ -290,6 +296,25 @@ mod tests {
         let fedbn = of(&text.replace("# local = []", "local = [\"batch-norm\"]"));
         assert_eq!((fedbn.trainable, fedbn.local), (whole.trainable, 19_200));
         assert_eq!(whole.up_per_round.bytes() - fedbn.up_per_round.bytes(), 4 * 19_200);
+    }
+
+    /// Control variates double what comes down, and nothing goes up for them.
+    #[test]
+    fn control_variates_are_only_sent_down() {
+        let sites: Vec<_> = (0..4).map(|n| format!("s{n}").parse().unwrap()).collect();
+        let plain = study_toml(&"s".parse().unwrap(), &sites).replace("epochs = 1 ", "steps = 20 ");
+        let of = |text: &str| Forecast::of(&Draft::from_toml(text).unwrap());
+        let corrected = of(&plain.replace("\"adam\"", "\"sgd\"").replace(
+            "# strategy = { kind = \"fedavg\", server_learning_rate = 1.0 }",
+            "strategy = { kind = \"scaffold\" }",
+        ));
+        let plain = of(&plain);
+        assert_eq!(corrected.down_per_round.bytes() - plain.down_per_round.bytes(), plain.model.bytes());
+        assert_eq!(corrected.up_per_round, plain.up_per_round);
+        assert_eq!(
+            corrected.coordinator_memory.bytes() - plain.coordinator_memory.bytes(),
+            plain.model.bytes()
+        );
     }
 
     #[test]

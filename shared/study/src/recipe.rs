@@ -127,6 +127,14 @@ impl Training {
         self.0.learning_rate * factor
     }
 
+    /// Sum of the learning rates of the steps that one round makes where all sites make as many: that is how far a gradient
+    /// of 1 goes. `round` rounds of `rounds` are complete. None for a recipe with `epochs`.
+    pub fn reach(&self, round: u32, rounds: u32) -> Option<f64> {
+        let Extent::Steps(steps) = self.extent() else { return None };
+        let place = |step| (f64::from(round) + f64::from(step) / f64::from(steps)) / f64::from(rounds.max(1));
+        Some((0..steps).map(|step| self.rate(round, place(step))).sum())
+    }
+
     /// Checks the recipe against the model it is to train.
     pub fn check(&self, graph: &ModelGraph) -> Result<(), RecipeError> {
         if let Some(weights) = self.class_weights()

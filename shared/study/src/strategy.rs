@@ -57,6 +57,15 @@ pub enum Strategy {
         #[n(2)]
         tau: Adaptivity,
     },
+    /// As `FedAvg`, and each site corrects every gradient by `c - cᵢ` (Karimireddy et al. 2020, SCAFFOLD, option II): its
+    /// control variate `cᵢ` is the mean gradient that it met in its last counted round, `c` the mean of all sites'. So sites
+    /// with other cases than the rest do not drift apart, however long they train. `c` is kept beside the model.
+    #[n(4)]
+    Scaffold {
+        /// What the mean update is multiplied by.
+        #[n(0)]
+        server_learning_rate: ServerLearningRate,
+    },
 }
 
 /// How the second moment `v` of an adaptive server follows from the mean update `d`; `v` begins at τ².
@@ -99,14 +108,15 @@ impl Strategy {
             Self::FedAvg { server_learning_rate }
             | Self::FedProx { server_learning_rate, .. }
             | Self::FedAvgM { server_learning_rate, .. }
-            | Self::Adaptive { server_learning_rate, .. } => server_learning_rate,
+            | Self::Adaptive { server_learning_rate, .. }
+            | Self::Scaffold { server_learning_rate } => server_learning_rate,
         }
     }
 
     /// Weight of the pull towards the model that a round starts from; 0 for none.
     pub const fn proximal_weight(self) -> f64 {
         match self {
-            Self::FedAvg { .. } | Self::FedAvgM { .. } | Self::Adaptive { .. } => 0.0,
+            Self::FedAvg { .. } | Self::FedAvgM { .. } | Self::Adaptive { .. } | Self::Scaffold { .. } => 0.0,
             Self::FedProx { mu, .. } => mu.get(),
         }
     }
@@ -114,7 +124,7 @@ impl Strategy {
     /// Share of the way between the last two adopted models that the next one goes on; 0 for none.
     pub const fn server_momentum(self) -> f64 {
         match self {
-            Self::FedAvg { .. } | Self::FedProx { .. } | Self::Adaptive { .. } => 0.0,
+            Self::FedAvg { .. } | Self::FedProx { .. } | Self::Adaptive { .. } | Self::Scaffold { .. } => 0.0,
             Self::FedAvgM { server_momentum, .. } => server_momentum.get(),
         }
     }
@@ -124,12 +134,17 @@ impl Strategy {
         matches!(self, Self::Adaptive { .. })
     }
 
+    /// Whether sites correct their steps by control variates, whose mean the server keeps beside the model.
+    pub const fn keeps_control(self) -> bool {
+        matches!(self, Self::Scaffold { .. })
+    }
+
     /// How far a round can move a model of so many trained `entries` at most, in L2 norm, when no mean update is longer than
     /// `longest_mean`.
     pub fn longest_step(self, longest_mean: f64, entries: usize) -> f64 {
         let rate = self.server_learning_rate().get();
         match self {
-            Self::FedAvg { .. } | Self::FedProx { .. } | Self::FedAvgM { .. } => {
+            Self::FedAvg { .. } | Self::FedProx { .. } | Self::FedAvgM { .. } | Self::Scaffold { .. } => {
                 rate * longest_mean / (1.0 - self.server_momentum())
             }
             // The thousandth is for moments that are kept as f32.
@@ -156,6 +171,7 @@ impl fmt::Display for Strategy {
             Self::Adaptive { rule: SecondMoment::Adagrad, tau, .. } => write!(f, "fedadagrad, tau {tau}")?,
             Self::Adaptive { rule: SecondMoment::Adam, tau, .. } => write!(f, "fedadam, tau {tau}")?,
             Self::Adaptive { rule: SecondMoment::Yogi, tau, .. } => write!(f, "fedyogi, tau {tau}")?,
+            Self::Scaffold { .. } => write!(f, "scaffold")?,
         }
         write!(f, ", server learning rate {}", self.server_learning_rate())
     }
@@ -185,6 +201,7 @@ enum Kind {
     FedAdagrad,
     FedAdam,
     FedYogi,
+    Scaffold,
 }
 
 impl Kind {
@@ -196,6 +213,7 @@ impl Kind {
             Self::FedAdagrad => "fedadagrad",
             Self::FedAdam => "fedadam",
             Self::FedYogi => "fedyogi",
+            Self::Scaffold => "scaffold",
         }
     }
 }
@@ -243,6 +261,7 @@ impl TryFrom<Section> for Strategy {
             Kind::FedAdagrad => adaptive(SecondMoment::Adagrad),
             Kind::FedAdam => adaptive(SecondMoment::Adam),
             Kind::FedYogi => adaptive(SecondMoment::Yogi),
+            Kind::Scaffold => Ok(Self::Scaffold { server_learning_rate }),
         }
     }
 }
@@ -253,6 +272,7 @@ impl From<Strategy> for Section {
         let section = |kind| Self { kind, server_learning_rate, mu: None, server_momentum: None, tau: None };
         match strategy {
             Strategy::FedAvg { .. } => section(Kind::FedAvg),
+            Strategy::Scaffold { .. } => section(Kind::Scaffold),
             Strategy::FedProx { mu, .. } => Self { mu: Some(mu), ..section(Kind::FedProx) },
             Strategy::FedAvgM { server_momentum, .. } => {
                 Self { server_momentum: Some(server_momentum), ..section(Kind::FedAvgM) }
@@ -318,6 +338,7 @@ mod tests {
                 0.0,
                 "fedadagrad, tau 0.001, server learning rate 0.1",
             ),
+            ("{ kind = \"scaffold\" }", 1.0, 0.0, "scaffold, server learning rate 1"),
         ] {
             let strategy = read(text).unwrap();
             assert_eq!(
@@ -337,6 +358,7 @@ mod tests {
         for (text, longest) in [
             ("{ kind = \"fedavg\", server_learning_rate = 1.5 }", 1.5),
             ("{ kind = \"fedprox\", mu = 0.01 }", 1.0),
+            ("{ kind = \"scaffold\", server_learning_rate = 0.5 }", 0.5),
             ("{ kind = \"fedavgm\", server_learning_rate = 0.5, server_momentum = 0.75 }", 2.0),
         ] {
             let strategy = read(text).unwrap();
@@ -377,6 +399,7 @@ mod tests {
                 "not to \"fedadam\"",
             ),
             ("{ kind = \"fedyogi\", server_learning_rate = 0.1, tau = 1.5 }", "1.5"),
+            ("{ kind = \"scaffold\", mu = 0.1 }", "belongs to strategy \"fedprox\", not to \"scaffold\""),
             ("{ kind = \"krum\" }", "krum"),
         ] {
             let error = read(text).unwrap_err();

@@ -83,7 +83,8 @@ quorum = {quorum}                           # fewest sites that a round may end 
 # strategy = { kind = "fedavg", server_learning_rate = 1.0 }  # how far the next model follows the mean update
 #     or { kind = "fedprox", mu = 0.01 }: sites whose cases differ stay closer to the model they start from,
 #     or { kind = "fedavgm", server_momentum = 0.9 }: the next model goes on where the last rounds went,
-#     or { kind = "fedadam", server_learning_rate = 0.03 } (fedyogi, fedadagrad): small changes go as far as large ones
+#     or { kind = "fedadam", server_learning_rate = 0.03 } (fedyogi, fedadagrad): small changes go as far as large ones,
+#     or { kind = "scaffold" }: sites correct each step by what the others' gradients say (plain sgd, and `steps`)
 
 [aggregation]
 # clip_norm = 10.0                   # bound on the L2 norm of one site's update

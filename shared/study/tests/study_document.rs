@@ -389,6 +389,12 @@ fn groups_are_refused_where_nobody_could_say_which_is_wrong_or_a_site_would_not_
         assert_eq!(keys, Vec::from_iter(wrong), "{groups}: {found:?}");
         assert_eq!(found.is_none(), wrong.is_none(), "{groups}: {found:?}");
     }
+    // A median of groups is no sum that control variates could be read off.
+    let text = text.replace("min_honest = 2\n", "min_honest = 3\ngroups = { count = 3 }\n");
+    let text = text.replace("momentum = 0.9\n", "").replace("epochs = 1\n", "steps = 9\n");
+    assert!(Draft::from_toml(&text).is_ok());
+    let error = Draft::from_toml(&text.replace("\"fedavg\"", "\"scaffold\"")).unwrap_err();
+    assert_eq!(error.problems().iter().map(Problem::key).collect::<Vec<_>>(), ["aggregation.groups"]);
 }
 
 /// With a pull of `mu` alone, a step of heavy-ball descent keeps its distance from the start in bounds up to a rate of
@@ -413,6 +419,30 @@ fn a_pull_that_overshoots_is_refused_with_both_keys() {
     assert!(with(&heavy, 12.1).unwrap_err().to_string().contains("is above 3:"));
     // Steps of Adam are as long as the learning rate, whatever the pull.
     assert!(with("optimiser = \"adam\"\nlearning_rate = 0.25\n", 100.0).is_ok());
+}
+
+/// A control variate is read off an update: plain steps, as many everywhere, in a mean of all updates.
+#[test]
+fn control_variates_need_plain_steps_of_one_number() {
+    let (adam, plain) =
+        ("optimiser = \"adam\"\nlearning_rate = 0.01\n", "optimiser = \"sgd\"\nlearning_rate = 0.01\n");
+    let heavy = "optimiser = \"sgd\"\nlearning_rate = 0.01\nmomentum = 0.9\n";
+    for (optimiser, extent, schedule, wrong) in [
+        (plain, "steps = 20", "\"cosine\"", None),
+        (plain, "steps = 20", "{ step = { every = 1, factor = 0.5 } }", None),
+        (plain, "steps = 20", "{ step = { every = 1, factor = 1e-3 } }", Some("training.learning_rate")),
+        (plain, "epochs = 2", "\"cosine\"", Some("training.steps")),
+        (heavy, "steps = 20", "\"cosine\"", Some("training.optimiser")),
+        (adam, "steps = 20", "\"cosine\"", Some("training.optimiser")),
+    ] {
+        let text = edited(heavy, optimiser)
+            .replacen("\"fedavg\"", "\"scaffold\"", 1)
+            .replacen("epochs = 1\n", &format!("{extent}\n"), 1)
+            .replacen("\"constant\"", schedule, 1);
+        let found = Draft::from_toml(&text).err();
+        let keys: Vec<_> = found.iter().flat_map(|error| error.problems().iter().map(Problem::key)).collect();
+        assert_eq!(keys, Vec::from_iter(wrong), "{optimiser} {extent} {schedule}: {found:?}");
+    }
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl Core {
             models: here,
             reference: participation.reference,
             last: participation.reference.and_then(|last| self.models.find(&last.model)),
-            own: self.folder.study(&study).local_layers(),
+            folder: self.folder.study(&study),
             stop: Arc::clone(&stop),
             parent: case.parent.clone(),
         };
@@ -213,7 +213,7 @@ impl Core {
         let Doing::Working { permit, .. } = std::mem::replace(&mut case.doing, Doing::Nothing) else {
             return Ok(());
         };
-        let Vector { mut words, reference, own, busy } = match result {
+        let Vector { mut words, reference, kept, busy } = match result {
             Ok(vector) => vector,
             Err(Halt::Withdraw(cause)) => return self.withdraw(study, Withdrawn { attempt, cause }),
             Err(Halt::Decline(reason, why)) => {
@@ -237,8 +237,8 @@ impl Core {
         case.doing = Doing::Spooling { busy, reference };
         let parent = case.parent.clone();
         let spool = self.spool(&study, attempt);
-        let own = own.map(|own| (self.folder.study(&study).local_layers(), own));
-        let job = SpoolJob { study, attempt: attempt.get(), masker, spool, own, parent };
+        let folder = self.folder.study(&study);
+        let job = SpoolJob { study, attempt: attempt.get(), masker, spool, kept, folder, parent };
         self.jobs.send(Job::Spool(Box::new(job)))?;
         Ok(())
     }

@@ -342,7 +342,7 @@ impl Federation {
                         Ok::<_, &str>(&upload[index * CHUNK_BYTES..past])
                     };
                     let outcome = match sum(self.machine.study(), &job, 1, read, model).unwrap() {
-                        Sum::Train { aggregate, candidate, figures, largest, moments } => {
+                        Sum::Train { aggregate, candidate, figures, largest, moments, control } => {
                             let mut keep = |model| {
                                 let identity = self.identity.clone();
                                 let bytes = ModelFile { identity, origin: None, model }.to_bytes();
@@ -351,8 +351,9 @@ impl Federation {
                                 hash
                             };
                             let candidate = keep(candidate);
+                            let control = control.map(&mut keep);
                             let moments = moments.map(|moments| moments.map(keep));
-                            Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
+                            Ok(Summed::Train { aggregate, candidate, figures, largest, moments, control })
                         }
                         Sum::Evaluate { aggregate, figures } => figures
                             .map(|figures| Summed::Evaluate { aggregate, figures })

@@ -12,11 +12,12 @@ use super::core::Core;
 use super::proposal::model_limit;
 use super::work::TELL_AFTER;
 
-/// The models of an attempt: the one that it is about, what that is compared with, and, where layers of all models are
-/// those of the initial one, that.
+/// The models of an attempt: the one that it is about, what that is compared with, what its steps are corrected by, and, where
+/// layers of all models are those of the initial one, that.
 pub(super) fn models_of(study: &Study, context: &Context) -> Vec<Hash> {
     let initial = study.model.has_fixed().then(|| study.initial_model());
-    std::iter::once(context.model).chain(context.baseline).chain(initial).collect()
+    let control = context.control.as_ref().map(|control| control.mean);
+    std::iter::once(context.model).chain(context.baseline).chain(control).chain(initial).collect()
 }
 
 impl Core {

@@ -65,6 +65,7 @@ impl Core {
             self.store.remove(Kind::Spool, &spool)?;
         }
         self.store.remove(Kind::LocalLayers, &self.folder.study(&study).local_layers())?;
+        self.store.remove(Kind::ControlVariate, &self.folder.study(&study).control_variate())?;
         self.keeping.erase_keys(&study)?;
         self.jobs.send(Job::Forget(study))?;
         self.drop_models()
@@ -88,6 +89,7 @@ impl Core {
             if let Some((context, ..)) = case.machine.as_ref().and_then(|machine| machine.current()) {
                 keep.push(context.model);
                 keep.extend(context.baseline);
+                keep.extend(context.control.as_ref().map(|control| control.mean));
             }
         }
         Ok(self.models.retain(&keep)?)

@@ -1,5 +1,7 @@
 //! How bad a starting model may be at this site, and how far from the last one: beyond that no honest sum leads to it.
 
+use consilium_rounds::control::reach;
+use consilium_secagg::numbering::RoundNumber;
 use consilium_study::document::Study;
 use consilium_study::graph::ParameterSpec;
 use consilium_study::task::Task;
@@ -34,6 +36,14 @@ pub(super) fn furthest(study: &Study, rounds: u32) -> f64 {
     f64::from(rounds) * study.rounds.strategy.longest_step(study.aggregation.longest_mean(), entries)
 }
 
+/// How long the mean of control variates can be at the start of a round: it is a mean of updates, each divided by what the
+/// learning rates of its round add up to, and these never rise. None before there was a round.
+pub(super) fn longest_control(study: &Study, round: RoundNumber) -> f64 {
+    let before = RoundNumber::new(round.get() - 1);
+    // The thousandth is for entries that are kept as f32.
+    before.map_or(0.0, |before| 1.001 * study.aggregation.longest_mean() / reach(study, before))
+}
+
 #[cfg(test)]
 mod tests {
     use consilium_study::document::Draft;
@@ -55,6 +65,23 @@ mod tests {
         assert!((most_loss(1e-3, 3.0, Task::Regression, 1) - 0.75).abs() < 1e-12);
         let most = most_loss(1.0, 3.0, Task::Classification, 2);
         assert!(2.9 < most && 3.1 > most);
+    }
+
+    #[test]
+    fn a_mean_of_control_variates_is_no_longer_than_an_update_over_its_rates() {
+        let sites = ["a", "b", "c"].map(|site| site.parse().unwrap());
+        let text = study_toml(&"lungs".parse().unwrap(), &sites)
+            .replace("\"adam\"", "\"sgd\"")
+            .replace("learning_rate = 0.001", "learning_rate = 0.1")
+            .replace("epochs = 1 ", "steps = 20 ")
+            .replace("schedule = \"constant\"", "schedule = { step = { every = 1, factor = 0.5 } }")
+            .replace("# strategy", "strategy")
+            .replace("kind = \"fedavg\"", "kind = \"scaffold\"");
+        let study = Draft::from_toml(&text).unwrap().with_initial_model(Hash::of_bytes(b"initial"));
+        let most = |round| longest_control(&study, RoundNumber::new(round).unwrap());
+        // Twenty steps of 0.1, then of half of that.
+        assert!((most(2) - 1.001 * 10.01 / 2.0).abs() < 1e-9 && (most(3) - 2.0 * most(2)).abs() < 1e-9);
+        assert!(most(1).abs() < f64::EPSILON, "nothing was summed before the first round");
     }
 
     #[test]

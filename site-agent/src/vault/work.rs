@@ -1,8 +1,8 @@
 //! The heavy work of the vault, on a thread of its own: reading data, training, scoring, masking.
 //!
 //! The rest of the vault stays responsive meanwhile. What comes back is an [`Outcome`]; a plain update
-//! leaves this thread only as the vector that is masked next, and no file ever holds it. What a file does hold are a site's
-//! own numbers in local layers, which are in no sum.
+//! leaves this thread only as the vector that is masked next, and no file ever holds it. What files do hold are a site's
+//! own numbers in local layers, which are in no sum, and its control variate ([`super::variates`]).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use consilium_learning::score::ScoreError;
 use consilium_learning::{ModelFile, TrainError, threads};
 use consilium_memory::trim;
+use consilium_rounds::control::OwnVariate;
 use consilium_rounds::message::Stage;
 use consilium_rounds::metrics::TrainCounts;
 use consilium_rounds::reason::{Decline, Withdrawal};
@@ -35,6 +36,7 @@ use super::limits::{distance, furthest, most_loss};
 use super::record::Reference;
 use crate::contribution::{LocalLayers, enough, evaluation_counts, local_update, losses, put_own};
 use crate::data::{Cache, Cohort, Decoder, LoadError, Source, SplitKey, load};
+use crate::folder::StudyFolder;
 use crate::pipe::message::{Span, Work};
 use crate::store::{Kind, Store, StoreError};
 
@@ -65,8 +67,8 @@ pub(super) struct AttemptJob {
     pub(super) reference: Option<Reference>,
     /// Its file, if it is still here.
     pub(super) last: Option<PathBuf>,
-    /// Where the site's own numbers in local layers are, once there are any.
-    pub(super) own: PathBuf,
+    /// Where what the site keeps of the study is.
+    pub(super) folder: StudyFolder,
     /// Set when the attempt is over or the study pauses.
     pub(super) stop: Arc<AtomicBool>,
     /// W3C trace context of the round.
@@ -79,8 +81,9 @@ pub(super) struct SpoolJob {
     pub(super) attempt: u32,
     pub(super) masker: Masker,
     pub(super) spool: PathBuf,
-    /// What training made of the local layers, and where that is kept.
-    pub(super) own: Option<(PathBuf, LocalLayers)>,
+    /// What training leaves at the site, and where.
+    pub(super) kept: Kept,
+    pub(super) folder: StudyFolder,
     pub(super) parent: String,
 }
 
@@ -104,14 +107,34 @@ pub(super) struct Vector {
     pub(super) words: Zeroizing<Vec<u32>>,
     /// The starting model, if it was judged for the first time.
     pub(super) reference: Option<Reference>,
-    /// After training, in a study with local layers.
-    pub(super) own: Option<LocalLayers>,
+    pub(super) kept: Kept,
     pub(super) busy: Duration,
+}
+
+/// What a training leaves at the site besides its vector.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// In a study with local layers.
+    pub(super) own: Option<LocalLayers>,
+    /// In a study whose sites correct their steps.
+    pub(super) variate: Option<Box<OwnVariate>>,
+}
+
+impl Kept {
+    fn write(&self, store: &dyn Store, folder: &StudyFolder) -> Result<(), StoreError> {
+        if let Some(own) = &self.own {
+            store.replace(Kind::LocalLayers, &folder.local_layers(), &own.to_canonical())?;
+        }
+        if let Some(variate) = &self.variate {
+            store.replace(Kind::ControlVariate, &folder.control_variate(), &variate.to_canonical())?;
+        }
+        Ok(())
+    }
 }
 
 impl Vector {
     fn of(words: Vec<u32>) -> Self {
-        Self { words: Zeroizing::new(words), reference: None, own: None, busy: Duration::ZERO }
+        Self { words: Zeroizing::new(words), reference: None, kept: Kept::default(), busy: Duration::ZERO }
     }
 }
 
@@ -178,9 +201,13 @@ impl Worker {
                 tell(Outcome::Worked { study, attempt, result });
             }
             Job::Spool(job) => {
-                let SpoolJob { study, attempt, masker, spool, own, parent } = *job;
+                let SpoolJob { study, attempt, masker, spool, kept, folder, parent } = *job;
                 let began = SystemTime::now();
-                let masked = write_spool(&*bench.store, masker, &spool, own.as_ref()).map(Box::new);
+                // First what the site keeps: whatever can be sent has left its trace there.
+                let masked = kept
+                    .write(&*bench.store, &folder)
+                    .and_then(|()| write_spool(&*bench.store, masker, &spool))
+                    .map(Box::new);
                 tell(Outcome::Span(span(Work::Mask, &parent, attempt, began)));
                 tell(Outcome::Spooled { study, attempt, masked });
             }
@@ -244,11 +271,13 @@ impl Bench {
             return Ok(None);
         }
         let unread = |error: &dyn std::fmt::Display| {
-            let file = job.own.display();
+            let file = job.folder.local_layers();
+            let file = file.display();
             tracing::error!(study = study.hash().short(), %error, %file, "the local layers cannot be read");
             Halt::Withdraw(Withdrawal::TrainingFailed)
         };
-        let bytes = self.store.read(Kind::LocalLayers, &job.own).map_err(|error| unread(&error))?;
+        let bytes =
+            self.store.read(Kind::LocalLayers, &job.folder.local_layers()).map_err(|error| unread(&error))?;
         let own = bytes.map(|bytes| LocalLayers::from_canonical(&bytes)).transpose();
         match own.map_err(|error| unread(&error))? {
             Some(own) if !own.is_of(study) => Err(unread(&"they are of another study, or not finite")),
@@ -266,7 +295,7 @@ impl Bench {
         let study = &job.study;
         let least = (self.minimum_cases)(study);
         let (site, trap_factor) = (self.site.clone(), self.trap_factor);
-        let own = self.own_layers(job)?;
+        let (own, variate) = (self.own_layers(job)?, self.own_variate(job)?);
         let cohort = self
             .load(study, cohorts, &mut |done, total| ticker.tick(Stage::Loading, done, total))
             .map_err(|error| {
@@ -274,7 +303,8 @@ impl Bench {
             Halt::Withdraw(Withdrawal::NoData)
         })?;
         enough(study, least, &cohort.counts).map_err(Halt::Withdraw)?;
-        let task = Task { study, site: &site, cohort, job, own: own.as_ref(), trap_factor };
+        let (own, variate) = (own.as_ref(), variate.as_ref());
+        let task = Task { study, site: &site, cohort, job, own, variate, trap_factor };
         let vector = match job.context.purpose {
             Purpose::Train => task.train(ticker)?,
             Purpose::Evaluate => Vector::of(task.evaluate(ticker)?),
@@ -287,12 +317,13 @@ impl Bench {
 }
 
 /// One attempt, its data at hand.
-struct Task<'a> {
-    study: &'a Study,
-    site: &'a SiteName,
+pub(super) struct Task<'a> {
+    pub(super) study: &'a Study,
+    pub(super) site: &'a SiteName,
     cohort: &'a Cohort,
-    job: &'a AttemptJob,
+    pub(super) job: &'a AttemptJob,
     own: Option<&'a LocalLayers>,
+    pub(super) variate: Option<&'a OwnVariate>,
     trap_factor: f64,
 }
 
@@ -304,13 +335,14 @@ impl Task<'_> {
         }
         let before = self.own.and_then(|own| own.at_start(context.round, context.model));
         let start = self.model(&context.model, before)?;
+        let correction = self.correction()?;
         let began = SystemTime::now();
         let reference = self.judge(&start)?;
-        let trained =
-            local_update(self.study, self.site, context.round, &start, &self.cohort.train, &mut |at| {
-                ticker.tick(Stage::Training, at.step, at.steps);
-                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
+        let (round, entries, cases) = (context.round, correction.entries.as_deref(), &self.cohort.train);
+        let trained = local_update(self.study, self.site, round, &start, entries, cases, &mut |at| {
+            ticker.tick(Stage::Training, at.step, at.steps);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         (ticker.tell)(Outcome::Span(span(Work::Train, parent, ticker.attempt, began)));
         let trained = trained.map_err(|error| match error {
             TrainError::Stopped { .. } => Halt::Stopped,
@@ -321,12 +353,14 @@ impl Task<'_> {
         })?;
         let rounding = RoundingKey::new(self.study.seed, self.site, context.round);
         let counts = TrainCounts::new(trained.mean_loss, *weight).to_words();
+        let unsummed = |error: &dyn std::fmt::Display| {
+            tracing::warn!(study = self.study.hash().short(), %error, "the update cannot be summed");
+            Halt::Withdraw(Withdrawal::TrainingFailed)
+        };
         let words = ClippedUpdate::clip(trained.update, &context.layout, context.clip_norm)
             .and_then(|clipped| encode_on(threads(), context, *weight, clipped, &counts, &rounding))
-            .map_err(|error| {
-                tracing::warn!(study = self.study.hash().short(), %error, "the update cannot be summed");
-                Halt::Withdraw(Withdrawal::TrainingFailed)
-            })?;
+            .map_err(|error| unsummed(&error))?;
+        let variate = self.next_variate(&correction, &words).map_err(|error| unsummed(&error))?;
         let own = (!trained.own.is_empty()).then(|| LocalLayers {
             study: self.study.hash(),
             round: context.round,
@@ -334,7 +368,7 @@ impl Task<'_> {
             before: before.map(<[f32]>::to_vec),
             after: trained.own,
         });
-        Ok(Vector { reference, own, ..Vector::of(words) })
+        Ok(Vector { reference, kept: Kept { own, variate }, ..Vector::of(words) })
     }
 
     /// Whether a model with this loss here is too bad to train from. A site that has not trained yet has nothing to
@@ -424,12 +458,11 @@ impl Task<'_> {
     /// in the initial model: frozen layers that move would carry whatever a coordinator puts there, past every bound on
     /// updates.
     fn model(&self, hash: &Hash, own: Option<&[f32]>) -> Result<Vec<f32>, Halt> {
-        let file = |hash| self.job.models.get(hash).ok_or(Halt::Withdraw(Withdrawal::ModelUnavailable));
-        let mut model = self.read(file(hash)?)?;
+        let mut model = self.read(self.file(hash)?)?;
         if !self.study.model.has_fixed() {
             return Ok(model);
         }
-        let initial = self.read(file(&self.study.initial_model())?)?;
+        let initial = self.read(self.file(&self.study.initial_model())?)?;
         match self.study.model.altered(&initial, &model) {
             None => {
                 put_own(&self.study.model, &mut model, own);
@@ -447,8 +480,13 @@ impl Task<'_> {
         }
     }
 
+    /// The file of a model of the attempt.
+    pub(super) fn file(&self, hash: &Hash) -> Result<&PathBuf, Halt> {
+        self.job.models.get(hash).ok_or(Halt::Withdraw(Withdrawal::ModelUnavailable))
+    }
+
     /// Reads a model file and checks that it is of this study's graph.
-    fn read(&self, path: &Path) -> Result<Vec<f32>, Halt> {
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<f32>, Halt> {
         let file = File::open(path).map_err(|_| Halt::Withdraw(Withdrawal::ModelUnavailable))?;
         let identity = self.study.model_identity();
         ModelFile::read(file).and_then(|file| file.expect(&identity)).map_err(|error| {
@@ -474,17 +512,8 @@ impl Task<'_> {
     }
 }
 
-/// Masks a vector into a file. The file has its name only when all of it is flushed. Local layers are written first: what
-/// can be sent has left its trace in them.
-fn write_spool(
-    store: &dyn Store,
-    mut masker: Masker,
-    path: &Path,
-    own: Option<&(PathBuf, LocalLayers)>,
-) -> Result<MaskedVector, StoreError> {
-    if let Some((path, own)) = own {
-        store.replace(Kind::LocalLayers, path, &own.to_canonical())?;
-    }
+/// Masks a vector into a file. The file has its name only when all of it is flushed.
+fn write_spool(store: &dyn Store, mut masker: Masker, path: &Path) -> Result<MaskedVector, StoreError> {
     let mut spool = store.stage(Kind::Spool, path)?;
     while let Some(chunk) = masker.next_chunk() {
         spool.write(chunk.bytes)?;

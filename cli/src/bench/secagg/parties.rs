@@ -60,6 +60,7 @@ pub(super) fn fields(pin: &StudyPin, adverts: impl Fn(&SiteName) -> Hash) -> any
         clip_norm: pin.clip_norm,
         weight_cap: WEIGHT_CAP,
         noise: 0,
+        control: None,
     })
 }
 
@@ -140,6 +141,7 @@ pub(super) fn pin(
         weight_cap: WEIGHT_CAP,
         noise: 0,
         groups: 1,
+        control: false,
         layouts: BTreeMap::from([(Purpose::Train, layout(parameters, ring)?)]),
     };
     Ok((pin, coordinator, keys))

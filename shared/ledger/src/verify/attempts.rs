@@ -67,6 +67,7 @@ impl Walk {
         study.groups(&context)?;
         study.consents(&context)?;
         study.starts_right(&context)?;
+        let correction = study.correction(&context)?;
         study.last_attempt = context.attempt.get();
         study.contexts.push(hash);
         let report = AttemptReport {
@@ -87,7 +88,8 @@ impl Walk {
             candidate: None,
         };
         let study = context.study;
-        let walk = AttemptWalk { study, context, survivors: None, agreed: false, end: None, report };
+        let walk =
+            AttemptWalk { study, context, correction, survivors: None, agreed: false, end: None, report };
         self.attempts.insert(hash, walk);
         Ok(())
     }
@@ -141,7 +143,7 @@ impl Walk {
     }
 
     pub(super) fn opened(&mut self, study: Hash, sum: &OpenedSum) -> Result<(), Fault> {
-        let keeps_moments = self.study_mut(&study)?.study.rounds.strategy.keeps_moments();
+        let strategy = self.study_mut(&study)?.study.rounds.strategy;
         let attempt = self.attempt_mut(study, &sum.ctx)?;
         let context = &attempt.context;
         let said = (sum.attempt, sum.round, sum.purpose);
@@ -154,18 +156,23 @@ impl Walk {
         if sum.candidate.is_some() != (sum.purpose == Purpose::Train) {
             return Err(Fault::WrongEnd("training makes a model, and nothing else does"));
         }
-        if sum.moments.is_some() != (sum.candidate.is_some() && keeps_moments) {
+        if sum.moments.is_some() != (sum.candidate.is_some() && strategy.keeps_moments()) {
             return Err(Fault::WrongEnd(
                 "moments stand beside the models of a strategy that keeps them, and nowhere else",
             ));
         }
+        let control = attempt.control_of(sum, strategy.keeps_control())?;
         attempt.end = Some(End::Opened);
         "the sum was opened".clone_into(&mut attempt.report.outcome);
         attempt.report.aggregate = Some(sum.aggregate);
         attempt.report.candidate = sum.candidate;
-        let counted = attempt.report.counted.clone();
+        let (counted, context) = (attempt.report.counted.clone(), attempt.context.clone());
         if let Some(model) = sum.candidate {
-            self.study_mut(&study)?.candidate = Some(Candidate { round: sum.round.get(), model, counted });
+            let study = self.study_mut(&study)?;
+            if let Some(made) = &control {
+                study.note_control(&context, model, made);
+            }
+            study.candidate = Some(Candidate { round: sum.round.get(), model, counted, control });
         }
         Ok(())
     }

@@ -193,6 +193,9 @@ pub enum Fault {
         /// What follows from the entries before.
         want: Hash,
     },
+    /// Control variates that are not those beside the adopted model.
+    #[error("it does not name the mean of control variates beside the adopted model, or not whose are in it")]
+    Control,
     /// A model, and nothing was made or adopted that it could be.
     #[error("it names model {0}, and no entry before it leads there")]
     NoSuchModel(Hash),

@@ -86,6 +86,7 @@ impl Walk {
             rounds: Vec::new(),
             model,
             released: None,
+            controls: Vec::new(),
         };
         let walk = StudyWalk {
             study,
@@ -97,6 +98,7 @@ impl Walk {
             contexts: Vec::new(),
             last_attempt: 0,
             model,
+            control: None,
             adopted: BTreeSet::from([(0, model)]),
             candidate: None,
             adoptions: Vec::new(),

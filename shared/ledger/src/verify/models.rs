@@ -53,6 +53,7 @@ impl Walk {
         }
         if !matches!(said.verdict, Verdict::Refused(_)) {
             study.model = made.model;
+            study.control = made.control;
             study.adopted.insert((made.round, made.model));
             study.counted.extend(made.counted);
         }

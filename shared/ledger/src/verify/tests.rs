@@ -7,13 +7,14 @@ use consilium_identity::enrolment::EnrolmentRequest;
 use consilium_identity::roster::SiteEntry;
 use consilium_identity::{ConsortiumKey, Invitation, TlsKey};
 use consilium_rounds::reason::{Abandonment, CandidateRefusal, Unevaluated};
-use consilium_rounds::record::{Course, Record as Happened, Verdict};
+use consilium_rounds::record::{Course, OpenedSum, Record as Happened, Verdict};
 use consilium_secagg::context::Purpose;
+use consilium_secagg::control::{Control, Counted};
 use consilium_secagg::guilt::DealerGuilt;
 use consilium_secagg::message::Receipt;
-use consilium_secagg::numbering::{RoundNumber, SiteIndex};
+use consilium_secagg::numbering::{Attempt, RoundNumber, SiteIndex};
 use consilium_secagg::terms::RosterSet;
-use consilium_study::document::Plan;
+use consilium_study::document::{Draft, Plan};
 use consilium_study::name::ConsortiumName;
 use consilium_study::quantity::{Adaptivity, ServerLearningRate};
 use consilium_study::sign::SigningKey;
@@ -169,6 +170,70 @@ fn moments_stand_where_the_strategy_keeps_them() {
             story[14] = world.opened_with(&evaluate, None, given);
             assert_eq!(world.verify(&story).is_ok(), given.is_none(), "{kept} {given:?}");
         }
+    }
+}
+
+/// A mean of control variates stands beside each model of a strategy that keeps one, and the next training names the one beside
+/// the adopted model, with the attempt of each member's variate in it, or none.
+#[test]
+fn control_variates_are_those_beside_the_adopted_model() {
+    let corrects = |plan: &mut Plan| {
+        plan.rounds.strategy =
+            Strategy::Scaffold { server_learning_rate: ServerLearningRate::new(0.5).unwrap() };
+        let text = consilium_study::template::study_toml(&plan.name, &plan.sites)
+            .replace("\"adam\"", "\"sgd\"")
+            .replace("learning_rate = 0.001", "learning_rate = 0.1")
+            .replace("epochs = 1 ", "steps = 5 ");
+        plan.training = Draft::from_toml(&text).unwrap().training.clone();
+        plan.rounds.count = 2;
+    };
+    for (world, keeps) in [(World::new(), false), (World::new().with(corrects), true)] {
+        for given in [None, Some(hash("mean"))] {
+            let mut story = world.story();
+            story.truncate(16);
+            let sum = world.sum(&world.train(), Some(hash("candidate")));
+            story[10] = world.told(&Happened::Opened(OpenedSum { control: given, ..sum }));
+            assert_eq!(world.verify(&story).is_ok(), keeps == given.is_some(), "{keeps} {given:?}");
+        }
+    }
+    let world = World::new().with(corrects);
+    let mut story = world.story();
+    story.truncate(16);
+    let made =
+        OpenedSum { control: Some(hash("mean")), ..world.sum(&world.train(), Some(hash("candidate"))) };
+    story[10] = world.told(&Happened::Opened(made));
+    let report = world.verify(&story).unwrap();
+    let [control] = &report.studies[0].controls[..] else { panic!("one sum") };
+    assert_eq!((control.start, control.candidate), (hash("initial"), hash("candidate")));
+    assert_eq!((control.before, control.after), (None, hash("mean")));
+    assert!((control.step.share - 1.0).abs() < 1e-12 && (control.step.reach - 0.5).abs() < 1e-12);
+    assert!((control.step.server_rate - 0.5).abs() < 1e-12);
+    assert!(report.models().contains(&hash("mean")));
+    // The second round. `dax` was not counted in the first.
+    let counted = |sites: &[u8], attempt: u32| {
+        let of = |site: &u8| Counted {
+            site: SiteIndex::new(*site).unwrap(),
+            attempt: Attempt::new(attempt).unwrap(),
+        };
+        sites.iter().map(of).collect::<Vec<_>>()
+    };
+    let next = |control: Option<Control>| {
+        let mut fields = world.fields(3, Purpose::Train, hash("candidate"));
+        (fields.round, fields.control) = (round(2), control);
+        let mut story = story.clone();
+        story.push(world.context(fields));
+        world.verify(&story).map_err(|failure| failure.to_string())
+    };
+    let named = |mean: &str, counted| Some(Control { mean: hash(mean), counted });
+    assert!(next(named("mean", counted(&[1, 2, 3], 1))).is_ok());
+    assert!(next(None).is_ok(), "all begin anew");
+    for wrong in [
+        named("other", counted(&[1, 2, 3], 1)),
+        named("mean", counted(&[1, 2], 1)),
+        named("mean", counted(&[1, 2, 3, 4], 1)),
+        named("mean", counted(&[1, 2, 3], 2)),
+    ] {
+        assert!(next(wrong).unwrap_err().contains("control variates"));
     }
 }
 

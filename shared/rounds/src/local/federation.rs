@@ -202,7 +202,8 @@ impl<M: Models> Federation<M> {
             && let Ok(context) = context.claim()
         {
             let fetched = self.fetched.entry(site.clone()).or_default();
-            for model in std::iter::once(context.model).chain(context.baseline) {
+            let control = context.control.as_ref().map(|control| control.mean);
+            for model in std::iter::once(context.model).chain(context.baseline).chain(control) {
                 if fetched.insert(model) {
                     down += self.models.bytes(&model);
                 }
@@ -246,6 +247,7 @@ impl<M: Models> Federation<M> {
         let models: BTreeMap<_, _> = std::iter::once(job.context.model)
             .chain(job.before)
             .chain(job.moments.into_iter().flatten())
+            .chain(job.context.control.as_ref().map(|control| control.mean))
             .map(|hash| (hash, self.models.read(&hash)))
             .collect();
         let model = |hash: &Hash, block: usize| {
@@ -259,10 +261,11 @@ impl<M: Models> Federation<M> {
             uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(SumRefused)
         };
         match sum(study, job, 1, read, model).map_err(|_| SumRefused)? {
-            Sum::Train { aggregate, candidate, figures, largest, moments } => {
+            Sum::Train { aggregate, candidate, figures, largest, moments, control } => {
                 let candidate = self.models.write(candidate);
                 let moments = moments.map(|moments| moments.map(|moment| self.models.write(moment)));
-                Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
+                let control = control.map(|control| self.models.write(control));
+                Ok(Summed::Train { aggregate, candidate, figures, largest, moments, control })
             }
             Sum::Evaluate { aggregate, figures } => {
                 let figures: Option<Figures> = figures.ok().flatten();

@@ -6,7 +6,7 @@ use consilium_secagg::context::{Context, Purpose};
 use consilium_secagg::message::{EpochOpening, Upload};
 use consilium_secagg::numbering::Attempt;
 use consilium_secagg::pin::StudyPin;
-use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode, encode_counts};
+use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, decode, encode, encode_counts};
 use consilium_secagg::site::{
     Begun, MaskPermit, PairsSettled, RepeatBook, SetupReply, SiteMachine, SiteRefusal, Store, Unsent,
 };
@@ -27,6 +27,9 @@ pub trait Work {
     fn train(&mut self, context: &Context) -> Result<Trained, Withdrawal>;
     /// Scores held-out cases with the candidate that the context names and with its baseline.
     fn evaluate(&mut self, context: &Context) -> Result<EvaluationCounts, Withdrawal>;
+    /// What of an update is in the vector that is masked next, entries as in [`Trained::update`]: clipped and quantised. Told in a
+    /// study with control variates.
+    fn sent(&mut self, _: &Context, _: &[f32]) {}
     /// What a hostile site makes of its vector before it is masked. An honest one leaves it alone.
     fn tamper(&mut self, _: &Context, _: &mut [u32]) {}
 }
@@ -283,8 +286,14 @@ impl LocalSite {
                     .map_err(|_| Withdrawal::TrainingFailed)?;
                 let counts = TrainCounts::new(trained.mean_loss, self.weight).to_words();
                 let rounding = RoundingKey::new(self.study.seed, &self.name, context.round);
-                let vector = encode(context, self.weight, update, &counts, &rounding);
-                Ok((vector.map_err(|_| Withdrawal::TrainingFailed)?, trained.busy_ms))
+                let vector = encode(context, self.weight, update, &counts, &rounding)
+                    .map_err(|_| Withdrawal::TrainingFailed)?;
+                if self.study.rounds.strategy.keeps_control() {
+                    // A sum over one.
+                    let sent = decode(context, vector.clone()).map_err(|_| Withdrawal::TrainingFailed)?;
+                    work.sent(context, &sent.update);
+                }
+                Ok((vector, trained.busy_ms))
             }
             Purpose::Evaluate => {
                 let counts = work.evaluate(context)?.to_words();

@@ -191,6 +191,8 @@ impl StudyMachine {
         self.next_attempt = above.saturating_add(1);
         // Keys that were settled after the backup are unknown here.
         self.epoch = None;
+        // So may control variates be that were trained after it.
+        self.lose_variates();
         effects.course(Course::Restored { above }, by);
         Ok(())
     }

@@ -281,8 +281,9 @@ impl StudyMachine {
             Ok(seeds) => {
                 let before = self.before(live.context.purpose);
                 let moments = self.moments.filter(|_| live.context.purpose == Purpose::Train);
-                let context = live.context.clone();
-                let job = SumJob { context, survivors: unmask.vectors(), seeds, before, moments };
+                let variates = self.next_variates(live, &survivors);
+                let (context, vectors) = (live.context.clone(), unmask.vectors());
+                let job = SumJob { context, survivors: vectors, seeds, before, moments, variates };
                 let summing = Summing {
                     ctx: live.ctx,
                     begun: live.begun,

@@ -278,6 +278,9 @@ impl StudyMachine {
         key: &SigningKey,
         effects: &mut Effects,
     ) {
+        if self.run().is_some_and(|run| matches!(run.step, Step::Train(_))) {
+            self.begin_variates_anew();
+        }
         let (Some(run), Some(epoch)) = (self.run(), &self.epoch) else { return };
         let adverts = selected.sites.iter().map(|site| {
             (site.clone(), epoch.setup.advert(site).expect("who has settled its pairs has advertised"))
@@ -307,7 +310,6 @@ impl StudyMachine {
                 Draw::Drawn(_, drawn) => drawn.grouping(&selection),
                 Draw::None | Draw::Due(_) | Draw::Called => None,
             },
-            selection,
             thresholds: selected.thresholds,
             ring_bits: layout.ring().bits(),
             layout,
@@ -315,12 +317,23 @@ impl StudyMachine {
             clip_norm: pin.clip_norm,
             weight_cap: pin.weight_cap,
             noise: pin.noise,
+            control: match run.step {
+                Step::Train(_) => self.control.as_ref().map(|control| control.named(&selection)),
+                Step::Evaluate { .. } => None,
+            },
+            selection,
         };
         let context = Context::new(fields).expect("a proposal was checked when it was taken up");
         let signed = Signed::seal(&context, Principal::Coordinator, key);
         let phase =
             CollectMasked::new(&pin, &signed, self.guilty()).expect("our own context fits our own study");
-        let member = Member { progressed: now, progress: None, upload: UploadState::Awaited, busy_ms: 0 };
+        let member = |site: &SiteName| Member {
+            progressed: now,
+            progress: None,
+            upload: UploadState::Awaited,
+            busy_ms: 0,
+            weight: self.sites[site].weight(),
+        };
         let live = Live {
             signed: signed.clone(),
             ctx: context.hash(),
@@ -328,7 +341,7 @@ impl StudyMachine {
             begun: now,
             needed: selected.needed as u32,
             given_up: gathering.given_up.clone(),
-            members: selected.sites.iter().map(|site| (site.clone(), member.clone())).collect(),
+            members: selected.sites.iter().map(|site| (site.clone(), member(site))).collect(),
             phase: Phase::Collect(phase),
             bytes_up: 0,
             bytes_down: 0,

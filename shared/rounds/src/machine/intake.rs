@@ -104,7 +104,10 @@ impl StudyMachine {
                 }
             }
             SiteMessage::Withdrawn { attempt, cause } => {
-                return self.leave(attempt, Missing::withdrew(from.clone(), cause), now);
+                self.leave(attempt, Missing::withdrew(from.clone(), cause), now)?;
+                if cause == Withdrawal::VariateLost {
+                    self.lose_variates();
+                }
             }
             SiteMessage::Declined { attempt, reason, .. } => {
                 let missing = Missing::declined(from.clone(), reason);

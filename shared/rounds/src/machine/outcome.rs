@@ -11,7 +11,7 @@ use consilium_study::name::SiteName;
 
 use super::fewest_sites;
 use super::run::{Gathering, Life, Run, Stage, Step, Summing, Trained};
-use super::sites::Standing;
+use super::sites::SiteRecord;
 use super::{Effects, StudyMachine};
 use crate::ending::is_over;
 use crate::event::{Effect, Notice, SumRefused, Summed};
@@ -41,14 +41,20 @@ impl StudyMachine {
         }
         let (summing, step) = ((**summing).clone(), run.step.clone());
         match (outcome, step) {
-            (Ok(Summed::Train { aggregate, candidate, figures, largest, moments }), Step::Train(round)) => {
-                opened(&summing, aggregate, Some((candidate, moments)), effects);
+            (
+                Ok(Summed::Train { aggregate, candidate, figures, largest, moments, control }),
+                Step::Train(round),
+            ) => {
+                let made =
+                    OpenedSum { candidate: Some(candidate), moments, control, ..sum(&summing, aggregate) };
+                opened(&summing, made, effects);
                 let survivors = summing.job.survivors.keys().cloned().collect();
-                let trained = Trained { candidate, figures, largest, survivors, moments };
+                let control = Self::next_control(&summing, control);
+                let trained = Trained { candidate, figures, largest, survivors, moments, control };
                 self.trained(round, &summing, trained, now, effects);
             }
             (Ok(Summed::Evaluate { aggregate, figures }), Step::Evaluate { round, trained }) => {
-                opened(&summing, aggregate, None, effects);
+                opened(&summing, sum(&summing, aggregate), effects);
                 self.evaluated(round, &summing, &trained, figures, now, effects);
             }
             // A model that is not finite, or counts that no vectors lead to. An answer of the wrong kind is
@@ -75,7 +81,7 @@ impl StudyMachine {
         });
         if let Some(run) = self.run_mut() {
             *run = Run {
-                step: Step::Evaluate { round, trained },
+                step: Step::Evaluate { round, trained: Box::new(trained) },
                 stage: Stage::Gathering(Gathering::begin(now)),
             };
         }
@@ -151,7 +157,9 @@ impl StudyMachine {
 
     /// Nobody can say how good the candidate is, and nothing waits for it.
     pub(super) fn conclude_unevaluated(&mut self, cause: Unevaluated, now: Timestamp, effects: &mut Effects) {
-        let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else { return };
+        let Some(Run { step: Step::Evaluate { round, trained }, .. }) = self.run().cloned() else {
+            return;
+        };
         let verdict = if gate::is_too_long(&self.study, &trained.figures) {
             Verdict::Refused(CandidateRefusal::TooLong)
         } else {
@@ -206,6 +214,7 @@ impl StudyMachine {
         if !matches!(verdict, Verdict::Refused(_)) {
             self.model = trained.candidate;
             self.moments = trained.moments;
+            self.control.clone_from(&trained.control);
             if self.is_crowded(trained) {
                 self.spread =
                     Some(self.spread.map_or(1, |spread| spread.saturating_add(1)).min(WIDEST_SPREAD));
@@ -256,10 +265,7 @@ impl StudyMachine {
 
     /// The largest weight that a site accepted with, by the largest that the study allows.
     fn heaviest_share(&self) -> f64 {
-        let weights = self.sites.values().filter_map(|site| match &site.standing {
-            Standing::Accepted(accepted) => Some(accepted.signed.claim().ok()?.weight_class),
-            _ => None,
-        });
+        let weights = self.sites.values().filter_map(SiteRecord::weight);
         f64::from(weights.max().unwrap_or(1)) / f64::from(self.study.aggregation.weight_cap)
     }
 
@@ -411,22 +417,24 @@ impl StudyMachine {
     }
 }
 
-fn opened(
-    summing: &Summing,
-    aggregate: Hash,
-    candidate: Option<(Hash, Option<[Hash; 2]>)>,
-    effects: &mut Effects,
-) {
+/// An opened sum that made nothing.
+fn sum(summing: &Summing, aggregate: Hash) -> OpenedSum {
     let context = &summing.job.context;
-    effects.record(Record::Opened(OpenedSum {
+    OpenedSum {
         attempt: context.attempt,
         ctx: summing.ctx,
         round: context.round,
         purpose: context.purpose,
         aggregate,
-        candidate: candidate.map(|(candidate, _)| candidate),
-        moments: candidate.and_then(|(_, moments)| moments),
-    }));
+        candidate: None,
+        moments: None,
+        control: None,
+    }
+}
+
+fn opened(summing: &Summing, sum: OpenedSum, effects: &mut Effects) {
+    let attempt = sum.attempt;
+    effects.record(Record::Opened(sum));
     let survivors = summing.job.survivors.keys().cloned().collect();
-    effects.push(Effect::DiscardUploads { attempt: context.attempt, survivors });
+    effects.push(Effect::DiscardUploads { attempt, survivors });
 }

@@ -20,6 +20,7 @@ use consilium_study::name::SiteName;
 use consilium_study::sign::Signed;
 use minicbor::{Decode, Encode};
 
+use crate::control::Controlled;
 use crate::message::Progress;
 use crate::metrics::TrainFigures;
 use crate::reason::Dropout;
@@ -108,7 +109,7 @@ pub(crate) enum Step {
         #[n(0)]
         round: RoundNumber,
         #[n(1)]
-        trained: Trained,
+        trained: Box<Trained>,
     },
 }
 
@@ -144,6 +145,9 @@ pub(crate) struct Trained {
     /// The moments beside it, of a strategy that keeps them.
     #[n(4)]
     pub(crate) moments: Option<[Hash; 2]>,
+    /// The mean of control variates beside it, of a strategy that keeps one.
+    #[n(5)]
+    pub(crate) control: Option<Controlled>,
 }
 
 /// How far a step has come.
@@ -270,6 +274,9 @@ pub(crate) struct Member {
     /// Milliseconds it worked.
     #[n(3)]
     pub(crate) busy_ms: u64,
+    /// What it counts, as it accepted.
+    #[n(4)]
+    pub(crate) weight: Option<u32>,
 }
 
 /// How far a member's masked vector has come.

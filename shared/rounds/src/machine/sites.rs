@@ -160,6 +160,11 @@ impl SiteRecord {
         }
     }
 
+    /// What it counts, as it accepted.
+    pub(crate) fn weight(&self) -> Option<u32> {
+        Some(self.accepted()?.signed.claim().ok()?.weight_class)
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })
     }

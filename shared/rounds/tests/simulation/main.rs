@@ -13,3 +13,4 @@ mod rules;
 mod scenario;
 mod sim;
 mod treatments;
+mod variates;

@@ -1,10 +1,14 @@
 //! What the simulation is made of: chance, a study, and sites with one-hot updates.
 
+use std::collections::BTreeMap;
+
+use consilium_rounds::control::{NoVariate, OwnVariate, correction};
 use consilium_rounds::local::{Trained, Work};
 use consilium_rounds::metrics::EvaluationCounts;
 use consilium_rounds::reason::Withdrawal;
 use consilium_rounds::vector::evaluation_shape;
 use consilium_secagg::context::Context;
+use consilium_secagg::numbering::Attempt;
 use consilium_study::document::Study;
 use consilium_study::hash::{Hash, Hasher};
 use consilium_study::name::{Principal, SiteName};
@@ -49,6 +53,17 @@ pub(crate) struct OneHot {
     pub(crate) blind: bool,
     /// Why it leaves whenever it is to train.
     pub(crate) leaves: Option<Withdrawal>,
+    /// Its control variate, in a study that has them, and their means by hash.
+    pub(crate) variate: Option<OwnVariate>,
+    pub(crate) means: BTreeMap<Hash, Vec<f32>>,
+}
+
+impl OneHot {
+    /// The variate that a training begins with.
+    fn at_start(&self, context: &Context) -> Result<Option<(Attempt, &[f32])>, NoVariate> {
+        let site = context.selection.index_of(&name(self.position)).unwrap();
+        OwnVariate::at_start(self.variate.as_ref(), context, site)
+    }
 }
 
 impl Work for OneHot {
@@ -56,11 +71,20 @@ impl Work for OneHot {
         if let Some(why) = self.leaves {
             return Err(why);
         }
+        self.at_start(context).map_err(|_| Withdrawal::VariateLost)?;
         let mut update = vec![0.0; context.layout.entries()];
         update[self.position] = (self.length)(context.round.get());
         // What everybody finds, so that no rule makes the model that there was.
         update[SHARED] = 0.125;
         Ok(Trained { update, mean_loss: 0.5, busy_ms: 10 })
+    }
+
+    fn sent(&mut self, context: &Context, sent: &[f32]) {
+        let (graph, before) = (&self.study.model, self.at_start(context).unwrap());
+        let own = before.map(|(_, own)| own);
+        let control = context.control.as_ref();
+        let correction = control.map(|control| correction(graph, &self.means[&control.mean], own));
+        self.variate = Some(OwnVariate::after(&self.study, context, before, correction.as_deref(), sent));
     }
 
     fn evaluate(&mut self, _: &Context) -> Result<EvaluationCounts, Withdrawal> {

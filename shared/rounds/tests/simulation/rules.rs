@@ -445,6 +445,8 @@ fn a_federation_in_one_process_reaches_its_release() {
                     declines: false,
                     blind: false,
                     leaves: None,
+                    variate: None,
+                    means: std::collections::BTreeMap::new(),
                 }
             },
             |effect| sums += usize::from(matches!(effect, Effect::Sum(_))),

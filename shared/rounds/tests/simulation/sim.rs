@@ -130,6 +130,8 @@ impl Sim {
                     declines: false,
                     blind: false,
                     leaves: None,
+                    variate: None,
+                    means: BTreeMap::new(),
                 },
                 up: false,
                 sent: BTreeSet::new(),
@@ -357,7 +359,7 @@ impl Sim {
                     uploads.get(&(attempt, site.clone())).and_then(|chunks| chunks.get(index)).ok_or(())
                 };
                 let outcome = match sum(study, job, 2, read, model) {
-                    Ok(Sum::Train { aggregate, candidate, figures, largest, moments }) => {
+                    Ok(Sum::Train { aggregate, candidate, figures, largest, moments, control }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));
                         let mut keep = |model: Vec<f32>| {
                             let hash = hash_of_model(&model);
@@ -365,8 +367,15 @@ impl Sim {
                             hash
                         };
                         let candidate = keep(candidate);
+                        let control = control.map(|mean| {
+                            let hash = keep(mean.clone());
+                            self.sites
+                                .iter_mut()
+                                .for_each(|site| drop(site.work.means.insert(hash, mean.clone())));
+                            hash
+                        });
                         let moments = moments.map(|moments| moments.map(keep));
-                        Ok(Summed::Train { aggregate, candidate, figures, largest, moments })
+                        Ok(Summed::Train { aggregate, candidate, figures, largest, moments, control })
                     }
                     Ok(Sum::Evaluate { aggregate, figures }) => {
                         assert_eq!(aggregate, self.plain_sum(&job.context, &job.survivors));

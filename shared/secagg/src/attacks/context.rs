@@ -4,6 +4,7 @@ use consilium_study::canonical::Canonical;
 
 use super::*;
 use crate::context::{ContextFields, InvalidSelection, Member, Selection};
+use crate::control::{Control, Counted};
 use crate::layout::{Block, BlockKind};
 use crate::quantiser::{ClipNorm, count_limit};
 use crate::ring::Ring;
@@ -52,6 +53,66 @@ fn what_this_protocol_does_not_speak_is_no_context() {
     for cap in [0, count_limit(4) + 1] {
         let refusal = with(&|fields| fields.weight_cap = cap);
         assert_eq!(refusal, InvalidContext::WeightCap { cap, sites: 4 });
+    }
+}
+
+/// What sites correct their steps by is the same for all, by the hash of the context, and of members and earlier attempts only.
+#[test]
+fn control_variates_are_of_a_training_and_of_its_members() {
+    let (mut federation, _) = federation(4);
+    federation.pin.control = true;
+    let counted = |site, attempt| Counted {
+        site: SiteIndex::new(site).unwrap(),
+        attempt: Attempt::new(attempt).unwrap(),
+    };
+    let fields = |federation: &Federation, counted: Vec<Counted>| {
+        let control = Some(Control { mean: Hash::of_bytes(b"mean"), counted });
+        ContextFields { control, ..federation.fields(3) }
+    };
+    let lawful = fields(&federation, vec![counted(1, 2), counted(4, 1)]);
+    let context = Context::new(lawful.clone()).unwrap();
+    assert_eq!(Context::from_canonical(&context.to_canonical()), Ok(context.clone()));
+    assert_eq!(federation.pin.check(&context), Ok(()));
+    let control = context.control.as_ref().unwrap();
+    let of = |site| control.counted(SiteIndex::new(site).unwrap()).map(Attempt::get);
+    assert_eq!([1, 2, 3, 4].map(of), [Some(2), None, None, Some(1)]);
+    for wrong in [
+        vec![counted(4, 1), counted(1, 2)],
+        vec![counted(1, 1), counted(1, 2)],
+        vec![counted(5, 1)],
+        vec![counted(1, 3)],
+    ] {
+        let wrong = fields(&federation, wrong);
+        assert_eq!(refused(&mut federation, &wrong), InvalidContext::Control);
+    }
+    let evaluation = ContextFields { purpose: Purpose::Evaluate, ..lawful.clone() };
+    assert_eq!(refused(&mut federation, &evaluation), InvalidContext::Control);
+    // The example of the specification, section 5.
+    let rep = |byte| Hash::from_bytes([byte; 32]);
+    let sites = ["a", "b", "c"].iter().zip(10..).map(|(site, byte)| (site.parse().unwrap(), rep(byte)));
+    let example = Context::new(ContextFields {
+        study: rep(1),
+        roster: rep(2),
+        round: RoundNumber::new(1).unwrap(),
+        attempt: Attempt::new(5).unwrap(),
+        model: rep(7),
+        selection: Selection::new(sites).unwrap(),
+        thresholds: Thresholds::new(3, 3, 0).unwrap(),
+        layout: Layout::new(vec![Block { kind: BlockKind::Update, length: 4, range_exponent: 0 }], 2)
+            .unwrap(),
+        weight_cap: 4,
+        control: Some(Control { mean: rep(9), counted: vec![counted(1, 4), counted(3, 2)] }),
+        ..lawful.clone()
+    });
+    let ctx = "59e3b5cfc291512557b292d0784b76f6a27eee5ff22666f602c4405f4e526c8b";
+    assert_eq!(*example.unwrap().hash().hash(), ctx.parse().unwrap());
+    // Another mean, or another variate of one site, is another context, and no mask of it fits.
+    let mut other = lawful.clone();
+    other.control.as_mut().unwrap().mean = Hash::of_bytes(b"other");
+    let fewer = fields(&federation, vec![counted(1, 2)]);
+    let none = ContextFields { control: None, ..lawful };
+    for other in [other, fewer, none] {
+        assert_ne!(Context::new(other).unwrap().hash(), context.hash());
     }
 }
 

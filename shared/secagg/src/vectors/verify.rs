@@ -64,6 +64,7 @@ pub(crate) fn context_for(layout: &Layout, members: usize, clip_norm: ClipNorm, 
         clip_norm,
         weight_cap,
         noise: 0,
+        control: None,
     })
     .unwrap()
 }

@@ -28,6 +28,7 @@ use crate::vault::work::{AttemptJob, Halt, Job, Outcome};
 mod attempts;
 mod files;
 mod local_layers;
+mod variates;
 
 const FIRST: usize = 0;
 

@@ -169,6 +169,7 @@ impl World {
             weight_cap: self.study.aggregation.weight_cap,
             noise: 0,
             grouping: None,
+            control: None,
         }
     }
 
@@ -234,15 +235,21 @@ impl World {
         candidate: Option<Hash>,
         moments: Option<[Hash; 2]>,
     ) -> Sealed {
-        self.told(&Happened::Opened(OpenedSum {
+        self.told(&Happened::Opened(OpenedSum { moments, ..self.sum(fields, candidate) }))
+    }
+
+    /// An opened sum that keeps nothing beside the model.
+    pub(super) fn sum(&self, fields: &ContextFields, candidate: Option<Hash>) -> OpenedSum {
+        OpenedSum {
             attempt: fields.attempt,
             ctx: Context::new(fields.clone()).unwrap().hash(),
             round: fields.round,
             purpose: fields.purpose,
             aggregate: hash("sum"),
             candidate,
-            moments,
-        }))
+            moments: None,
+            control: None,
+        }
     }
 
     pub(super) fn adoption(&self, fields: &ContextFields) -> Adoption {

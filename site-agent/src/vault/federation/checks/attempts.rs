@@ -215,7 +215,7 @@ fn a_site_with_too_few_cases_left_sits_an_attempt_out() {
     site.hear(study, Directive::Begin { context });
     let job = site.job();
     let again = |job: &AttemptJob| {
-        let AttemptJob { study, context, weight, models, own, .. } = job;
+        let AttemptJob { study, context, weight, models, folder, .. } = job;
         Box::new(AttemptJob {
             study: study.clone(),
             context: context.clone(),
@@ -223,7 +223,7 @@ fn a_site_with_too_few_cases_left_sits_an_attempt_out() {
             models: models.clone(),
             reference: None,
             last: None,
-            own: own.clone(),
+            folder: folder.clone(),
             stop: std::sync::Arc::default(),
             parent: String::new(),
         })
@@ -279,7 +279,7 @@ fn a_trap_is_known_by_its_distance_and_by_its_loss() {
             models: job.models.clone(),
             reference: Some(reference),
             last: Some(last.to_owned()),
-            own: job.own.clone(),
+            folder: job.folder.clone(),
             stop: std::sync::Arc::default(),
             parent: String::new(),
         }))

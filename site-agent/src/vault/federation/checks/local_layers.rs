@@ -45,7 +45,7 @@ fn again(job: &AttemptJob, attempt: u32, round: u32, model: Hash) -> Box<Attempt
         models: models.chain([(model, start)]).collect(),
         reference: None,
         last: None,
-        own: job.own.clone(),
+        folder: job.folder.clone(),
         stop: std::sync::Arc::default(),
         parent: String::new(),
     })
@@ -54,12 +54,12 @@ fn again(job: &AttemptJob, attempt: u32, round: u32, model: Hash) -> Box<Attempt
 impl Site {
     /// Trains, and keeps what an attempt keeps once its vector is masked.
     fn trained(&mut self, job: Box<AttemptJob>) -> (Vec<u32>, LocalLayers) {
-        let path = job.own.clone();
+        let path = job.folder.local_layers();
         let Outcome::Worked { result, .. } = self.outcome_of(Job::Attempt(job)) else {
             panic!("it was worked on")
         };
         let Ok(vector) = result else { panic!("it was trained") };
-        let own = vector.own.unwrap();
+        let own = vector.kept.own.unwrap();
         Disk.replace(Kind::LocalLayers, &path, &own.to_canonical()).unwrap();
         (vector.words.to_vec(), own)
     }
@@ -134,7 +134,7 @@ fn a_site_measures_models_with_its_own_layers() {
     let Outcome::Worked { result: Ok(vector), .. } = site.outcome_of(Job::Attempt(job)) else {
         panic!("it was scored")
     };
-    assert!(vector.own.is_none(), "nothing was trained");
+    assert!(vector.kept.own.is_none(), "nothing was trained");
     let plain = ModelFile::from_bytes(&std::fs::read(path).unwrap()).unwrap().model;
     let held_out = site.worker.cohorts[&study].held_out.clone();
     let counted = |own: Option<&[f32]>| {
@@ -175,7 +175,7 @@ fn local_layers_that_are_damaged_or_of_another_study_are_not_used() {
     let honest = own(site).unwrap();
     let (start, attempt) = (job.context.model, job.context.attempt.get());
     let mut halted = |bytes: &[u8]| {
-        std::fs::write(&job.own, bytes).unwrap();
+        std::fs::write(job.folder.local_layers(), bytes).unwrap();
         site.halted(again(&job, attempt, 2, start))
     };
     assert_eq!(halted(&honest.to_canonical()), None);
@@ -220,7 +220,7 @@ fn a_model_whose_fixed_layers_moved_is_declined() {
                 models: job.models.clone(),
                 reference: None,
                 last: None,
-                own: job.own.clone(),
+                folder: job.folder.clone(),
                 stop: std::sync::Arc::default(),
                 parent: String::new(),
             }));
