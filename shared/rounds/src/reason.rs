@@ -46,6 +46,7 @@ reasons!(
         7 OutsideHours = "outside the site's working hours",
         8 NoKeys = "the keys of this epoch are gone",
         9 ModelUnavailable = "the starting model could not be fetched",
+        10 Unrepeatable = "what it trained on a GPU for this model is gone, and a second training would give another update",
     }
 );
 
@@ -87,7 +88,8 @@ impl Withdrawal {
             | Self::TrainingFailed
             | Self::NoSpace
             | Self::StoppedAtSite
-            | Self::OutsideHours => true,
+            | Self::OutsideHours
+            | Self::Unrepeatable => true,
             Self::NoKeys | Self::ModelUnavailable => false,
         }
     }

@@ -83,7 +83,8 @@ fn slopes(graph: &ModelGraph) {
     leaves.gradient(graph, tracked.backward(), &mut gradient);
 
     let at = |model: &[f32]| {
-        let value: f32 = loss_of(&Leaves::constant(graph, model, &Device::flex()), &Device::flex()).into_scalar();
+        let value: f32 =
+            loss_of(&Leaves::constant(graph, model, &Device::flex()), &Device::flex()).into_scalar();
         f64::from(value)
     };
     for block in graph.parameters() {
