@@ -1,6 +1,7 @@
 //! The command line of `site-agent`.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use crate::folder::SiteFolder;
 use crate::program::Program;
 use crate::supervise::NEEDS_A_PERSON;
 use crate::vault::record::PersonalAct;
-use crate::{command, config, data, enrol, logging, relay, supervise, vault};
+use crate::{command, config, data, enrol, gpu, logging, relay, supervise, vault};
 
 /// The agent of one hospital in a Consilium consortium.
 #[derive(Debug, Parser)]
@@ -93,6 +94,16 @@ enum Act {
     /// A part of the vault.
     #[command(hide = true)]
     Decode,
+    /// A part of the vault.
+    #[command(hide = true)]
+    Compute {
+        /// Process id of the vault.
+        #[arg(long)]
+        parent: u32,
+        /// Threads for what stays on the processor.
+        #[arg(long)]
+        threads: NonZeroUsize,
+    },
 }
 
 /// Where the site's folder is.
@@ -202,6 +213,7 @@ fn perform(act: Act, json: bool, prefix: &[&str]) -> anyhow::Result<ExitCode> {
         Act::Vault(part) => return Ok(vault_part(&part, &program()?)),
         Act::Relay(part) => return Ok(relay_part(&part)),
         Act::Decode => return Ok(data::decode_child_main()),
+        Act::Compute { parent, threads } => return Ok(gpu::child::compute_child_main(parent, threads)),
         Act::Status { place } => return command::status::run(&place.folder(), json),
         Act::Doctor { place } => return command::doctor::run(&place.folder(), json, &program()?),
         Act::Data(act) => {

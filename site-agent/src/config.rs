@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use consilium_client::{Credentials, Proxy, Target};
 use consilium_identity::address::Address;
+use consilium_learning::DeviceChoice;
 use consilium_study::policy::Policy;
 use consilium_study::quantity::HumanDuration;
 use serde::Deserialize;
@@ -33,12 +34,29 @@ pub struct Config {
     /// Threads of the vault. Results repeat bit for bit only with the same number.
     #[serde(default = "one")]
     pub threads: NonZeroUsize,
+    /// What trains.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// What happens to a round whose GPU is gone, or too small.
+    #[serde(default)]
+    pub on_gpu_loss: OnGpuLoss,
     /// What this site agrees to.
     #[serde(default = "strictest")]
     pub policy: Policy,
     /// Where traces go; nowhere unless it is said.
     #[serde(default)]
     pub telemetry: Telemetry,
+}
+
+/// What a site does in a round that its GPU cannot train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnGpuLoss {
+    /// It sits the round out, and looks for the GPU again in the next.
+    #[default]
+    DropOut,
+    /// It trains on the processor.
+    Cpu,
 }
 
 /// The policy of a file without `[policy]`: nobody may propose anything.
@@ -191,6 +209,7 @@ mod tests {
     fn the_template_is_a_valid_configuration() {
         let config = parse(TEMPLATE).unwrap();
         assert_eq!(config.threads.get(), 1);
+        assert_eq!((config.device, config.on_gpu_loss), (DeviceChoice::Cpu, OnGpuLoss::DropOut));
         assert_eq!(config.telemetry.otlp, None);
     }
 
@@ -208,6 +227,8 @@ mod tests {
         for (text, word) in [
             (format!("thread = 2\n{SOURCE}"), "thread"),
             (format!("threads = 0\n{SOURCE}"), "zero"),
+            (format!("device = \"cuda\"\n{SOURCE}"), "gpu:software"),
+            (format!("on_gpu_loss = \"wait\"\n{SOURCE}"), "drop-out"),
             (format!("{SOURCE}\n[policy]\nmin_selections = 3\n"), "min_selections"),
             (format!("{SOURCE}\n[coordinator]\nadress = \"a:1\"\n"), "adress"),
             (format!("{SOURCE}\n[telemetry]\nendpoint = \"a\"\n"), "endpoint"),

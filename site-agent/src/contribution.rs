@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use consilium_learning::score::ScoreError;
 use consilium_learning::{
-    Dataset, LocalSeed, LocalTraining, ModelIdentity, Progress, TrainError, score_each, train,
+    Dataset, LocalSeed, LocalTraining, ModelIdentity, Progress, TrainError, Trained, score_each, train,
 };
 use consilium_rounds::metrics::{EvaluationCounts, EvaluationShape, Truth, loss};
 use consilium_rounds::reason::Withdrawal;
@@ -109,6 +109,39 @@ pub struct LocalUpdate {
     pub mean_loss: f64,
 }
 
+impl LocalUpdate {
+    /// What a training made of the model `start`.
+    pub fn of(study: &Study, start: &[f32], trained: Trained) -> Self {
+        let own = study.model.local_part(&trained.model);
+        let mut update = trained.model;
+        for (after, before) in update.iter_mut().zip(start) {
+            *after -= before;
+        }
+        Self { update: study.model.compact(update), own, mean_loss: trained.mean_loss }
+    }
+}
+
+/// What a study asks of a site in a round. `correction`, shape `[params]`, is added to each gradient; see
+/// [`consilium_rounds::control::correction`].
+pub fn local_training<'a>(
+    study: &'a Study,
+    site: &SiteName,
+    round: RoundNumber,
+    correction: Option<&'a [f32]>,
+) -> LocalTraining<'a> {
+    LocalTraining {
+        graph: &study.model,
+        recipe: &study.training,
+        preprocessing: study.model_identity().preprocessing,
+        budget: study.training.extent(),
+        seed: LocalSeed { study_seed: study.seed, site: site.clone(), round: round.get() - 1 },
+        rounds: study.rounds.count,
+        covers: 1,
+        proximal_weight: study.rounds.strategy.proximal_weight(),
+        correction,
+    }
+}
+
 /// Trains as the study says, from the model that the round starts from, the site's own numbers in its local layers.
 /// `correction`, shape `[params]`, is added to each gradient; see [`consilium_rounds::control::correction`].
 pub fn local_update(
@@ -120,24 +153,8 @@ pub fn local_update(
     cases: &Dataset,
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<LocalUpdate, TrainError> {
-    let task = LocalTraining {
-        graph: &study.model,
-        recipe: &study.training,
-        preprocessing: study.model_identity().preprocessing,
-        budget: study.training.extent(),
-        seed: LocalSeed { study_seed: study.seed, site: site.clone(), round: round.get() - 1 },
-        rounds: study.rounds.count,
-        covers: 1,
-        proximal_weight: study.rounds.strategy.proximal_weight(),
-        correction,
-    };
-    let trained = train(&task, start, cases, progress)?;
-    let own = study.model.local_part(&trained.model);
-    let mut update = trained.model;
-    for (after, before) in update.iter_mut().zip(start) {
-        *after -= before;
-    }
-    Ok(LocalUpdate { update: study.model.compact(update), own, mean_loss: trained.mean_loss })
+    let trained = train(&local_training(study, site, round, correction), start, cases, progress)?;
+    Ok(LocalUpdate::of(study, start, trained))
 }
 
 /// Counts of held-out cases under a candidate. `start_losses` are those of the model it is compared with, case by case;

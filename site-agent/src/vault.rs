@@ -24,6 +24,7 @@ mod proposal;
 mod reason;
 mod setup;
 mod speech;
+mod trainer;
 mod variates;
 mod work;
 
@@ -44,11 +45,13 @@ use consilium_memory::{Freed, settle};
 use self::cases::read_split_key;
 use self::core::Core;
 use self::identity::{Identity, read_signing_key};
+use self::trainer::Trainer;
 use self::work::{Bench, Outcome};
 use crate::cli::PartError;
 use crate::config::Config;
 use crate::data::{Cache, Decoder};
 use crate::folder::SiteFolder;
+use crate::gpu::{Accelerator, Gpu};
 use crate::pipe::message::{FromRelay, FromVault};
 use crate::pipe::{PipeError, receive, send};
 use crate::program::{Program, die_with_parent};
@@ -98,13 +101,14 @@ pub(crate) fn run(folder: &SiteFolder, program: &Program, parent: u32) -> Result
     let policy = config.policy.clone();
     let bench = Bench {
         site: identity.site.clone(),
-        source: config.source,
+        source: config.source.clone(),
         split,
         decoder: Decoder::new(program.command(["decode"])),
         cache: cache.ok(),
         store: Arc::clone(&store),
         minimum_cases: Box::new(move |study| policy.minimum_cases(study)),
         trap_factor: config.policy.trap_factor(),
+        trainer: Trainer::new(accelerator(&config, program), config.on_gpu_loss),
     };
     let core = Core::open(folder, store, config.policy, identity, key, jobs)
         .context("what this site has written down cannot be used")
@@ -117,6 +121,12 @@ pub(crate) fn run(folder: &SiteFolder, program: &Program, parent: u32) -> Result
     let counter = Arc::clone(&queued);
     std::thread::Builder::new().name("to-relay".into()).spawn(move || write_pipe(&frames, &counter))?;
     Ok(serve(core, &waiting, &out, &queued)?)
+}
+
+/// The GPU of `site.toml`, if it names one.
+fn accelerator(config: &Config, program: &Program) -> Option<Box<dyn Accelerator>> {
+    let gpu = || Gpu::new(program, config.device, config.threads);
+    (!config.device.is_cpu()).then(|| Box::new(gpu()) as Box<dyn Accelerator>)
 }
 
 /// Takes one input after the other, and lets the core speak after each.

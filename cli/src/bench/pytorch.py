@@ -1,6 +1,8 @@
 """One model on PyTorch, as `consilium bench train` measures its own: prints images a second and peak memory as JSON.
 
-usage: pytorch.py MODEL SIDE BATCH train|infer THREADS SECONDS
+usage: pytorch.py MODEL SIDE BATCH train|infer THREADS SECONDS DEVICE
+
+A DEVICE other than cpu is CUDA's of the same number.
 """
 
 import json
@@ -9,7 +11,7 @@ import resource
 import sys
 import time
 
-MODEL, SIDE, BATCH, MODE, THREADS, SECONDS = sys.argv[1:]
+MODEL, SIDE, BATCH, MODE, THREADS, SECONDS, DEVICE = sys.argv[1:]
 SIDE, BATCH, THREADS, SECONDS = int(SIDE), int(BATCH), int(THREADS), float(SECONDS)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
@@ -19,6 +21,7 @@ from torch.nn import functional as F  # noqa: E402
 
 torch.set_num_threads(THREADS)
 CHANNELS, CLASSES = 3, 10
+PLACE = torch.device(DEVICE.replace("gpu", "cuda"))
 
 
 def conv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -68,11 +71,11 @@ def resnet18() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
 
 
-model = {"small-cnn": small_cnn, "cnn-bn": cnn_bn, "resnet18": resnet18}[MODEL]()
+model = {"small-cnn": small_cnn, "cnn-bn": cnn_bn, "resnet18": resnet18}[MODEL]().to(PLACE)
 model.train(MODE == "train")
 torch.manual_seed(1)
-images = torch.randn(BATCH, CHANNELS, SIDE, SIDE)
-labels = torch.arange(BATCH) % CLASSES
+images = torch.randn(BATCH, CHANNELS, SIDE, SIDE).to(PLACE)
+labels = (torch.arange(BATCH) % CLASSES).to(PLACE)
 optimiser = torch.optim.Adam(model.parameters(), 1e-3)
 
 

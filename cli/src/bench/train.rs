@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use consilium_learning::{
-    Dataset, LocalSeed, LocalTraining, Pixels, Preprocessing, fix_threads, initial, read_epoch, score, train,
+    Dataset, Device, DeviceChoice, LocalSeed, LocalTraining, Pixels, Preprocessing, fix_threads, initial,
+    read_epoch, score, train_on,
 };
 use consilium_memory::{Freed, settle};
 use consilium_study::graph::{ModelSpec, Preset};
@@ -55,6 +56,9 @@ pub(super) struct TrainArgs {
     /// What to measure
     #[arg(long, value_delimiter = ',', default_value = "train,infer")]
     modes: Vec<Mode>,
+    /// What trains: cpu, or in a build with GPU support gpu, gpu:1 or gpu:software. Scoring is always the processor's
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
     /// Seconds of a measurement, at least three steps
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -112,12 +116,13 @@ pub(super) struct Case {
     threads: NonZeroUsize,
     #[serde(skip)]
     seconds: f64,
+    device: DeviceChoice,
 }
 
 impl Case {
     /// The words that a process is started with, ours and PyTorch's alike.
-    fn words(&self) -> [String; 6] {
-        let Self { model, side, batch, mode, threads, seconds } = self;
+    fn words(&self) -> [String; 7] {
+        let Self { model, side, batch, mode, threads, seconds, device } = self;
         let model = model.preset().name().to_owned();
         [
             model,
@@ -126,12 +131,15 @@ impl Case {
             mode.name().to_owned(),
             threads.to_string(),
             seconds.to_string(),
+            device.to_string(),
         ]
     }
 
     /// The case of the last line's ratios: batches of several sizes share one.
     fn key(&self) -> String {
-        format!("{}/{}/{}/{}t", self.model.preset().name(), self.side, self.mode.name(), self.threads)
+        let Self { model, side, mode, threads, device, .. } = self;
+        let key = format!("{}/{side}/{}/{threads}t", model.preset().name(), mode.name());
+        if device.is_cpu() { key } else { format!("{key}/{device}") }
     }
 }
 
@@ -179,8 +187,9 @@ pub(super) fn run(args: &TrainArgs, output: Output) -> anyhow::Result<()> {
     let has_torch = has_torch(args);
     if !has_torch {
         eprintln!(
-            "PyTorch is not measured: `{}` cannot import torch. Name a Python that can with --python",
-            args.python.display()
+            "PyTorch is not measured: `{}` cannot import torch{}. Name a Python that can with --python",
+            args.python.display(),
+            if args.device.is_cpu() { "" } else { " with CUDA" }
         );
     }
     let cases = cases(args);
@@ -223,10 +232,11 @@ fn cases(args: &TrainArgs) -> Vec<Case> {
     let mut cases = Vec::new();
     for &model in &args.models {
         for &side in &args.sides {
-            for &mode in &args.modes {
+            for &mode in args.modes.iter().filter(|mode| args.device.is_cpu() || **mode == Mode::Train) {
                 for &threads in &args.threads {
                     for &batch in &args.batches {
-                        cases.push(Case { model, side, batch, mode, threads, seconds: args.seconds });
+                        let (seconds, device) = (args.seconds, args.device);
+                        cases.push(Case { model, side, batch, mode, threads, seconds, device });
                     }
                 }
             }
@@ -236,7 +246,8 @@ fn cases(args: &TrainArgs) -> Vec<Case> {
 }
 
 fn has_torch(args: &TrainArgs) -> bool {
-    let tried = Command::new(&args.python).args(["-c", "import torch"]).output();
+    let needed = if args.device.is_cpu() { "" } else { "; assert torch.cuda.is_available()" };
+    let tried = Command::new(&args.python).args(["-c", &format!("import torch{needed}")]).output();
     tried.is_ok_and(|tried| tried.status.success())
 }
 
@@ -285,6 +296,7 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
     let model = initial(&graph, 1);
     let mut times = Vec::new();
     let mut reading = None;
+    let device = Device::probe(case.device)?;
     match case.mode {
         Mode::Train => {
             let recipe =
@@ -303,7 +315,7 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
             };
             let varied = LocalTraining { recipe: &varied, ..task.clone() };
             let (mut began, mut last) = (Instant::now(), Instant::now());
-            let stopped = train(&task, &model, &data, &mut |progress| {
+            let stopped = train_on(&device, &task, &model, &data, &mut |progress| {
                 // The first two steps make buffers.
                 if progress.step > 2 {
                     times.push(last.elapsed().as_secs_f64());

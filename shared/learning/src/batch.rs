@@ -31,14 +31,16 @@ struct Place {
 pub(crate) struct Batches<'a> {
     task: &'a LocalTraining<'a>,
     data: &'a Dataset,
+    device: Device,
     order: Vec<Place>,
     epoch: u32,
     next: usize,
 }
 
 impl<'a> Batches<'a> {
-    pub(crate) fn new(task: &'a LocalTraining<'a>, data: &'a Dataset) -> Self {
-        let mut batches = Self { task, data, order: Vec::new(), epoch: 0, next: 0 };
+    /// Batches on `device`.
+    pub(crate) fn new(task: &'a LocalTraining<'a>, data: &'a Dataset, device: Device) -> Self {
+        let mut batches = Self { task, data, device, order: Vec::new(), epoch: 0, next: 0 };
         batches.begin_epoch();
         batches
     }
@@ -85,7 +87,7 @@ impl<'a> Batches<'a> {
             targets.mixed = Some(mix(&mut images, &targets.labels, augment.mixup, &mut draws));
         }
         let shape = [places.len(), channels, height, width];
-        let images = Tensor::from_data(TensorData::new(images, shape), &Device::flex().autodiff());
+        let images = Tensor::from_data(TensorData::new(images, shape), &self.device);
         Batch { images, targets }
     }
 }
@@ -93,7 +95,7 @@ impl<'a> Batches<'a> {
 /// Reads, varies and batches the cases of one epoch as training does, and does no more. Returns how many there were: this
 /// is for whoever measures what share of training it takes.
 pub fn read_epoch(task: &LocalTraining, data: &Dataset) -> usize {
-    let mut batches = Batches::new(task, data);
+    let mut batches = Batches::new(task, data, Device::flex().autodiff());
     let steps = data.len().div_ceil(task.recipe.batch());
     (0..steps).map(|_| batches.next_batch().targets.cases).sum()
 }
@@ -172,7 +174,7 @@ mod tests {
         let (graph, recipe) = (graph(Preset::Logistic, None), recipe(SHORT));
         let task = task(&graph, &recipe, "a", 1);
         let data = cases(20, 0);
-        let mut batches = Batches::new(&task, &data);
+        let mut batches = Batches::new(&task, &data, Device::flex().autodiff());
         let mut bytes = Vec::new();
         for _ in 0..6 {
             let batch = batches.next_batch();
@@ -241,7 +243,7 @@ mod tests {
         let mut labels = vec![0_u16; 7];
         labels.push(1);
         let data = Dataset::new([1, 8, 8], Pixels::Bytes(vec![100; 8 * 64]), labels).unwrap();
-        let batch = Batches::new(&task, &data).next_batch();
+        let batch = Batches::new(&task, &data, Device::flex().autodiff()).next_batch();
         let images = values(&batch.images.into_data());
         let rare: Vec<&[f32]> = images
             .chunks(64)

@@ -8,12 +8,12 @@ use consilium_study::graph::{Activation, Function, Join, Joining, Layer, ModelGr
 
 use crate::operation::convolution::conv2d;
 use crate::operation::layer_norm::layer_norm;
-use crate::operation::normalisation::{Moments, Sets, Then, normalise, normalise_by};
+use crate::operation::normalisation::{Measured, Moments, Sets, Then, normalise, normalise_by};
 use crate::operation::pooling::{average_pool, max_pool};
 use crate::operation::rectifier::{rectify, rectify_sum};
 use crate::operation::transposed::transposed_conv2d;
 use crate::random::{Draws, LocalSeed, Purpose};
-use crate::tensors::{Cursor, Leaves, values};
+use crate::tensors::{Cursor, Leaves};
 
 /// Slope of a leaky rectifier below zero, PyTorch's.
 const LEAK: f64 = 0.01;
@@ -62,8 +62,7 @@ impl BatchNorm {
     /// Normalises by the running statistics.
     fn by_statistics(self, input: Tensor<4>, then: Then) -> Tensor<4> {
         let Self { scale, shift, mean, variance, .. } = self;
-        let moments = Moments { means: values(&mean.into_data()), variances: values(&variance.into_data()) };
-        normalise_by(input, scale, shift, &moments, then)
+        normalise_by(input, scale, shift, [mean, variance], then)
     }
 }
 
@@ -73,7 +72,7 @@ pub(crate) struct TrainingPass<'a> {
     step: u64,
     dropouts: u32,
     /// Of the batch normalisations whose statistics move.
-    moments: Vec<Moments>,
+    moments: Vec<Measured>,
     values_per_channel: Vec<usize>,
 }
 
@@ -86,18 +85,19 @@ impl<'a> TrainingPass<'a> {
     /// Moves the running statistics in `model` towards this batch's.
     ///
     /// The running variance is unbiased, as PyTorch keeps it, so that models travel between the two.
-    pub(crate) fn update_statistics(&self, graph: &ModelGraph, model: &mut [f32]) {
+    pub(crate) fn update_statistics(self, graph: &ModelGraph, model: &mut [f32]) {
         let moving = |block: &&ParameterSpec| !block.is_frozen();
         let of = |role| graph.parameters().iter().filter(moving).filter(move |block| block.role() == role);
         let blocks = of(Role::RunningMean).zip(of(Role::RunningVariance));
-        for ((mean, variance), (moments, &count)) in
-            blocks.zip(self.moments.iter().zip(&self.values_per_channel))
+        for ((mean, variance), (moments, count)) in
+            blocks.zip(self.moments.into_iter().zip(self.values_per_channel))
         {
+            let Moments { means, variances } = moments.read();
             let unbiased = if count > 1 { count as f32 / (count - 1) as f32 } else { 1.0 };
-            for (kept, new) in model[mean.range()].iter_mut().zip(&moments.means) {
+            for (kept, new) in model[mean.range()].iter_mut().zip(&means) {
                 *kept += MOMENTUM * (new - *kept);
             }
-            for (kept, new) in model[variance.range()].iter_mut().zip(&moments.variances) {
+            for (kept, new) in model[variance.range()].iter_mut().zip(&variances) {
                 *kept += MOMENTUM * (new * unbiased - *kept);
             }
         }

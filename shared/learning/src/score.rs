@@ -113,7 +113,8 @@ pub fn score_each(
     }
     data.check(graph)?;
     let link = link.into();
-    let leaves = Leaves::constant(graph, model);
+    let device = Device::flex();
+    let leaves = Leaves::constant(graph, model, &device);
     let size = data.case_len();
     let [channels, height, width] = data.shape().map(|side| side as usize);
     let together = (BATCH_ACTIVATIONS / graph.activations_per_case().max(1)).clamp(1, BATCH) as usize;
@@ -124,7 +125,7 @@ pub fn score_each(
             data.read(case, preprocessing, image);
         }
         let images = TensorData::new(images, [past - first, channels, height, width]);
-        let images = Tensor::from_data(images, &Device::flex());
+        let images = Tensor::from_data(images, &device);
         let scores = logits(graph, &leaves, images, &mut ScoringPass);
         let scores = probabilities(&values(&scores.into_data()), graph.classes(), link);
         let of_cases = scores.chunks_exact(graph.places() * graph.classes());

@@ -1,6 +1,6 @@
 //! The flat vector as tensors for one pass, and gradients back as a flat vector.
 
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData, Transaction};
 use consilium_study::graph::ModelGraph;
 
 /// One block of the model.
@@ -15,13 +15,13 @@ pub(crate) struct Leaves(Vec<(Leaf, bool)>);
 
 impl Leaves {
     /// Blocks that take part in no differentiation.
-    pub(crate) fn constant(graph: &ModelGraph, model: &[f32]) -> Self {
-        Self::build(graph, model, &Device::flex(), false)
+    pub(crate) fn constant(graph: &ModelGraph, model: &[f32], device: &Device) -> Self {
+        Self::build(graph, model, device, false)
     }
 
     /// Blocks whose trainable members collect gradients.
-    pub(crate) fn tracked(graph: &ModelGraph, model: &[f32]) -> Self {
-        Self::build(graph, model, &Device::flex().autodiff(), true)
+    pub(crate) fn tracked(graph: &ModelGraph, model: &[f32], device: &Device) -> Self {
+        Self::build(graph, model, device, true)
     }
 
     fn build(graph: &ModelGraph, model: &[f32], device: &Device, track: bool) -> Self {
@@ -43,19 +43,26 @@ impl Leaves {
         Cursor(self.0.iter())
     }
 
-    /// Gradients of the trainable blocks in a flat vector; zero for the others.
+    /// Gradients of the trainable blocks in a flat vector; zero for the others. All are read at once, so that a GPU is waited
+    /// for once.
     pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients, out: &mut [f32]) {
+        let (mut reading, mut places) = (Transaction::default(), Vec::new());
         for ((leaf, _), block) in self.0.iter().zip(graph.parameters()) {
-            let data = match leaf {
-                Leaf::Row(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
-                Leaf::Matrix(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
-                Leaf::Kernel(leaf) => leaf.grad_remove(&mut gradients).map(Tensor::into_data),
+            let gradient: Option<Tensor<1>> = match leaf {
+                Leaf::Row(leaf) => leaf.grad_remove(&mut gradients),
+                Leaf::Matrix(leaf) => leaf.grad_remove(&mut gradients).map(|it| it.flatten(0, 1)),
+                Leaf::Kernel(leaf) => leaf.grad_remove(&mut gradients).map(|it| it.flatten(0, 3)),
             };
-            let out = &mut out[block.range()];
-            match data {
-                Some(data) => out.copy_from_slice(&values(&data)),
-                None => out.fill(0.0),
+            match gradient {
+                Some(gradient) => {
+                    reading = reading.register(gradient);
+                    places.push(block.range());
+                }
+                None => out[block.range()].fill(0.0),
             }
+        }
+        for (place, data) in places.into_iter().zip(reading.execute()) {
+            out[place].copy_from_slice(&values(&data));
         }
     }
 }
@@ -111,7 +118,7 @@ mod tests {
         // All kinds of bits, signed zeros, subnormals and infinities among them.
         let model: Vec<f32> =
             (0..graph.len() as u32).map(|bits| f32::from_bits(bits.wrapping_mul(0x9e37_79b9))).collect();
-        let leaves = Leaves::constant(&graph, &model);
+        let leaves = Leaves::constant(&graph, &model, &Device::flex());
         let mut back = Vec::new();
         for (leaf, _) in leaves.0 {
             back.extend(values(&match leaf {

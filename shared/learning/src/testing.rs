@@ -33,6 +33,36 @@ pub(crate) fn recipe(text: &str) -> Training {
     toml::from_str(text).unwrap()
 }
 
+/// Every kind of layer with a gradient of its own, smooth but for the ReLU of squeeze and excitation: max pooling and
+/// ReLU have kinks where differences lie.
+pub(crate) const EVERY_LAYER: &str = r#"
+    layers = [
+        { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false },
+        { kind = "batch-norm" },
+        { kind = "activation", function = "tanh" },
+        { kind = "residual", main = [
+            { kind = "conv2d", filters = 6, kernel = 3, stride = 2, padding = 1, groups = 2 },
+            { kind = "group-norm", groups = 3 },
+            { kind = "activation", function = "silu" },
+          ], shortcut = [ { kind = "conv2d", filters = 6, kernel = 1, stride = 2 } ] },
+        { kind = "average-pool", size = 2, stride = 1 },
+        { kind = "dropout", rate = 0.25 },
+        { kind = "residual", main = [ { kind = "activation", function = "gelu" } ] },
+        { kind = "concat", branches = [ [], [
+            { kind = "layer-norm" },
+            { kind = "conv2d", filters = 6, kernel = 2, padding = 1, dilation = 2, groups = 6 },
+            { kind = "activation", function = "sigmoid" },
+          ], [ { kind = "conv2d", filters = 2, kernel = 2, padding = 1, dilation = 2 } ] ] },
+        { kind = "squeeze-excitation", reduction = 2 },
+        { kind = "transposed-conv2d", filters = 3, kernel = 3, stride = 2, padding = 1 },
+        { kind = "average-pool", size = 2, padding = 1 },
+        { kind = "flatten" },
+        { kind = "linear", outputs = 5 },
+        { kind = "layer-norm" },
+        { kind = "activation", function = "tanh" },
+        { kind = "linear", outputs = 3, bias = false },
+    ]"#;
+
 pub(crate) const SHORT: &str =
     "optimiser = \"adam\"\nlearning_rate = 0.003\nbatch = 8\nepochs = 2\naugment = { flip = true, crop = 1 }";
 

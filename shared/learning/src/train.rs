@@ -8,6 +8,7 @@ use consilium_study::recipe::{Extent, RecipeError, Training};
 
 use crate::batch::Batches;
 use crate::dataset::{Dataset, InvalidDataset};
+use crate::device::{Device, DeviceError};
 use crate::interpret::{TrainingPass, logits};
 use crate::loss::loss;
 use crate::optimise::Stepper;
@@ -94,6 +95,9 @@ pub enum TrainError {
     /// The recipe does not fit the graph.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The loss or the model stopped being finite: the learning rate is too high for these cases.
     #[error("training diverged in step {step}")]
     Diverged {
@@ -108,10 +112,33 @@ pub enum TrainError {
     },
 }
 
-/// Trains from `start` on `data`. `progress` is called after every step and may stop the training.
+/// Trains from `start` on `data`, on the processor. `progress` is called after every step and may stop the training.
 ///
 /// Nothing is kept between calls: optimiser state begins anew, and all draws follow from the seed.
 pub fn train(
+    task: &LocalTraining,
+    start: &[f32],
+    data: &Dataset,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    train_on(&Device::cpu(), task, start, data, progress)
+}
+
+/// [`train`] on a device. The draws are the same everywhere; the sums, and with them the last bits of the model, are not.
+///
+/// The model and the optimiser's state stay in memory: a step sends the one to the device and reads its gradient back.
+pub fn train_on(
+    device: &Device,
+    task: &LocalTraining,
+    start: &[f32],
+    data: &Dataset,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<Trained, TrainError> {
+    device.guard(|| steps_on(device, task, start, data, progress))?
+}
+
+fn steps_on(
+    device: &Device,
     task: &LocalTraining,
     start: &[f32],
     data: &Dataset,
@@ -137,12 +164,13 @@ pub fn train(
     let mut model = start.to_vec();
     let mut gradient = vec![0.0; graph.len()];
     let mut stepper = Stepper::new(graph, recipe);
-    let mut batches = Batches::new(task, data);
+    let device = device.tracked();
+    let mut batches = Batches::new(task, data, device.clone());
     let (mut examples, mut loss_sum) = (0, 0.0);
     for step in 0..steps {
         let batch = batches.next_batch();
         let cases = batch.targets.cases;
-        let leaves = Leaves::tracked(graph, &model);
+        let leaves = Leaves::tracked(graph, &model, &device);
         let mut pass = TrainingPass::new(&task.seed, step);
         let scores = logits(graph, &leaves, batch.images, &mut pass);
         let loss = loss(scores, &batch.targets, recipe);

@@ -47,6 +47,7 @@ reasons!(
         8 NoKeys = "the keys of this epoch are gone",
         9 ModelUnavailable = "the starting model could not be fetched",
         10 VariateLost = "the site's control variate that others count on is gone",
+        11 Unrepeatable = "what it trained on a GPU for this model is gone, and a second training would give another update",
     }
 );
 
@@ -88,7 +89,8 @@ impl Withdrawal {
             | Self::TrainingFailed
             | Self::NoSpace
             | Self::StoppedAtSite
-            | Self::OutsideHours => true,
+            | Self::OutsideHours
+            | Self::Unrepeatable => true,
             // The next attempt begins without variates.
             Self::NoKeys | Self::ModelUnavailable | Self::VariateLost => false,
         }

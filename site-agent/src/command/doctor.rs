@@ -7,9 +7,10 @@ use consilium_study::failure::in_words;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, OnGpuLoss};
 use crate::data::Source;
 use crate::folder::SiteFolder;
+use crate::gpu::Gpu;
 use crate::journal;
 use crate::program::Program;
 use crate::relay::Dialler;
@@ -47,6 +48,7 @@ pub(crate) fn run(folder: &SiteFolder, json: bool, program: &Program) -> anyhow:
             checks.extend(parts(&folder));
             checks.push(source(&config.source));
             checks.push(decoder(program));
+            checks.push(device(&config, program));
             checks.extend(connection(&config, &folder));
         }
     }
@@ -142,6 +144,25 @@ fn decoder(program: &Program) -> Check {
     match started {
         Ok(_) => Check { what: "decoder", well: true, finding: "starts".into() },
         Err(error) => Check { what: "decoder", well: false, finding: format!("does not start: {error}") },
+    }
+}
+
+/// What trains; a GPU is asked to compute something, as before each round.
+fn device(config: &Config, program: &Program) -> Check {
+    let threads = config.threads;
+    if config.device.is_cpu() {
+        let finding = format!("cpu, {threads} thread{}", if threads.get() == 1 { "" } else { "s" });
+        return Check { what: "device", well: true, finding };
+    }
+    match Gpu::new(program, config.device, threads).probe() {
+        Ok(name) => Check { what: "device", well: true, finding: format!("{}: {name}", config.device) },
+        Err(error) => {
+            let then = match config.on_gpu_loss {
+                OnGpuLoss::DropOut => "this site sits rounds out",
+                OnGpuLoss::Cpu => "rounds are trained on the cpu",
+            };
+            Check { what: "device", well: false, finding: format!("{}: {error}; {then}", config.device) }
+        }
     }
 }
 

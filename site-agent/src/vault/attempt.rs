@@ -216,6 +216,10 @@ impl Core {
         let Vector { mut words, reference, kept, busy } = match result {
             Ok(vector) => vector,
             Err(Halt::Withdraw(cause)) => return self.withdraw(study, Withdrawn { attempt, cause }),
+            Err(Halt::SitOut(cause, why)) => {
+                case.trouble = Some(why);
+                return self.withdraw(study, Withdrawn { attempt, cause });
+            }
             Err(Halt::Decline(reason, why)) => {
                 case.trouble = Some(why.clone());
                 let participation = case.record.participation().expect("work stands for a participation");

@@ -33,7 +33,9 @@ use consilium_study::sign::{Signed, SigningKey};
 use self::mortal::Mortal;
 use super::core::Core;
 use super::identity::Identity;
+use super::trainer::Trainer;
 use super::work::{Bench, Job, Worker};
+use crate::config::OnGpuLoss;
 use crate::data::{Cohort, Counts, Decoder, Source, SplitKey};
 use crate::folder::SiteFolder;
 use crate::pipe::message::{FromRelay, FromVault, Link, Upload, Verdict};
@@ -120,6 +122,7 @@ impl Site {
             store: disk.clone(),
             minimum_cases: Box::new(move |study| minimum.minimum_cases(study)),
             trap_factor: policy.trap_factor(),
+            trainer: Trainer::new(None, OnGpuLoss::DropOut),
         };
         let position = SITES.iter().position(|site| *site == name).unwrap();
         let worker = Worker { bench, cohorts: BTreeMap::from([(study.hash(), cohort(position))]) };

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consilium_learning::score::ScoreError;
-use consilium_learning::{ModelFile, TrainError, threads};
+use consilium_learning::{ModelFile, threads};
 use consilium_memory::trim;
 use consilium_rounds::control::OwnVariate;
 use consilium_rounds::message::Stage;
@@ -34,9 +34,11 @@ use zeroize::Zeroizing;
 use super::cases::{Found, criteria};
 use super::limits::{distance, furthest, most_loss};
 use super::record::Reference;
-use crate::contribution::{LocalLayers, enough, evaluation_counts, local_update, losses, put_own};
+use super::trainer::Trainer;
+use crate::contribution::{LocalLayers, enough, evaluation_counts, losses, put_own};
 use crate::data::{Cache, Cohort, Decoder, LoadError, Source, SplitKey, load};
 use crate::folder::StudyFolder;
+use crate::gpu::Training;
 use crate::pipe::message::{Span, Work};
 use crate::store::{Kind, Store, StoreError};
 
@@ -143,6 +145,8 @@ impl Vector {
 pub(super) enum Halt {
     /// The site sits it out.
     Withdraw(Withdrawal),
+    /// The same, with words for its own screen.
+    SitOut(Withdrawal, String),
     /// The site will not do it: the reason for all, and the words for its own screen.
     Decline(Decline, String),
     /// It was told to stop.
@@ -160,6 +164,7 @@ pub(super) struct Bench {
     /// Least labelled, usable cases, by study.
     pub(super) minimum_cases: Box<dyn Fn(&Study) -> u32 + Send>,
     pub(super) trap_factor: f64,
+    pub(super) trainer: Trainer,
 }
 
 /// Does jobs one after the other until there are no more.
@@ -211,7 +216,10 @@ impl Worker {
                 tell(Outcome::Span(span(Work::Mask, &parent, attempt, began)));
                 tell(Outcome::Spooled { study, attempt, masked });
             }
-            Job::Forget(study) => drop(cohorts.remove(&study)),
+            Job::Forget(study) => {
+                cohorts.remove(&study);
+                bench.trainer.forget(&study);
+            }
         }
     }
 }
@@ -306,7 +314,7 @@ impl Bench {
         let (own, variate) = (own.as_ref(), variate.as_ref());
         let task = Task { study, site: &site, cohort, job, own, variate, trap_factor };
         let vector = match job.context.purpose {
-            Purpose::Train => task.train(ticker)?,
+            Purpose::Train => task.train(&mut self.trainer, ticker)?,
             Purpose::Evaluate => Vector::of(task.evaluate(ticker)?),
             Purpose::Statistics => {
                 return Err(Halt::Decline(Decline::Context, "nothing of this kind is summed".to_owned()));
@@ -328,8 +336,8 @@ pub(super) struct Task<'a> {
 }
 
 impl Task<'_> {
-    fn train(&self, ticker: &mut Ticker<'_>) -> Result<Vector, Halt> {
-        let AttemptJob { context, weight, stop, parent, .. } = self.job;
+    fn train(&self, trainer: &mut Trainer, ticker: &mut Ticker<'_>) -> Result<Vector, Halt> {
+        let AttemptJob { context, weight, stop, parent, reference: last, .. } = self.job;
         if self.cohort.train.is_empty() {
             return Err(Halt::Withdraw(Withdrawal::TooFewCases));
         }
@@ -338,19 +346,17 @@ impl Task<'_> {
         let correction = self.correction()?;
         let began = SystemTime::now();
         let reference = self.judge(&start)?;
-        let (round, entries, cases) = (context.round, correction.entries.as_deref(), &self.cohort.train);
-        let trained = local_update(self.study, self.site, round, &start, entries, cases, &mut |at| {
-            ticker.tick(Stage::Training, at.step, at.steps);
+        let (study, site, round) = (self.study, self.site, context.round);
+        let (start, cases, entries) = (&start, &self.cohort.train, correction.entries.as_deref());
+        let training = Training { study, site, round, start, cases, correction: entries };
+        // The reference is written down before the receipt of a vector that was trained from it.
+        let given = last.is_some_and(|last| last.model == context.model);
+        let trained = trainer.update(training, context.model, given, &mut |step, steps| {
+            ticker.tick(Stage::Training, step, steps);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         (ticker.tell)(Outcome::Span(span(Work::Train, parent, ticker.attempt, began)));
-        let trained = trained.map_err(|error| match error {
-            TrainError::Stopped { .. } => Halt::Stopped,
-            error => {
-                tracing::warn!(study = self.study.hash().short(), %error, "training gave no model");
-                Halt::Withdraw(Withdrawal::TrainingFailed)
-            }
-        })?;
+        let trained = trained?;
         let rounding = RoundingKey::new(self.study.seed, self.site, context.round);
         let counts = TrainCounts::new(trained.mean_loss, *weight).to_words();
         let unsummed = |error: &dyn std::fmt::Display| {

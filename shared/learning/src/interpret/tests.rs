@@ -4,41 +4,13 @@ use super::*;
 use crate::initial::initial;
 use crate::loss::{Targets, loss};
 use crate::operation::testing::numbers;
+use crate::tensors::values;
+use crate::testing::EVERY_LAYER;
 use burn::tensor::Device;
 use consilium_study::graph::{ModelSection, Treatment};
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
 use consilium_study::task::Label;
-
-/// Every kind of layer with a gradient of its own, smooth but for the ReLU of squeeze and excitation: max pooling and
-/// ReLU have kinks where differences lie.
-const EVERY_LAYER: &str = r#"
-    layers = [
-        { kind = "conv2d", filters = 4, kernel = 3, padding = 1, bias = false },
-        { kind = "batch-norm" },
-        { kind = "activation", function = "tanh" },
-        { kind = "residual", main = [
-            { kind = "conv2d", filters = 6, kernel = 3, stride = 2, padding = 1, groups = 2 },
-            { kind = "group-norm", groups = 3 },
-            { kind = "activation", function = "silu" },
-          ], shortcut = [ { kind = "conv2d", filters = 6, kernel = 1, stride = 2 } ] },
-        { kind = "average-pool", size = 2, stride = 1 },
-        { kind = "dropout", rate = 0.25 },
-        { kind = "residual", main = [ { kind = "activation", function = "gelu" } ] },
-        { kind = "concat", branches = [ [], [
-            { kind = "layer-norm" },
-            { kind = "conv2d", filters = 6, kernel = 2, padding = 1, dilation = 2, groups = 6 },
-            { kind = "activation", function = "sigmoid" },
-          ], [ { kind = "conv2d", filters = 2, kernel = 2, padding = 1, dilation = 2 } ] ] },
-        { kind = "squeeze-excitation", reduction = 2 },
-        { kind = "transposed-conv2d", filters = 3, kernel = 3, stride = 2, padding = 1 },
-        { kind = "average-pool", size = 2, padding = 1 },
-        { kind = "flatten" },
-        { kind = "linear", outputs = 5 },
-        { kind = "layer-norm" },
-        { kind = "activation", function = "tanh" },
-        { kind = "linear", outputs = 3, bias = false },
-    ]"#;
 
 /// What PyTorch gives in [`layers_agree_with_pytorch`].
 const SCORES: [f32; 6] = [0.044_454, 0.876_137, -0.020_292, 0.104_679, 0.895_995, -0.041_103];
@@ -105,13 +77,14 @@ fn slopes(graph: &ModelGraph) {
         let mut pass = TrainingPass::new(&seed, 7);
         loss(logits(graph, leaves, images, &mut pass), &targets, &recipe)
     };
-    let leaves = Leaves::tracked(graph, &model);
+    let leaves = Leaves::tracked(graph, &model, &Device::flex().autodiff());
     let mut gradient = vec![9.0; graph.len()];
     let tracked = loss_of(&leaves, &Device::flex().autodiff());
     leaves.gradient(graph, tracked.backward(), &mut gradient);
 
     let at = |model: &[f32]| {
-        let value: f32 = loss_of(&Leaves::constant(graph, model), &Device::flex()).into_scalar();
+        let value: f32 =
+            loss_of(&Leaves::constant(graph, model, &Device::flex()), &Device::flex()).into_scalar();
         f64::from(value)
     };
     for block in graph.parameters() {
@@ -170,7 +143,7 @@ fn layers_agree_with_pytorch() {
     let model = pattern(graph.len(), 7919, 2003, 13);
     let images: Vec<f32> = pattern(2 * 4 * 9 * 7, 104_729, 4001, 7).iter().map(|x| 4.0 * x).collect();
     let images = TensorData::new(images, [2, 4, 9, 7]);
-    let leaves = Leaves::tracked(&graph, &model);
+    let leaves = Leaves::tracked(&graph, &model, &Device::flex().autodiff());
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let input = Tensor::from_data(images, &Device::flex().autodiff());
     let scores = logits(&graph, &leaves, input, &mut TrainingPass::new(&seed, 0));
@@ -257,7 +230,7 @@ fn a_unet_agrees_with_pytorch() {
     let graph = section.graph([2, 4, 12], 3).unwrap();
     let model = pattern(graph.len(), 7919, 2003, 13);
     let images: Vec<f32> = pattern(2 * 2 * 4 * 12, 104_729, 4001, 7).iter().map(|x| 4.0 * x).collect();
-    let leaves = Leaves::tracked(&graph, &model);
+    let leaves = Leaves::tracked(&graph, &model, &Device::flex().autodiff());
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let input = Tensor::from_data(TensorData::new(images, [2, 2, 4, 12]), &Device::flex().autodiff());
     let scores = logits(&graph, &leaves, input, &mut TrainingPass::new(&seed, 0));
@@ -303,7 +276,7 @@ fn scoring_drops_nothing_and_uses_running_statistics() {
     // Scale 2, shift 1, running mean 3, running variance 4; the linear layer is the identity.
     let mut model = vec![2.0, 1.0, 3.0, 4.0, 1.0, 0.0, 0.0, 1.0];
     let images = || TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]);
-    let leaves = Leaves::constant(&graph, &model);
+    let leaves = Leaves::constant(&graph, &model, &Device::flex());
     let scores = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut ScoringPass);
     let scores: Vec<f32> = values(&scores.into_data());
     assert!((scores[0] - 1.0).abs() < 1e-4 && (scores[1] - 3.0).abs() < 1e-4, "{scores:?}");
@@ -329,7 +302,7 @@ fn frozen_statistics_are_used_as_in_scoring_and_stay() {
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let mut pass = TrainingPass::new(&seed, 0);
     let images = Tensor::from_data(TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]), &Device::flex());
-    let _ = logits(&graph, &Leaves::constant(&graph, &model), images, &mut pass);
+    let _ = logits(&graph, &Leaves::constant(&graph, &model, &Device::flex()), images, &mut pass);
     let mut after = model.clone();
     pass.update_statistics(&graph, &mut after);
     assert_eq!(after[..4], model[..4]);

@@ -6,12 +6,13 @@
 //! the same number of threads.
 
 use burn::tensor::Tensor;
-use burn::tensor::ops::ConvOptions;
 use consilium_study::graph::Conv2d;
 use rayon::prelude::*;
 
+use super::anywhere;
 use super::depthwise::depthwise;
 use super::kernel::{self, Kernel, Wanted};
+use super::on_flex;
 use super::product::{Matrix, Target, multiply};
 use super::scratch;
 use super::unfold::{Motion, Windows};
@@ -25,18 +26,17 @@ pub(crate) fn conv2d(
     bias: Option<Tensor<1>>,
     layer: &Conv2d,
 ) -> Tensor<4> {
-    let (stride, padding) = (layer.stride as usize, layer.padding as usize);
-    let dilation = layer.dilation as usize;
+    let is_depthwise = layer.groups != 1 && layer.groups as usize == input.dims()[1];
+    if !on_flex(&input) || layer.groups != 1 && !is_depthwise {
+        return anywhere::conv2d(input, weight, bias, layer);
+    }
+    let [stride, padding, dilation] = [layer.stride, layer.padding, layer.dilation].map(|it| it as usize);
     let motion = Motion { stride, padding, dilation };
-    let channels = input.dims()[1];
-    if layer.groups != 1 && layer.groups as usize == channels {
-        return depthwise(input, weight, bias, motion);
+    if is_depthwise {
+        depthwise(input, weight, bias, motion)
+    } else {
+        kernel::apply::<Windows>(input, weight, bias, motion)
     }
-    if layer.groups != 1 {
-        let options = ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], layer.groups as usize);
-        return burn::tensor::module::conv2d(input, weight, bias, options);
-    }
-    kernel::apply::<Windows>(input, weight, bias, motion)
 }
 
 impl Kernel for Windows {
@@ -162,8 +162,7 @@ mod tests {
             };
             let shapes = ([cases, channels, height, width], [filters, channels, kernel, kernel], filters);
             let ours = with_gradients(shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
-            let options = || ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], 1);
-            let burns = with_gradients(shapes, |x, w, b| burn::tensor::module::conv2d(x, w, Some(b), options()));
+            let burns = with_gradients(shapes, |x, w, b| anywhere::conv2d(x, w, Some(b), &layer));
             for (ours, burns) in ours.iter().zip(&burns) {
                 assert_close(ours, burns, 1e-5);
             }

@@ -5,7 +5,7 @@
 //! here are plugged in through burn's extension interface and take part in its automatic
 //! differentiation like any other; each is tested against burn's own.
 //!
-//! All tensors here are f32 on `flex`, because this crate makes no others.
+//! All tensors here are f32. Those on a GPU go to [`anywhere`] instead: burn's own operations, whose kernels are written for it.
 
 #![expect(
     clippy::inline_always,
@@ -42,6 +42,7 @@ pub(crate) mod pooling;
 pub(crate) mod rectifier;
 pub(crate) mod transposed;
 
+mod anywhere;
 mod depthwise;
 mod kernel;
 mod product;
@@ -52,7 +53,7 @@ mod unfold;
 mod winograd;
 
 use burn::backend::{Autodiff, BackendTypes, Flex};
-use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn::tensor::{Bytes, DType, Device, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
 
 type Tracked = Autodiff<Flex>;
@@ -63,8 +64,12 @@ pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-const ON_FLEX: &str =
-    "this crate makes tensors on flex alone, and an operation's inputs are all tracked or none";
+const ON_FLEX: &str = "tensors elsewhere go another way, and an operation's inputs are all tracked or none";
+
+/// Whether operations of our own can run where `tensor` lies.
+fn on_flex<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.device() == Device::flex()
+}
 
 /// A flex tensor that owns `values`, shape `shape`.
 fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {

@@ -15,7 +15,8 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::rectifier::rectified;
-use super::{Tracked, flex, plain, sides, tracked, wide};
+use super::{Tracked, anywhere, flex, on_flex, plain, sides, tracked, wide};
+use crate::tensors::values;
 
 /// Added to a variance before its root.
 pub(super) const EPSILON: f32 = 1e-5;
@@ -34,6 +35,29 @@ pub(crate) enum Sets {
 pub(crate) struct Moments {
     pub(crate) means: Vec<f32>,
     pub(crate) variances: Vec<f32>,
+}
+
+impl Moments {
+    /// Waits for the device that has them.
+    fn of([means, variances]: [Tensor<1>; 2]) -> Self {
+        Self { means: values(&means.into_data()), variances: values(&variances.into_data()) }
+    }
+}
+
+/// Moments where they were computed. To read those of a GPU is to wait for it.
+pub(crate) enum Measured {
+    Here(Moments),
+    /// Means and variances, `[sets]`.
+    Elsewhere(Box<[Tensor<1>; 2]>),
+}
+
+impl Measured {
+    pub(crate) fn read(self) -> Moments {
+        match self {
+            Self::Here(moments) => moments,
+            Self::Elsewhere(moments) => Moments::of(*moments),
+        }
+    }
 }
 
 /// What happens to each value afterwards, in the same pass over memory.
@@ -60,25 +84,34 @@ pub(crate) fn normalise(
     shift: Tensor<1>,
     sets: Sets,
     then: Then,
-) -> (Tensor<4>, Moments) {
+) -> (Tensor<4>, Measured) {
+    if !on_flex(&input) {
+        let (result, moments) = anywhere::normalise(input, scale, shift, sets, then);
+        return (result, Measured::Elsewhere(Box::new(moments)));
+    }
     if !scale.is_autodiff() {
         let input = plain(input).to_contiguous();
         let map = Map::new(sides(&input), sets, then);
         let moments = map.moments(input.storage());
         let result = map.forward(&input, &plain(scale), &plain(shift), &moments);
-        return (Tensor::from_primitive::<Flex>(result), moments);
+        return (Tensor::from_primitive::<Flex>(result), Measured::Here(moments));
     }
-    differentiate(input, [scale, shift], sets, then, None)
+    let (result, moments) = differentiate(input, [scale, shift], sets, then, None);
+    (result, Measured::Here(moments))
 }
 
-/// Normalises by moments of earlier batches, which are constants.
+/// Normalises by mean and variance of earlier batches, both `[channels]`, which are constants.
 pub(crate) fn normalise_by(
     input: Tensor<4>,
     scale: Tensor<1>,
     shift: Tensor<1>,
-    moments: &Moments,
+    statistics: [Tensor<1>; 2],
     then: Then,
 ) -> Tensor<4> {
+    if !on_flex(&input) {
+        return anywhere::normalise_by(input, scale, shift, statistics, then);
+    }
+    let moments = &Moments::of(statistics);
     if scale.is_autodiff() {
         return differentiate(input, [scale, shift], Sets::Channels, then, Some(moments)).0;
     }
@@ -355,47 +388,69 @@ mod tests {
     use crate::operation::testing::{assert_close, leaf, numbers, values_of, with_gradients};
     use burn::tensor::Device;
 
-    /// The definition, in burn's elementary operations, which know their own gradients.
-    fn by_definition(input: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, groups: usize) -> Tensor<4> {
-        let [cases, channels, height, width] = input.dims();
-        let sets = input.reshape([cases * groups, channels / groups * height * width]);
-        let mean = sets.clone().mean_dim(1);
-        let centred = sets - mean;
-        let variance = (centred.clone() * centred.clone()).mean_dim(1);
-        let normal = (centred / (variance + EPSILON).sqrt()).reshape([cases, channels, height, width]);
-        normal * scale.reshape([1, channels, 1, 1]) + shift.reshape([1, channels, 1, 1])
+    /// The definition is in burn's elementary operations, which know their own gradients.
+    #[test]
+    fn sets_agree_with_the_definition() {
+        for (shape, sets) in [
+            ([3, 4, 5, 3], Sets::Groups(2)),
+            ([2, 6, 4, 8], Sets::Groups(6)),
+            ([1, 3, 1, 2], Sets::Groups(1)),
+            ([2, 8, 7, 7], Sets::Groups(4)),
+            ([3, 4, 5, 3], Sets::Channels),
+            ([8, 2, 4, 8], Sets::Channels),
+            ([7, 3, 1, 1], Sets::Channels),
+        ] {
+            for then in [Then::Keep, Then::Rectify] {
+                let shapes = (shape, [shape[1]], shape[1]);
+                let ours = with_gradients(shapes, |x, s, b| normalise(x, s, b, sets, then).0);
+                let definition = with_gradients(shapes, |x, s, b| anywhere::normalise(x, s, b, sets, then).0);
+                for (ours, definition) in ours.iter().zip(&definition) {
+                    assert_close(ours, definition, 2e-5);
+                }
+            }
+        }
     }
 
+    /// By statistics that are constants, whether they are the batch's own or not.
     #[test]
-    fn groups_agree_with_the_definition() {
-        for (shape, groups) in [([3, 4, 5, 3], 2), ([2, 6, 4, 8], 6), ([1, 3, 1, 2], 1), ([2, 8, 7, 7], 4)] {
-            let ours = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
-                normalise(x, s, b, Sets::Groups(groups), Then::Keep).0
+    fn given_statistics_agree_with_the_definition() {
+        let shapes = ([3, 4, 5, 3], [4], 4);
+        let statistics = |x: &Tensor<4>| {
+            let of = |seed| Tensor::<1>::from_data(numbers(&[4], seed), &x.device());
+            [of(5), of(6).square() + 0.1]
+        };
+        for then in [Then::Keep, Then::Rectify] {
+            let ours = with_gradients(shapes, |x, s, b| {
+                let given = statistics(&x);
+                normalise_by(x, s, b, given, then)
             });
-            let definition =
-                with_gradients((shape, [shape[1]], shape[1]), |x, s, b| by_definition(x, s, b, groups));
+            let definition = with_gradients(shapes, |x, s, b| {
+                let given = statistics(&x);
+                anywhere::normalise_by(x, s, b, given, then)
+            });
             for (ours, definition) in ours.iter().zip(&definition) {
                 assert_close(ours, definition, 2e-5);
             }
         }
     }
 
+    /// Both ways measure the same moments.
     #[test]
-    fn channels_agree_with_the_definition() {
-        for shape in [[3, 4, 5, 3], [8, 2, 4, 8], [7, 3, 1, 1]] {
-            let ours = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
-                normalise(x, s, b, Sets::Channels, Then::Keep).0
-            });
-            // A channel over all cases is a group of one channel once cases and channels change places.
-            let definition = with_gradients((shape, [shape[1]], shape[1]), |x, s, b| {
-                let [cases, channels, height, width] = x.dims();
-                let one = x.swap_dims(0, 1).reshape([1, channels, cases * height, width]);
-                let normal = by_definition(one, s, b, channels);
-                normal.reshape([channels, cases, height, width]).swap_dims(0, 1)
-            });
-            for (ours, definition) in ours.iter().zip(&definition) {
-                assert_close(ours, definition, 2e-5);
-            }
+    fn moments_agree_with_the_definition() {
+        let device = Device::flex().autodiff();
+        for sets in [Sets::Channels, Sets::Groups(2)] {
+            let run = |ours: bool| {
+                let (x, s, b) =
+                    (leaf(&device, [3, 4, 5, 3], 1), leaf(&device, [4], 2), leaf(&device, [4], 3));
+                if ours {
+                    normalise(x, s, b, sets, Then::Keep).1.read()
+                } else {
+                    Moments::of(anywhere::normalise(x, s, b, sets, Then::Keep).1)
+                }
+            };
+            let (ours, definition) = (run(true), run(false));
+            assert_close(&ours.means, &definition.means, 1e-6);
+            assert_close(&ours.variances, &definition.variances, 1e-6);
         }
     }
 
@@ -424,7 +479,9 @@ mod tests {
             (|| leaf(&device, [4, 2, 3, 3], 1), || leaf(&device, [2], 2), || leaf(&device, [2], 3));
         for then in [Then::Keep, Then::Rectify] {
             let (result, moments) = normalise(input(), scale(), shift(), Sets::Channels, then);
-            let again = normalise_by(input(), scale(), shift(), &moments, then);
+            let Moments { means, variances } = moments.read();
+            let given = [means, variances].map(|values| Tensor::from_floats(&*values, &device));
+            let again = normalise_by(input(), scale(), shift(), given, then);
             assert_eq!(values_of(result), values_of(again));
         }
     }
@@ -436,6 +493,7 @@ mod tests {
             normalise(input, ones, Tensor::zeros([2], device), Sets::Channels, Then::Keep)
         };
         let (plain, moments) = run(&Device::flex());
+        let moments = moments.read();
         let (tracked, _) = run(&Device::flex().autodiff());
         assert_eq!(values_of(plain), values_of(tracked));
         let input: Vec<f32> = numbers(&[4, 2, 3, 3], 1).try_to_vec().unwrap();

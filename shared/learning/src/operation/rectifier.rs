@@ -7,11 +7,11 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{Tracked, flex, plain, sides, tracked, wide};
+use super::{Tracked, flex, on_flex, plain, sides, tracked, wide};
 
 /// Values that a thread takes at once.
 const SHARE: usize = 1 << 14;
@@ -23,6 +23,9 @@ pub(super) fn rectified(value: f32) -> f32 {
 
 /// `max(input, 0)`, shape `[cases, channels, height, width]`.
 pub(crate) fn rectify(input: Tensor<4>) -> Tensor<4> {
+    if !on_flex(&input) {
+        return activation::relu(input);
+    }
     if !input.is_autodiff() {
         return Tensor::from_primitive::<Flex>(forward([&plain(input)]));
     }
@@ -34,6 +37,9 @@ pub(crate) fn rectify(input: Tensor<4>) -> Tensor<4> {
 
 /// `max(one + other, 0)`, both `[cases, channels, height, width]`.
 pub(crate) fn rectify_sum(one: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
+    if !on_flex(&one) {
+        return activation::relu(one + other);
+    }
     if !one.is_autodiff() {
         return Tensor::from_primitive::<Flex>(forward([&plain(one), &plain(other)]));
     }
@@ -104,7 +110,7 @@ fn forward<const N: usize>(terms: [&FlexTensor; N]) -> FlexTensor {
 mod tests {
     use super::*;
     use crate::operation::testing::{leaf, numbers, values_of};
-    use burn::tensor::{Device, activation};
+    use burn::tensor::Device;
 
     /// Result and gradients of `sum(result * mask)`.
     fn with_gradients(rectify: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>) -> [Vec<f32>; 3] {

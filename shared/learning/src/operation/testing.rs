@@ -33,14 +33,22 @@ pub(crate) fn assert_close(got: &[f32], want: &[f32], share: f64) {
 
 /// Result and the three gradients of `sum(result * mask)`, from leaves of these shapes.
 pub(crate) fn with_gradients<const D: usize>(
+    shapes: ([usize; 4], [usize; D], usize),
+    apply: impl Fn(Tensor<4>, Tensor<D>, Tensor<1>) -> Tensor<4>,
+) -> [Vec<f32>; 4] {
+    with_gradients_on(&Device::flex().autodiff(), shapes, apply)
+}
+
+/// The same on a device that tracks.
+pub(crate) fn with_gradients_on<const D: usize>(
+    device: &Device,
     (first, second, third): ([usize; 4], [usize; D], usize),
     apply: impl Fn(Tensor<4>, Tensor<D>, Tensor<1>) -> Tensor<4>,
 ) -> [Vec<f32>; 4] {
-    let device = Device::flex().autodiff();
-    let (first, second) = (leaf(&device, first, 1), leaf(&device, second, 2));
-    let third: Tensor<1> = leaf(&device, [third], 3);
+    let (first, second) = (leaf(device, first, 1), leaf(device, second, 2));
+    let third: Tensor<1> = leaf(device, [third], 3);
     let result = apply(first.clone(), second.clone(), third.clone());
-    let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), &device);
+    let mask = Tensor::<4>::from_data(numbers(&result.dims(), 4), device);
     let gradients = (result.clone() * mask).sum().backward();
     let missing = "every leaf has a gradient";
     [

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::convolution::{convolve, input_gradient, weight_gradient};
 use super::kernel::{self, Kernel, Wanted};
 use super::unfold::{Motion, Windows};
+use super::{anywhere, on_flex};
 
 /// Spreads `input` `[cases, channels, height, width]` by `weight` `[channels, filters, kernel, kernel]` and adds `bias`
 /// `[filters]`.
@@ -17,6 +18,9 @@ pub(crate) fn transposed_conv2d(
     bias: Option<Tensor<1>>,
     layer: &TransposedConv2d,
 ) -> Tensor<4> {
+    if !on_flex(&input) {
+        return anywhere::transposed_conv2d(input, weight, bias, layer);
+    }
     let motion = Motion { stride: layer.stride as usize, padding: layer.padding as usize, dilation: 1 };
     kernel::apply::<Transposed>(input, weight, bias, motion)
 }
@@ -67,7 +71,6 @@ mod tests {
     use super::*;
     use crate::operation::testing::{assert_close, leaf, numbers, values_of, with_gradients};
     use burn::tensor::Device;
-    use burn::tensor::ops::ConvTransposeOptions;
     use proptest::prelude::*;
 
     /// Every value of the input times the kernel, added where its window lies.
@@ -118,10 +121,7 @@ mod tests {
             let (input, weight, bias) = (values(&shapes.0, 1), values(&shapes.1, 2), values(&[filters], 3));
             let definition = by_definition((shapes.0, shapes.1), [stride, padding], [&input, &weight, &bias]);
             assert_close(&ours[0], &definition, 1e-6);
-            let burns = with_gradients(shapes, |x, w, b| {
-                let options = ConvTransposeOptions::new([stride; 2], [padding; 2], [0; 2], [1; 2], 1);
-                burn::tensor::module::conv_transpose2d(x, w, Some(b), options)
-            });
+            let burns = with_gradients(shapes, |x, w, b| anywhere::transposed_conv2d(x, w, Some(b), &layer));
             for (ours, burns) in ours.iter().zip(&burns) {
                 assert_close(ours, burns, 1e-5);
             }

@@ -26,6 +26,7 @@ use crate::vault::record::{PersonalAct, PersonalAnswer};
 use crate::vault::work::{AttemptJob, Halt, Job, Outcome};
 
 mod attempts;
+mod devices;
 mod files;
 mod local_layers;
 mod variates;
