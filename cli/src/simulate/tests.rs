@@ -265,7 +265,7 @@ fn control_variates_keep_hospitals_of_one_class_together() {
         for (case, label) in all.labels().iter().enumerate() {
             // One of the rare class for every eight of the other.
             let is_rare = label.holds(usize::from(rare));
-            if kept.len() < count && (!is_rare || kept.len() % 9 == 0) {
+            if kept.len() < count && (!is_rare || kept.len().is_multiple_of(9)) {
                 kept.push(case);
             }
         }
