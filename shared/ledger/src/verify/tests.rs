@@ -191,7 +191,7 @@ fn control_variates_are_those_beside_the_adopted_model() {
         for given in [None, Some(hash("mean"))] {
             let mut story = world.story();
             story.truncate(16);
-            let sum = world.sum(&world.train(), Some(hash("candidate")));
+            let sum = World::sum(&world.train(), Some(hash("candidate")));
             story[10] = world.told(&Happened::Opened(OpenedSum { control: given, ..sum }));
             assert_eq!(world.verify(&story).is_ok(), keeps == given.is_some(), "{keeps} {given:?}");
         }
@@ -200,7 +200,7 @@ fn control_variates_are_those_beside_the_adopted_model() {
     let mut story = world.story();
     story.truncate(16);
     let made =
-        OpenedSum { control: Some(hash("mean")), ..world.sum(&world.train(), Some(hash("candidate"))) };
+        OpenedSum { control: Some(hash("mean")), ..World::sum(&world.train(), Some(hash("candidate"))) };
     story[10] = world.told(&Happened::Opened(made));
     let report = world.verify(&story).unwrap();
     let [control] = &report.studies[0].controls[..] else { panic!("one sum") };

@@ -235,11 +235,11 @@ impl World {
         candidate: Option<Hash>,
         moments: Option<[Hash; 2]>,
     ) -> Sealed {
-        self.told(&Happened::Opened(OpenedSum { moments, ..self.sum(fields, candidate) }))
+        self.told(&Happened::Opened(OpenedSum { moments, ..Self::sum(fields, candidate) }))
     }
 
     /// An opened sum that keeps nothing beside the model.
-    pub(super) fn sum(&self, fields: &ContextFields, candidate: Option<Hash>) -> OpenedSum {
+    pub(super) fn sum(fields: &ContextFields, candidate: Option<Hash>) -> OpenedSum {
         OpenedSum {
             attempt: fields.attempt,
             ctx: Context::new(fields.clone()).unwrap().hash(),
