@@ -24,6 +24,7 @@ use anyhow::{Context as _, bail};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::document::{Draft, Study};
 use consilium_study::name::SiteName;
+use consilium_study::task::Task;
 
 use self::arms::{Arm, Job, Outcome};
 use self::deal::{Collection, Dealt, Places};
@@ -195,7 +196,7 @@ impl Demo<'_> {
                 }
                 Some(path) => {
                     story.tell(&format!("{} is dealt out ({}); its test split goes to nobody.", path.display(), args.partition));
-                    deal::archive(path, &args.partition, &places, args.seed)
+                    deal::archive(path, &args.partition, &places, args.seed, Task::Classification)
                 }
             }
         })

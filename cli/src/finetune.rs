@@ -12,7 +12,7 @@ use consilium_rounds::metrics::{EvaluationShape, Figures, exact};
 use consilium_site_agent::contribution::count_cases;
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
-use consilium_study::task::Label;
+use consilium_study::task::{Label, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::interval::Mean;
@@ -38,12 +38,17 @@ impl Recipe {
     /// Small steps and few of them: the model is good already.
     pub(crate) const USUAL: Self = Self { learning_rate: 1e-4, epochs: 3, batch: 32 };
 
-    /// The same as a study would say it.
-    pub(crate) fn training(self) -> anyhow::Result<Training> {
+    /// The same as a study would say it. Areas count as they do in the figure by which two models are compared.
+    pub(crate) fn training(self, task: Task) -> anyhow::Result<Training> {
         let Self { learning_rate, epochs, batch } = self;
         ensure!(learning_rate.is_finite(), "--learning-rate {learning_rate} is not finite");
+        let loss = match task {
+            Task::Classification | Task::Ordinal | Task::MultiLabel => "cross-entropy",
+            Task::Segmentation => "dice-cross-entropy",
+            Task::Regression => "squared-error",
+        };
         let text = format!(
-            "optimiser = \"adam\"\nlearning_rate = {learning_rate:?}\nepochs = {epochs}\nbatch = {batch}"
+            "optimiser = \"adam\"\nlearning_rate = {learning_rate:?}\nepochs = {epochs}\nbatch = {batch}\nloss = \"{loss}\""
         );
         toml::from_str(&text).context("this recipe cannot be followed")
     }
@@ -219,7 +224,6 @@ fn of_counts(identity: &ModelIdentity, model: &[f32], cases: &Dataset) -> anyhow
 mod tests {
     use consilium_learning::{Pixels, Preprocessing};
     use consilium_study::graph::{ModelSpec, Preset};
-    use consilium_study::task::Task;
 
     use super::*;
 
@@ -278,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_recipe_is_that_of_a_study_or_an_error() {
-        let training = Recipe::USUAL.training().unwrap();
+        let training = Recipe::USUAL.training(Task::Classification).unwrap();
         assert_eq!((training.learning_rate().to_bits(), training.batch()), (1e-4_f64.to_bits(), 32));
         for (recipe, key) in [
             (Recipe { learning_rate: 0.0, ..Recipe::USUAL }, "learning_rate"),
@@ -286,7 +290,7 @@ mod tests {
             (Recipe { epochs: 0, ..Recipe::USUAL }, "epochs"),
             (Recipe { batch: 5000, ..Recipe::USUAL }, "batch"),
         ] {
-            let error = format!("{:#}", recipe.training().unwrap_err());
+            let error = format!("{:#}", recipe.training(Task::Classification).unwrap_err());
             assert!(error.contains(key), "{error}");
         }
     }

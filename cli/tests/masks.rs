@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use consilium_learning::{ModelFile, ModelIdentity, Preprocessing};
+use consilium_learning::{ModelFile, ModelIdentity, Origin, Preprocessing};
 use consilium_study::graph::ModelSection;
 use consilium_study::task::Task;
 use image::{GrayImage, Luma};
@@ -69,7 +69,7 @@ fn shade(case: u32, x: u32, y: u32) -> u8 {
 fn write_folder(folder: &Path) {
     std::fs::create_dir_all(folder.join("masks")).unwrap();
     let mut table = "path,mask,patient\n".to_owned();
-    for case in 0..90 {
+    for case in 0..180 {
         let picture = GrayImage::from_fn(16, 16, |x, y| Luma([shade(case, x, y)]));
         picture.save(folder.join(format!("{case}.png"))).unwrap();
         let mask = GrayImage::from_fn(16, 16, |x, y| Luma([u8::from(is_disc(case, x, y)) * 255]));
@@ -103,8 +103,8 @@ fn hospitals_learn_where_things_are() {
     assert!(text.contains(": Dice 0.") && text.contains("dice 0."), "{text}");
 }
 
-/// A model that calls bright what is bright: what it sees is known pixel by pixel.
-fn write_model(path: &Path) {
+/// A model that calls bright what is bright, with a `slope` above 0: what it sees is known pixel by pixel.
+fn write_model(path: &Path, slope: f32) {
     let layers = "layers = [{ kind = \"conv2d\", filters = 2, kernel = 1 }]";
     let graph = toml::from_str::<ModelSection>(layers).unwrap().graph([1, 4, 4], 2).unwrap();
     let identity = ModelIdentity {
@@ -115,7 +115,8 @@ fn write_model(path: &Path) {
         task: Task::Segmentation,
         range: None,
     };
-    let file = ModelFile { identity, origin: None, model: vec![0.0, 4.0, 0.0, 0.0] };
+    let origin = Origin { study: identity.hash(), round: 1, tuned_from: None };
+    let file = ModelFile { identity, origin: Some(origin), model: vec![0.0, slope, 0.0, 0.0] };
     std::fs::write(path, file.to_bytes()).unwrap();
 }
 
@@ -123,7 +124,7 @@ fn write_model(path: &Path) {
 fn a_mask_is_written_at_the_pictures_size() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    write_model(Path::new(&at("model.safetensors")));
+    write_model(Path::new(&at("model.safetensors")), 4.0);
     std::fs::create_dir_all(at("pictures/far")).unwrap();
     // Twelve columns by eight rows: the middle eight are seen, each place of the model is two by two of them.
     let bright = |x: u32| (4..8).contains(&x) || x > 9;
@@ -154,10 +155,12 @@ fn a_mask_is_written_at_the_pictures_size() {
 fn a_model_of_pixels_is_adapted_and_compared_by_its_masks() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    write_model(Path::new(&at("model.safetensors")));
+    // It calls bright what is dark.
+    write_model(Path::new(&at("model.safetensors")), -1.0);
     write_folder(&folder.path().join("data"));
     let tune = ["model", "finetune", &at("model.safetensors"), "--data", &at("data"), "-o", &at("own")];
-    let told = lines(&consilium(&[&tune[..], &["--learning-rate", "0.01", "--json"]].concat()));
+    let told =
+        lines(&consilium(&[&tune[..], &["--learning-rate", "0.2", "--epochs", "40", "--json"]].concat()));
     let last = told.last().unwrap();
     let dice = |when: &str| last["held_out"][when]["dice"].as_f64().unwrap_or_else(|| panic!("{last}"));
     assert!(dice("after") > dice("before"), "{last}");

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use consilium_learning::{ModelFile, ModelIdentity, Preprocessing};
+use consilium_learning::{ModelFile, ModelIdentity, Origin, Preprocessing};
 use consilium_study::data::Input;
 use consilium_study::graph::ModelSection;
 use consilium_study::task::{Range, Task};
@@ -89,7 +89,8 @@ fn write_model(path: &Path) {
         task: Task::Regression,
         range: Some(Range { low: 0.0, high: 20.0 }),
     };
-    let file = ModelFile { identity, origin: None, model: vec![0.01, 0.02, 0.1] };
+    let origin = Origin { study: identity.hash(), round: 1, tuned_from: None };
+    let file = ModelFile { identity, origin: Some(origin), model: vec![0.01, 0.02, 0.1] };
     std::fs::write(path, file.to_bytes()).unwrap();
 }
 

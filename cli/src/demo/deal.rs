@@ -221,12 +221,13 @@ impl Part {
     }
 }
 
-/// Deals a MedMNIST archive out.
+/// Deals a MedMNIST archive out, by classes or sets of findings where the task has them.
 pub(crate) fn archive(
     file: &Path,
     partition: &Partition,
     places: &Places<'_>,
     seed: u64,
+    task: Task,
 ) -> anyhow::Result<Dealt> {
     let reading = || format!("reading {}", file.display());
     let mut archive = NpzArchive::open(file).with_context(reading)?;
@@ -238,10 +239,18 @@ pub(crate) fn archive(
         Partition::Dirichlet(alpha) => Some(*alpha),
         Partition::By(_) => bail!("an archive has no columns to deal by; use iid or dirichlet:A"),
     };
+    if task.is_labelled() && train.numbers == 0 {
+        bail!(
+            "{} has masks and no labels; try `consilium simulate` with a study of task = \"segmentation\"",
+            file.display()
+        );
+    }
     // Sets of findings are dealt like classes.
     let kinds: BTreeSet<&[u8]> = train.each_label().chain(val.each_label()).collect();
     let kinds: BTreeMap<&[u8], u16> = kinds.into_iter().zip(0..).collect();
-    let classes = |part: &Part| part.each_label().map(|label| kinds[label]).collect::<Vec<_>>();
+    let classes = |part: &Part| -> Vec<u16> {
+        part.each_label().map(|label| if task.is_labelled() { kinds[label] } else { 0 }).collect()
+    };
     let count = places.sites.len();
     let of_train = deal(&classes(&train), count, alpha, LEAST, seed)?;
     // What a site is scored on is what its patients are like; so `val` is dealt in the proportions of `train`.
@@ -282,6 +291,12 @@ pub(crate) fn folder(
     seed: u64,
 ) -> anyhow::Result<Dealt> {
     let table = Table::of_folder(folder)?;
+    if table.labels.is_empty() {
+        bail!(
+            "{} has masks and no labels; try `consilium simulate` with a study of task = \"segmentation\"",
+            folder.display()
+        );
+    }
     let groups = table.patients();
     let (for_test, for_sites): (Vec<_>, Vec<_>) =
         groups.into_iter().partition(|group| table.is_test(group, seed));

@@ -87,6 +87,11 @@ impl Table {
         self.labels = classes.to_vec();
     }
 
+    /// Deals all rows out alike: what stands as their label is of no class.
+    pub(crate) fn pass_over_labels(&mut self) {
+        (self.label, self.labels) = (None, Vec::new());
+    }
+
     /// Whether the table itself says which rows are for testing.
     pub(crate) fn names_test(&self) -> bool {
         self.test_split.is_some()

@@ -108,8 +108,8 @@ fn finetune(args: &FinetuneArgs, story: &Story) -> anyhow::Result<Finetuned> {
     let FinetuneArgs { model, data, output, recipe, holdout, split_key, force } = args;
     ensure!(!output.exists(), "{} is there already; choose another name", output.display());
     ensure!((0.0..1.0).contains(holdout), "--holdout {holdout} is no share from 0 to below 1");
-    let recipe = recipe.training()?;
     let file = open(model)?;
+    let recipe = recipe.training(file.identity.task)?;
     recipe.check(&file.identity.graph)?;
     let tuned_from =
         Hash::of_bytes(&fs::read(model).with_context(|| format!("reading {}", model.display()))?);

@@ -107,7 +107,7 @@ impl Outcome for Finished {
                 let simulation = simulate(draft.clone(), None, hospitals, &Crew::new()?, None, false, story)?;
                 let identity = draft.model_identity();
                 let released = ModelFile::from_bytes(&simulation.released)?.expect(&identity)?;
-                let recipe = Recipe::USUAL.training()?;
+                let recipe = Recipe::USUAL.training(draft.data.task)?;
                 for (site, Hospital { train, held_out }) in able() {
                     story.progress(&format!("{site} adapts the model to its own cases"));
                     let mut start = released.clone();

@@ -50,7 +50,7 @@ pub(super) fn deal(plan: &mut Plan, dealing: &Dealing<'_>, root: &Path) -> anyho
     name_sites(plan, numbered(&plan.sites, count));
     let folders = folders(&plan.sites, root);
     let places = Places { sites: &folders, test: &test };
-    let dealt = deal::archive(dealing.data, dealing.partition, &places, plan.seed)?;
+    let dealt = deal::archive(dealing.data, dealing.partition, &places, plan.seed, plan.data.task)?;
     Ok(Shared { sites: dealt.sites, test: Some(dealt.test) })
 }
 
@@ -63,6 +63,8 @@ fn deal_table(
 ) -> anyhow::Result<Shared> {
     if plan.data.task.is_exclusive() {
         table.relabel(&plan.data.labels);
+    } else if !plan.data.task.is_labelled() {
+        table.pass_over_labels();
     }
     let by_column = matches!(dealing.partition, Partition::By(_));
     // Values of a column may have one patient each: without a split in the table, all patients stay with them.

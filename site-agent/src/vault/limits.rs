@@ -74,7 +74,7 @@ mod tests {
             .replace("\"adam\"", "\"sgd\"")
             .replace("learning_rate = 0.001", "learning_rate = 0.1")
             .replace("epochs = 1 ", "steps = 20 ")
-            .replace("schedule = \"constant\"", "schedule = { step = { every = 1, factor = 0.5 } }")
+            .replace("# schedule = \"constant\"", "schedule = { step = { every = 1, factor = 0.5 } }")
             .replace("# strategy", "strategy")
             .replace("kind = \"fedavg\"", "kind = \"scaffold\"");
         let study = Draft::from_toml(&text).unwrap().with_initial_model(Hash::of_bytes(b"initial"));

@@ -83,7 +83,7 @@ fn a_mask_is_cut_and_shrunk_with_its_picture() {
     let cohort = hospital.load(&THREE, Some(&cache));
     assert!(cohort.quarantine.is_empty(), "masks are no pictures without a row");
     assert_eq!((cohort.train.len(), cohort.counts.usable), (2, 2));
-    assert_eq!((cohort.train.mask(0), cohort.train.mask(1)), (&[0, 0, 0, 2][..], &[2, 0, 2, 0][..]));
+    assert_eq!((cohort.train.mask(0), cohort.train.mask(1)), (&[1, 0, 0, 2][..], &[2, 0, 2, 0][..]));
     let again = hospital.load(&THREE, Some(&cache));
     assert_eq!((again.train, again.fingerprint), (cohort.train.clone(), cohort.fingerprint));
     let check = Check::of(&hospital.source(), &criteria(&THREE), &cohort, "fl");
