@@ -88,7 +88,7 @@ fn a_mask_is_cut_and_shrunk_with_its_picture() {
     assert_eq!((again.train, again.fingerprint), (cohort.train.clone(), cohort.fingerprint));
     let check = Check::of(&hospital.source(), &criteria(&THREE), &cohort, "fl");
     let counts: Vec<_> = check.classes.iter().map(|class| class.train).collect();
-    assert_eq!(counts, [2, 0, 2], "pictures in whose masks a class is");
+    assert_eq!(counts, [2, 1, 2], "pictures in whose masks a class is");
     // Another mask is another cohort.
     hospital.mask("b-mask.png", |x, _| u8::from(x < 3));
     assert_ne!(hospital.load(&THREE, Some(&cache)).fingerprint, cohort.fingerprint);
