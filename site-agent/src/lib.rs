@@ -1,6 +1,6 @@
 //! The agent of one site: the only part of Consilium that runs inside a hospital.
 //!
-//! Three processes with the kernel between them, and a fourth while a [`gpu`] trains. [`supervise`] starts them and carries frames; the
+//! Three processes with the kernel between them, and a fourth while a GPU trains. [`supervise`] starts them and carries frames; the
 //! [`vault`] sees patients, holds the keys, decides and has no socket; the [`relay`] has the network
 //! and nothing else. Whatever they say to each other is in [`pipe::message`].
 
