@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 #![cfg(feature = "simulate")]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
+use std::path::Path;
+
+use common::{consilium, refused, said};
 use consilium_learning::{ModelFile, ModelIdentity, Origin, Preprocessing};
 use consilium_study::graph::ModelSection;
 use consilium_study::task::Task;
 use image::{GrayImage, Luma};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const STUDY: &str = r#"
 format = 1
@@ -44,16 +46,6 @@ count = 4
 quorum = 3
 "#;
 
-fn consilium(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_consilium")).args(arguments).output().unwrap()
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// A disc somewhere, under noise that looks random.
 fn is_disc(case: u32, x: u32, y: u32) -> bool {
     let (cx, cy) = (4 + case * 7 % 9, 4 + case * 5 % 8);
@@ -86,8 +78,7 @@ fn hospitals_learn_where_things_are() {
     write_folder(&folder.path().join("data"));
     std::fs::write(at("study.toml"), STUDY).unwrap();
     let arguments = ["simulate", &at("study.toml"), "--data", &at("data"), "--partition", "iid"];
-    let told = consilium(&[&arguments[..], &["--json"]].concat());
-    let told = lines(&told);
+    let told = consilium(folder.path(), &arguments);
     let (last, rounds) = told.split_last().unwrap();
     assert_eq!((rounds.len(), last["accuracy"].as_f64(), last["auroc"].as_f64()), (4, None, None));
     let dice = last["dice"].as_f64().unwrap();
@@ -98,8 +89,7 @@ fn hospitals_learn_where_things_are() {
     let figures: Vec<f64> = rounds.iter().map(|round| round["figure"].as_f64().unwrap()).collect();
     assert_eq!(rounds[0]["metric"], "dice");
     assert!(figures[3] > figures[0], "{figures:?}");
-    let told = consilium(&arguments);
-    let text = String::from_utf8_lossy(&told.stdout);
+    let text = said(folder.path(), &arguments);
     assert!(text.contains(": Dice 0.") && text.contains("dice 0."), "{text}");
 }
 
@@ -131,8 +121,8 @@ fn a_mask_is_written_at_the_pictures_size() {
     let picture = GrayImage::from_fn(12, 8, |x, _| Luma([if bright(x) { 255 } else { 0 }]));
     picture.save(at("pictures/far/a.png")).unwrap();
     std::fs::write(at("pictures/note.txt"), "no picture").unwrap();
-    let predict = ["model", "predict", &at("model.safetensors"), &at("pictures"), "--json"];
-    let told = lines(&consilium(&[&predict[..], &["--masks", &at("masks")]].concat()));
+    let predict = ["model", "predict", &at("model.safetensors"), &at("pictures")];
+    let told = consilium(folder.path(), &[&predict[..], &["--masks", &at("masks")]].concat());
     let mask = at("masks/far/a.png.png");
     let wanted =
         json!({ "file": at("pictures/far/a.png"), "areas": { "dark": 0.5, "bright": 0.5 }, "mask": mask });
@@ -144,11 +134,9 @@ fn a_mask_is_written_at_the_pictures_size() {
         assert_eq!(value.0[0], if is_seen(x) && bright(x) { 255 } else { 0 }, "{x} {y}");
     }
     // Without a folder the shares alone are told; two pictures of one name have one mask too many.
-    assert_eq!(lines(&consilium(&predict))[0].get("mask"), None);
-    let (pictures, more) = (at("pictures"), at("more"));
-    let refused = consilium(&[&predict[..4], &[&pictures, "--masks", &more]].concat());
-    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && text.contains("two pictures would have their mask in"), "{text}");
+    assert_eq!(consilium(folder.path(), &predict)[0].get("mask"), None);
+    let text = refused(folder.path(), &[&predict[..], &["pictures", "--masks", "more"]].concat());
+    assert!(text.contains("two pictures would have their mask in"), "{text}");
 }
 
 #[test]
@@ -159,8 +147,7 @@ fn a_model_of_pixels_is_adapted_and_compared_by_its_masks() {
     write_model(Path::new(&at("model.safetensors")), -1.0);
     write_folder(&folder.path().join("data"));
     let tune = ["model", "finetune", &at("model.safetensors"), "--data", &at("data"), "-o", &at("own")];
-    let told =
-        lines(&consilium(&[&tune[..], &["--learning-rate", "0.2", "--epochs", "40", "--json"]].concat()));
+    let told = consilium(folder.path(), &[&tune[..], &["--learning-rate", "0.2", "--epochs", "40"]].concat());
     let last = told.last().unwrap();
     let dice = |when: &str| last["held_out"][when]["dice"].as_f64().unwrap_or_else(|| panic!("{last}"));
     assert!(dice("after") > dice("before"), "{last}");

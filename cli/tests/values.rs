@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 #![cfg(feature = "simulate")]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
+use std::path::Path;
+
+use common::{consilium, refused, said};
 use consilium_learning::{ModelFile, ModelIdentity, Origin, Preprocessing};
 use consilium_study::data::Input;
 use consilium_study::graph::ModelSection;
 use consilium_study::task::{Range, Task};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const STUDY: &str = r#"
 format = 1
@@ -35,16 +37,6 @@ count = 6
 quorum = 3
 "#;
 
-fn consilium(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_consilium")).args(arguments).output().unwrap()
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// Ages follow from both lengths but for half a year; one in fifty is no age.
 fn write_table(path: &Path) {
     let mut table = "hand,arm,label,patient\n".to_owned();
@@ -64,8 +56,7 @@ fn hospitals_learn_how_much_there_is() {
     write_table(Path::new(&at("cases.csv")));
     std::fs::write(at("study.toml"), STUDY).unwrap();
     let arguments = ["simulate", &at("study.toml"), "--data", &at("cases.csv"), "--partition", "iid"];
-    let told = consilium(&[&arguments[..], &["--json"]].concat());
-    let told = lines(&told);
+    let told = consilium(folder.path(), &arguments);
     let (last, rounds) = told.split_last().unwrap();
     let (mae, r2) = (last["mae"].as_f64().unwrap(), last["r2"].as_f64().unwrap());
     assert!(mae < 0.6 && r2 > 0.9, "{last}");
@@ -73,7 +64,7 @@ fn hospitals_learn_how_much_there_is() {
     assert!(low < mae && mae < high, "{last}");
     let figures: Vec<f64> = rounds.iter().map(|round| round["figure"].as_f64().unwrap()).collect();
     assert!(rounds[0]["metric"] == "mae" && figures[5] < figures[0], "{figures:?}");
-    let text = String::from_utf8_lossy(&consilium(&arguments).stdout).into_owned();
+    let text = said(folder.path(), &arguments);
     assert!(text.contains(": mean absolute error 0.") && text.contains(", R2 0.9"), "{text}");
 }
 
@@ -99,22 +90,19 @@ fn a_model_says_the_value_and_can_be_adapted() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     write_model(Path::new(&at("model.safetensors")));
-    std::fs::write(at("new.csv"), "arm,hand\n10,20\n1000,0\n?,3\n").unwrap();
-    let output = consilium(&["model", "predict", &at("model.safetensors"), &at("new.csv"), "--json"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let told: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    std::fs::write(at("new.csv"), "arm,hand\n10,20\n1000,0\n").unwrap();
+    let predict = ["model", "predict", "model.safetensors", "new.csv"];
+    let told = consilium(folder.path(), &predict);
     // 0.01 of the hand, 0.02 of the arm and 0.1 are half of twenty years; what is beyond the range is its end.
     assert_eq!((&told[0]["label"], &told[1]["value"]), (&json!("age"), &json!(20.0)));
-    assert!((told[0]["value"].as_f64().unwrap() - 10.0).abs() < 1e-5, "{text}");
-    assert_eq!(told[2]["reason"], "missing_value");
-    let refused =
-        consilium(&["model", "predict", &at("model.safetensors"), &at("new.csv"), "--temperature", "2"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("for probabilities"));
+    assert!((told[0]["value"].as_f64().unwrap() - 10.0).abs() < 1e-5, "{told:?}");
+    let text = refused(folder.path(), &[&predict[..], &["--temperature", "2"]].concat());
+    assert!(text.contains("for probabilities"), "{text}");
 
     write_table(Path::new(&at("cases.csv")));
     let tune = ["model", "finetune", &at("model.safetensors"), "--data", &at("cases.csv"), "-o", &at("own")];
     let told =
-        lines(&consilium(&[&tune[..], &["--learning-rate", "0.003", "--epochs", "20", "--json"]].concat()));
+        consilium(folder.path(), &[&tune[..], &["--learning-rate", "0.003", "--epochs", "20"]].concat());
     let last = told.last().unwrap();
     let mae = |when: &str| last["held_out"][when]["mae"].as_f64().unwrap_or_else(|| panic!("{last}"));
     assert!(mae("after") < mae("before") && last["not_used"] == 4, "{last}");

@@ -42,6 +42,10 @@ pub struct Study {
     pub data: &'static str,
     /// More lines of `[model]`.
     pub layers: &'static str,
+    /// Lines of `[training]`.
+    pub training: &'static str,
+    /// More lines of `[rounds]`.
+    pub strategy: &'static str,
     /// More lines of `[aggregation]`.
     pub aggregation: &'static str,
     /// Lines of `[evaluation]`.
@@ -59,6 +63,8 @@ impl Default for Study {
             collect_timeout: "30s",
             data: "",
             layers: "",
+            training: "optimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 16\nepochs = 1\n",
+            strategy: "",
             aggregation: "",
             evaluation: "",
         }
@@ -305,17 +311,19 @@ impl Lab {
             "format = 1\nname = \"{}\"\ntitle = \"A test\"\nsites = [{}]\nseed = 1\n\
              [data]\nlabels = [\"no\", \"yes\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n{}\
              [model]\npreset = \"{}\"\n{}\
-             [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 16\nepochs = 1\n\
-             [rounds]\ncount = {}\nquorum = 3\nrequired = [{}]\ncollect_timeout = \"{}\"\nevaluate_timeout = \"30s\"\nsetup_timeout = \"30s\"\n\
+             [training]\n{}\
+             [rounds]\ncount = {}\nquorum = 3\nrequired = [{}]\ncollect_timeout = \"{}\"\nevaluate_timeout = \"30s\"\nsetup_timeout = \"30s\"\n{}\
              [aggregation]\nweight_cap = 64\n{}[evaluation]\n{}",
             study.name,
             quoted(study.sites.as_ref().unwrap_or(&self.sites)),
             study.data,
             study.model,
             study.layers,
+            study.training,
             study.rounds,
             quoted(&study.required),
             study.collect_timeout,
+            study.strategy,
             study.aggregation,
             study.evaluation,
         );

@@ -103,6 +103,40 @@ fn layers_that_are_frozen_or_local_do_not_travel() {
     assert!(shown.contains("local"), "{shown}");
 }
 
+/// Studies for which a hospital keeps a control variate.
+fn variates(lab: &Lab, site: &str) -> usize {
+    let studies = lab.path().join("sites").join(site).join("vault/studies");
+    let folders = std::fs::read_dir(studies).unwrap();
+    folders.filter(|folder| folder.as_ref().unwrap().path().join("control.variate").exists()).count()
+}
+
+/// Each hospital keeps its control variate until the study is over, goes on with it after a kill, and the ledger with their means
+/// verifies.
+#[test]
+fn control_variates_are_kept_and_their_means_verify() {
+    let mut lab = lab();
+    let training = "optimiser = \"sgd\"\nlearning_rate = 0.05\nbatch = 16\nsteps = 8\n";
+    let strategy = "strategy = { kind = \"scaffold\" }\n";
+    lab.launch(&Study { training, strategy, rounds: 20, collect_timeout: "10s", ..Study::default() })
+        .unwrap();
+    lab.wait_for(STUDY, PATIENCE, |status| trained_lines(status).len() >= 2).unwrap();
+    assert!(wait_until(PATIENCE, || variates(&lab, "a") == 1), "a hospital keeps its own");
+    lab.kill_agent("d").unwrap();
+    lab.start_agent("d", &[]).unwrap();
+    lab.released(STUDY, PATIENCE).unwrap();
+    let status = lab.status(STUDY).unwrap();
+    let lines = trained_lines(&status);
+    assert_eq!(lines.last().unwrap()["counted"], 4, "it was counted again: {status}");
+    let loss = |line: &serde_json::Value| line["loss"].as_f64().unwrap();
+    assert!(loss(&lines[19]) < loss(&lines[0]), "the loss fell: {lines:?}");
+    assert!(
+        wait_until(PATIENCE, || ["a", "b", "c", "d"].iter().all(|site| variates(&lab, site) == 0)),
+        "they go with the study"
+    );
+    let told = lab.consilium(&["audit", "verify", lab.path().to_str().unwrap()]).unwrap();
+    assert!(told.contains(STUDY), "{told}");
+}
+
 /// Grades have kappa and a temperature, with intervals, in the ledger and on the card.
 #[test]
 fn grades_are_measured_by_kappa_and_calibrated_by_all() {

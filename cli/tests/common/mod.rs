@@ -22,6 +22,14 @@ pub(crate) fn consilium(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// What the program tells people.
+pub(crate) fn said(folder: &Path, arguments: &[&str]) -> String {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_consilium")).args(arguments).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// What the program says when it fails.
 pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> String {
     let output =

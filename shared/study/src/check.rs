@@ -3,6 +3,8 @@
 //! A problem names the key as it stands in the file, says why the value cannot be, and what to write
 //! instead. All problems are found in one pass, so that a file is not mended line by line over an afternoon.
 
+mod tasks;
+
 use std::fmt;
 
 use crate::augment::Augment;
@@ -11,10 +13,8 @@ use crate::document::{
     least_honest,
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
-use crate::loss::Loss;
-use crate::metric::Metric;
 use crate::quantity::HumanDuration;
-use crate::recipe::{Optimiser, Sampling};
+use crate::recipe::Optimiser;
 use crate::task::Task;
 use crate::weight::WeightRule;
 
@@ -139,7 +139,7 @@ pub fn problems(plan: &Plan) -> Vec<Problem> {
     rounds(plan, &plan.rounds, f);
     aggregation(plan, f);
     evaluation(&plan.evaluation, f);
-    task(plan, f);
+    tasks::rules(plan, f);
     findings.0
 }
 
@@ -169,28 +169,6 @@ fn data(plan: &Plan, f: &mut Findings) {
         f.between("data.labels", data.labels.len() as u64, 1, 1);
     } else {
         f.between("data.labels", data.labels.len() as u64, 2, MAX_LABELS as u64);
-    }
-    match data.range {
-        None => f.require(
-            data.task != Task::Regression,
-            "data.range",
-            || "a regression says between which values its cases lie".into(),
-            "write the lowest and the highest, for example range = [0.0, 120.0] for an age in years",
-        ),
-        Some(range) => {
-            f.require(
-                data.task == Task::Regression,
-                "data.range",
-                || format!("values lie in a range, and the task is {}", data.task.name()),
-                "leave it out, or write task = \"regression\"",
-            );
-            f.require(
-                range.is_lawful(),
-                "data.range",
-                || format!("nothing lies between {} and {}", range.low, range.high),
-                "write the lowest value and then the highest, for example range = [0.0, 120.0]",
-            );
-        }
     }
     for label in data.labels.iter().take(MAX_LABELS) {
         f.text("data.labels", label, MAX_LABEL);
@@ -301,22 +279,6 @@ fn model(plan: &Plan, f: &mut Findings) {
         || format!("the graph scores {} classes for {} labels", plan.model.classes(), plan.classes()),
         "let the last layer have one output per label",
     );
-    let dense = plan.data.task.is_dense();
-    if plan.model.is_dense() != dense {
-        let (what, remedy) = if dense {
-            (
-                "the case as a whole",
-                "write preset = \"unet2d\", or end the layers in an image of the picture's size",
-            )
-        } else {
-            (
-                "each pixel",
-                "end the layers in a row (flatten or global-average-pool, and linear), or write task = \"segmentation\"",
-            )
-        };
-        let task = plan.data.task.name();
-        f.require(false, "model", || format!("the graph scores {what}, and the task is {task}"), remedy);
-    }
     if let Err(error) = plan.training.check(&plan.model) {
         f.require(false, "training", || error.to_string(), "change the recipe or the model");
     }
@@ -480,98 +442,6 @@ fn groups(plan: &Plan, split: Groups, f: &mut Findings) {
             "write fewer groups, name more sites, or leave groups out",
         );
     }
-}
-
-/// What goes with some tasks and not with others.
-fn task(plan: &Plan, f: &mut Findings) {
-    let task = plan.data.task;
-    let metric = plan.evaluation.recommend;
-    let metrics: Vec<&str> =
-        Metric::ALL.into_iter().filter(|metric| metric.is_of(task)).map(Metric::name).collect();
-    f.require(
-        metric.is_of(task),
-        "evaluation.recommend",
-        || format!("\"{metric}\" is no figure of a study whose task is {}", task.name()),
-        format!("name one of {}, or another task under [data]", metrics.join(", ")),
-    );
-    f.require(
-        plan.training.loss() != Loss::EarthMover || task == Task::Ordinal,
-        "training.loss",
-        || format!("\"earth-mover\" is about grades, and the task is {}", task.name()),
-        "write task = \"ordinal\" under [data] if the labels are grades in ascending order, or name another loss",
-    );
-    f.require(
-        !plan.training.loss().has_dice() || task.is_dense(),
-        "training.loss",
-        || format!("a Dice loss compares areas of a picture, and the task is {}", task.name()),
-        "write task = \"segmentation\" under [data] if each picture has a mask, or name another loss",
-    );
-    f.require(
-        plan.training.loss().has_values() == (task == Task::Regression),
-        "training.loss",
-        || {
-            format!(
-                "a loss compares values in a regression and nowhere else, and the task is {}",
-                task.name()
-            )
-        },
-        "leave it out, or name another one",
-    );
-    f.require(
-        plan.training.sampling() != Sampling::Balanced || task.is_exclusive(),
-        "training.sampling",
-        || {
-            format!(
-                "cases of a study whose task is {} are of no class that could come as often as others",
-                task.name()
-            )
-        },
-        "leave it out, and set class_weights",
-    );
-    f.require(
-        plan.aggregation.weight != WeightRule::Effective || task.is_exclusive(),
-        "aggregation.weight",
-        || format!("effective cases are of classes that exclude each other, and the task is {}", task.name()),
-        "write weight = \"coarse\"",
-    );
-    f.require(
-        !plan.evaluation.calibrate || task.is_labelled(),
-        "evaluation.calibrate",
-        || format!("a temperature is fitted to probabilities of cases, and the task is {}", task.name()),
-        "leave it out",
-    );
-    f.require(
-        plan.training.class_weights().is_none() || task != Task::Regression,
-        "training.class_weights",
-        || "a value is of no class".into(),
-        "leave them out",
-    );
-    if task.is_dense() {
-        segmentation(plan, f);
-    }
-}
-
-/// What goes with cases as wholes only.
-fn segmentation(plan: &Plan, f: &mut Findings) {
-    f.require(
-        plan.data.inputs.is_none(),
-        "data.inputs",
-        || "a row of a table has no pixels that could be of a class".into(),
-        "leave `inputs` out and describe pictures, or name another task",
-    );
-    f.require(
-        plan.training.augment().mixup <= 0.0,
-        "training.augment.mixup",
-        || "a mixture of two pictures has no mask".into(),
-        "leave it out",
-    );
-    let recipe = &plan.training;
-    f.require(
-        recipe.loss() != Loss::Dice || recipe.class_weights().is_none(),
-        "training.class_weights",
-        || "areas count alike in \"dice\", whatever the weights of classes".into(),
-        "leave them out, or write loss = \"dice-cross-entropy\", where they are of the cross-entropy",
-    );
 }
 
 fn evaluation(evaluation: &Evaluation, f: &mut Findings) {

@@ -9,6 +9,7 @@ use crate::document::{CHUNK, Plan};
 use crate::graph::{ParameterSpec, Treatment};
 use crate::quantity::{HumanDuration, HumanSize};
 use crate::recipe::Extent;
+use crate::task::Task;
 
 /// Bytes of a 32-bit word, on the wire and in memory.
 const WORD: u64 = 4;
@@ -117,8 +118,17 @@ impl Forecast {
         let classes = plan.classes() as u64;
         let model = parameters * WORD;
         let update = update(plan);
-        // For each class a histogram of the cases that are of it and one of those that are not.
-        let counts = (2 * classes * u64::from(plan.evaluation.bins) + classes * classes + COUNTERS) * WORD;
+        let figures = match plan.data.task {
+            // For each class a histogram of the cases that are of it and one of those that are not.
+            Task::Classification | Task::Ordinal | Task::MultiLabel => {
+                2 * classes * u64::from(plan.evaluation.bins) + classes * classes
+            }
+            // Pictures, and two sums of two words.
+            Task::Segmentation => 5 * classes,
+            // Four sums.
+            Task::Regression => 8,
+        };
+        let counts = (figures + COUNTERS) * WORD;
         // In each of the two attempts of a round: shares of one's own seed and of one with every peer,
         // dealt to everybody; and a receipt, which everybody reads.
         let dealt = 2 * sites * (sites * SHARE + MESSAGE);

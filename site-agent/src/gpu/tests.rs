@@ -5,6 +5,7 @@ use std::path::Path;
 use consilium_learning::initial;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
+use consilium_study::task::Range;
 
 use super::child::serve;
 use super::*;
@@ -12,10 +13,20 @@ use crate::contribution::{LocalUpdate, local_update};
 use crate::data::protocol::LONGEST_BODY;
 
 fn study(task: &str) -> (Study, Vec<f32>) {
+    let (labels, model) = match task {
+        "segmentation" => {
+            ("[\"x\", \"y\"]", "layers = [{ kind = \"conv2d\", filters = 2, kernel = 3, padding = 1 }]")
+        }
+        "regression" => (
+            "[\"x\"]\nrange = [0.0, 10.0]",
+            "layers = [{ kind = \"flatten\" }, { kind = \"linear\", outputs = 1 }]",
+        ),
+        _ => ("[\"x\", \"y\"]", "preset = \"logistic\""),
+    };
     let draft = Draft::from_toml(&format!(
         "format = 1\nname = \"trial\"\ntitle = \"trial\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
-         [data]\nlabels = [\"x\", \"y\"]\ntask = \"{task}\"\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.5\n\
-         [model]\npreset = \"logistic\"\n\
+         [data]\nlabels = {labels}\ntask = \"{task}\"\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.5\n\
+         [model]\n{model}\n\
          [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 8\nepochs = 2\naugment = {{ flip = true }}\n\
          [rounds]\ncount = 2\nquorum = 3\n\
          [evaluation]\nbins = 16\n"
@@ -74,16 +85,27 @@ fn ready() -> Report {
 #[test]
 fn a_child_trains_what_the_vault_would() {
     let round = RoundNumber::new(2).unwrap();
-    let bytes = Pixels::Bytes((0..20 * 64).map(|at| (at * 7 % 251) as u8).collect());
-    let floats = Pixels::Floats((0..20 * 64).map(|at| (at * 7 % 251) as f32 / 251.0).collect());
+    let bytes = || Pixels::Bytes((0..20 * 64).map(|at| (at * 7 % 251) as u8).collect());
+    let floats = || Pixels::Floats((0..20 * 64).map(|at| (at * 7 % 251) as f32 / 251.0).collect());
+    let range = Range { low: 0.0, high: 10.0 };
+    let masks = (0..20 * 64).map(|at| u8::from(at % 5 == 0)).collect();
     let dir = tempfile::tempdir().unwrap();
-    for (task, pixels, label) in [
-        ("classification", bytes, (|case| Label::Class((case % 2) as u16)) as fn(usize) -> Label),
-        ("multi-label", floats, |case| Label::Findings(case as u64 % 4)),
+    for (task, cases, is_corrected) in [
+        ("classification", cases(bytes(), |case| Label::Class((case % 2) as u16)), false),
+        ("classification", cases(bytes(), |case| Label::Class((case % 2) as u16)), true),
+        ("multi-label", cases(floats(), |case| Label::Findings(case as u64 % 4)), false),
+        (
+            "regression",
+            cases(floats(), |case| Label::Value(range.measure(case as f64 / 3.0).unwrap())),
+            false,
+        ),
+        ("segmentation", Dataset::with_masks([1, 8, 8], bytes(), masks).unwrap(), true),
     ] {
-        let ((study, start), cases, site) = (study(task), cases(pixels, label), site());
+        let ((study, start), site) = (study(task), site());
+        let correction: Vec<f32> = (0..start.len()).map(|at| (at % 7) as f32 / 50.0).collect();
+        let correction = is_corrected.then_some(&correction[..]);
         let training =
-            Training { study: &study, site: &site, round, start: &start, cases: &cases, correction: None };
+            Training { study: &study, site: &site, round, start: &start, cases: &cases, correction };
         let said = conversation(DeviceChoice::Cpu, training);
         let mut steps = Vec::new();
         let trained = child(dir.path(), &said, "cat > /dev/null")

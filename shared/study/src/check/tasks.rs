@@ -1,0 +1,144 @@
+//! Rules about what a study asks: which labels, losses, figures and models go with which task.
+
+use super::Findings;
+use crate::document::{Data, Plan};
+use crate::loss::Loss;
+use crate::metric::Metric;
+use crate::recipe::Sampling;
+use crate::task::Task;
+use crate::weight::WeightRule;
+
+/// Every rule about a task that does not hold.
+pub(super) fn rules(plan: &Plan, f: &mut Findings) {
+    range(&plan.data, f);
+    let dense = plan.data.task.is_dense();
+    if plan.model.is_dense() != dense {
+        let (what, remedy) = if dense {
+            (
+                "the case as a whole",
+                "write preset = \"unet2d\", or end the layers in an image of the picture's size",
+            )
+        } else {
+            (
+                "each pixel",
+                "end the layers in a row (flatten or global-average-pool, and linear), or write task = \"segmentation\"",
+            )
+        };
+        let task = plan.data.task.name();
+        f.require(false, "model", || format!("the graph scores {what}, and the task is {task}"), remedy);
+    }
+    let task = plan.data.task;
+    let metric = plan.evaluation.recommend;
+    let metrics: Vec<&str> =
+        Metric::ALL.into_iter().filter(|metric| metric.is_of(task)).map(Metric::name).collect();
+    f.require(
+        metric.is_of(task),
+        "evaluation.recommend",
+        || format!("\"{metric}\" is no figure of a study whose task is {}", task.name()),
+        format!("name one of {}, or another task under [data]", metrics.join(", ")),
+    );
+    f.require(
+        plan.training.loss() != Loss::EarthMover || task == Task::Ordinal,
+        "training.loss",
+        || format!("\"earth-mover\" is about grades, and the task is {}", task.name()),
+        "write task = \"ordinal\" under [data] if the labels are grades in ascending order, or name another loss",
+    );
+    f.require(
+        !plan.training.loss().has_dice() || task.is_dense(),
+        "training.loss",
+        || format!("a Dice loss compares areas of a picture, and the task is {}", task.name()),
+        "write task = \"segmentation\" under [data] if each picture has a mask, or name another loss",
+    );
+    f.require(
+        plan.training.loss().has_values() == (task == Task::Regression),
+        "training.loss",
+        || {
+            format!(
+                "a loss compares values in a regression and nowhere else, and the task is {}",
+                task.name()
+            )
+        },
+        "leave it out, or name another one",
+    );
+    f.require(
+        plan.training.sampling() != Sampling::Balanced || task.is_exclusive(),
+        "training.sampling",
+        || {
+            format!(
+                "cases of a study whose task is {} are of no class that could come as often as others",
+                task.name()
+            )
+        },
+        "leave it out, and set class_weights",
+    );
+    f.require(
+        plan.aggregation.weight != WeightRule::Effective || task.is_exclusive(),
+        "aggregation.weight",
+        || format!("effective cases are of classes that exclude each other, and the task is {}", task.name()),
+        "write weight = \"coarse\"",
+    );
+    f.require(
+        !plan.evaluation.calibrate || task.is_labelled(),
+        "evaluation.calibrate",
+        || format!("a temperature is fitted to probabilities of cases, and the task is {}", task.name()),
+        "leave it out",
+    );
+    f.require(
+        plan.training.class_weights().is_none() || task != Task::Regression,
+        "training.class_weights",
+        || "a value is of no class".into(),
+        "leave them out",
+    );
+    if task.is_dense() {
+        segmentation(plan, f);
+    }
+}
+
+/// What goes with cases as wholes only.
+fn segmentation(plan: &Plan, f: &mut Findings) {
+    f.require(
+        plan.data.inputs.is_none(),
+        "data.inputs",
+        || "a row of a table has no pixels that could be of a class".into(),
+        "leave `inputs` out and describe pictures, or name another task",
+    );
+    f.require(
+        plan.training.augment().mixup <= 0.0,
+        "training.augment.mixup",
+        || "a mixture of two pictures has no mask".into(),
+        "leave it out",
+    );
+    let recipe = &plan.training;
+    f.require(
+        recipe.loss() != Loss::Dice || recipe.class_weights().is_none(),
+        "training.class_weights",
+        || "areas count alike in \"dice\", whatever the weights of classes".into(),
+        "leave them out, or write loss = \"dice-cross-entropy\", where they are of the cross-entropy",
+    );
+}
+
+/// Values have a range, and nothing else has one.
+fn range(data: &Data, f: &mut Findings) {
+    match data.range {
+        None => f.require(
+            data.task != Task::Regression,
+            "data.range",
+            || "a regression says between which values its cases lie".into(),
+            "write the lowest and the highest, for example range = [0.0, 120.0] for an age in years",
+        ),
+        Some(range) => {
+            f.require(
+                data.task == Task::Regression,
+                "data.range",
+                || format!("values lie in a range, and the task is {}", data.task.name()),
+                "leave it out, or write task = \"regression\"",
+            );
+            f.require(
+                range.is_lawful(),
+                "data.range",
+                || format!("nothing lies between {} and {}", range.low, range.high),
+                "write the lowest value and then the highest, for example range = [0.0, 120.0]",
+            );
+        }
+    }
+}
