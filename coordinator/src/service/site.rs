@@ -167,12 +167,13 @@ fn study_of(hub: &Hub, site: &SiteName, study: &[u8]) -> Result<StudyHandle, Sta
         .ok_or_else(|| Status::not_found("no study of this hash names this site"))
 }
 
-/// Whether a study has anything to do with a model.
-fn names_model(machine: &StudyMachine, model: &Hash) -> bool {
-    *model == machine.model()
-        || *model == machine.study().initial_model()
-        || machine.candidate().is_some_and(|(candidate, _)| candidate == *model)
-        || machine.adoptions().iter().any(|adoption| adoption.candidate == *model)
+/// Whether sites of a study work with a file: a model, or the mean of control variates beside it.
+fn names_file(machine: &StudyMachine, file: &Hash) -> bool {
+    *file == machine.model()
+        || *file == machine.study().initial_model()
+        || machine.control() == Some(*file)
+        || machine.candidate().is_some_and(|(candidate, _)| candidate == *file)
+        || machine.adoptions().iter().any(|adoption| adoption.candidate == *file)
 }
 
 #[tonic::async_trait]
@@ -270,12 +271,12 @@ impl Site for Services {
         let site = site(&self.hub, &request)?;
         let FetchRequest { hash: wanted, offset } = request.into_inner();
         let wanted = hash(&wanted)?;
-        // A site gets the models of its studies, and no other file.
+        // A site gets the files of its studies that it works with, and no other.
         let study = self
             .hub
             .studies()
             .into_iter()
-            .find(|study| study.sites.contains(&site) && names_model(&study.machine(), &wanted))
+            .find(|study| study.sites.contains(&site) && names_file(&study.machine(), &wanted))
             .ok_or_else(|| Status::not_found("no study of this site names this file"))?;
         Ok(Response::new(pieces(self.hub.parts.blobs.clone(), wanted, offset, move |bytes, length| {
             study.count_down(bytes.len() as u64);

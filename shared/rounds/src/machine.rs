@@ -319,6 +319,11 @@ impl StudyMachine {
         self.model
     }
 
+    /// The file with the mean of control variates that sites correct their steps by, beside [`StudyMachine::model`].
+    pub fn control(&self) -> Option<Hash> {
+        self.control.as_ref().map(|control| control.mean)
+    }
+
     /// What became of each round's candidate.
     pub fn adoptions(&self) -> &[Adoption] {
         &self.adoptions
