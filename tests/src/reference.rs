@@ -1,5 +1,6 @@
 //! Programs in Python that compute the same from the documents alone.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -38,16 +39,16 @@ pub const ONNX: Packages = Packages {
     shows: "no exported model is computed by another program",
 };
 
-/// A Python with the packages, made once below `temporary`. Where there can be none, says that a test is skipped.
+/// A Python with the packages, made once below `temporary`. Where there can be none, says that a test is skipped and why.
 pub fn python(packages: &Packages, temporary: &Path) -> Option<PathBuf> {
-    let python = made(packages, &temporary.join(format!("{}-venv", packages.requirements)));
-    if python.is_none() {
-        skipped(&format!(
-            "python3 with the packages of {} cannot be set up here, so {}",
-            packages.requirements, packages.shows
-        ));
-    }
-    python
+    let Packages { requirements, shows, .. } = packages;
+    made(packages, &temporary.join(format!("{requirements}-venv")))
+        .inspect_err(|why| {
+            skipped(&format!(
+                "python3 with the packages of {requirements} cannot be set up here, so {shows}: {why}"
+            ));
+        })
+        .ok()
 }
 
 /// Says that a test is skipped, past the harness, which swallows what a passing test prints.
@@ -55,12 +56,27 @@ fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-fn made(packages: &Packages, venv: &Path) -> Option<PathBuf> {
+/// One test makes it, those beside it wait: they are threads of one process, and processes beside one another.
+fn made(packages: &Packages, venv: &Path) -> Result<PathBuf, String> {
+    let making = File::create(venv.with_extension("lock")).map_err(|error| error.to_string())?;
+    making.lock().map_err(|error| error.to_string())?;
+
     let python = venv.join("bin/python");
-    let is_ready = || run(&python, &["-c", packages.imports]).is_some_and(|output| output.status.success());
-    if !is_ready() {
-        run(Path::new("python3"), &["-m", "venv", venv.to_str()?])?;
-        run(&python, &["-m", "pip", "install", "--quiet", "-r", packages.requirements])?;
+    let imported = || succeeds(&python, &["-c", packages.imports]);
+    if imported().is_err() {
+        succeeds(Path::new("python3"), &["-m", "venv", &venv.to_string_lossy()])?;
+        succeeds(&python, &["-m", "pip", "install", "--quiet", "-r", packages.requirements])?;
+        imported()?;
     }
-    is_ready().then_some(python)
+    Ok(python)
+}
+
+/// Runs a program that has to end well; otherwise what it said.
+fn succeeds(program: &Path, arguments: &[&str]) -> Result<(), String> {
+    let output = run(program, arguments).ok_or_else(|| format!("{} does not start", program.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{} {} failed: {}", program.display(), arguments.join(" "), said.trim()))
 }
