@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::document::{Draft, Study};
+use consilium_study::graph::Shape;
 use consilium_study::name::SiteName;
 use consilium_study::task::Task;
 
@@ -46,7 +47,7 @@ pub struct DemoArgs {
     /// Rounds of training
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// A MedMNIST archive (.npz), or a folder of images or DICOM files with labels.csv; synthetic DICOM series without it
+    /// A MedMNIST archive (.npz), or a folder of images, DICOM or NIfTI files with labels.csv; synthetic DICOM series without it
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// How --data is dealt out: iid, dirichlet:A or by:COLUMN
@@ -317,12 +318,20 @@ fn draft(args: &DemoArgs, names: &[SiteName], collection: &Collection) -> anyhow
     let quoted = |texts: &mut dyn Iterator<Item = &str>| {
         texts.map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", ")
     };
-    let [channels, height, width] = collection.shape;
+    let sides = match collection.shape {
+        Shape::Volume([channels, depth, height, width]) => {
+            format!("channels = {channels}\ndepth = {depth}\nheight = {height}\nwidth = {width}")
+        }
+        Shape::Image([channels, height, width]) => {
+            format!("channels = {channels}\nheight = {height}\nwidth = {width}")
+        }
+        Shape::Row(_) => bail!("a demo shows pictures and volumes"),
+    };
     let (mean, std) = collection.statistics;
     let cap = collection.largest.max(16).next_power_of_two();
     let text = format!(
         "format = 1\nname = \"demo\"\ntitle = \"{title}\"\nsites = [{sites}]\nseed = {seed}\n\n\
-         [data]\nlabels = [{labels}]\nchannels = {channels}\nheight = {height}\nwidth = {width}\n\
+         [data]\nlabels = [{labels}]\n{sides}\n\
          mean = {mean:?}\nstd = {std:?}\ntask = \"{task}\"\n{floors}\n\
          [model]\npreset = \"{model}\"\n\n\
          [training]\n{training}\n\n\
@@ -384,7 +393,7 @@ mod tests {
                 title: "t".into(),
                 labels: vec!["a".into(), "b".into()],
                 task: Task::Classification,
-                shape: [1, 28, 28],
+                shape: [1, 28, 28].into(),
                 statistics: (0.5, 0.25),
                 largest: 300,
                 smallest,

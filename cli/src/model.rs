@@ -20,7 +20,7 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::consortium::{Consortium, Location};
-use crate::output::{Output, bytes, table};
+use crate::output::{Output, by, bytes, table};
 use crate::remote::{self, Meter, Remote};
 use crate::study::{self, Known, NOTHING_ADOPTED, StudyLine};
 
@@ -146,8 +146,8 @@ pub struct Shown {
     pub local: Vec<String>,
     /// Hash of its graph.
     pub graph: Hash,
-    /// Shape of its input: channels, rows, columns.
-    pub input: [u32; 3],
+    /// Shape of its input: channels, slices where cases are volumes, rows, columns.
+    pub input: Vec<u32>,
     /// Subtracted from every value between 0 and 1.
     pub mean: f64,
     /// Then divided by this.
@@ -161,18 +161,18 @@ pub struct Shown {
 impl Shown {
     /// What a person reads.
     pub fn people(&self) -> String {
-        let [channels, height, width] = self.input;
         let figure = |value: Option<f64>| {
             value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.4}"))
         };
         format!(
             "{study}: model {model}, {size}, after round {round}{warning}\n\
              figures      loss {loss}, {metric} {telling}, over the federation's held-out cases\n\
-             input        {channels} x {height} x {width}, values from 0 to 1, then (x - {mean}) / {std}\n\
+             input        {input}, values from 0 to 1, then (x - {mean}) / {std}\n\
              scores       {labels} ({task})\n\
              parameters   {parameters}, graph {graph}\n\
              {fixed}Fetch it with: consilium model export {study}",
             study = self.study,
+            input = by(&self.input),
             warning = if self.adopted { String::new() } else { format!("\n{NOTHING_ADOPTED}") },
             model = self.model,
             size = bytes(self.bytes),
@@ -233,7 +233,7 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         frozen: file.identity.graph.names(Treatment::Frozen),
         local: file.identity.graph.names(Treatment::Local),
         graph: file.identity.graph.hash(),
-        input: file.identity.graph.input(),
+        input: file.identity.graph.case().sides().to_vec(),
         mean: file.identity.preprocessing.mean(),
         std: file.identity.preprocessing.std(),
         task: file.identity.task.name(),

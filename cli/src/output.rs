@@ -75,6 +75,11 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(head).chain(body).collect::<Vec<_>>().join("\n")
 }
 
+/// Sides for people: `1 x 28 x 28`.
+pub fn by(sides: &[u32]) -> String {
+    sides.iter().map(u32::to_string).collect::<Vec<_>>().join(" x ")
+}
+
 /// A number of bytes as people read it.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["B", "kB", "MB", "GB"];

@@ -42,7 +42,7 @@ use crate::study::propose::{DRAWS_SCORES, read_model};
 pub struct SimulateArgs {
     /// The study: a study.toml. Its `sites` are replaced where the partition gives others
     pub study: PathBuf,
-    /// A MedMNIST archive (.npz), or a folder of images or DICOM files with labels.csv (path,label and, if wanted,
+    /// A MedMNIST archive (.npz), or a folder of images, DICOM or NIfTI files with labels.csv (path,label and, if wanted,
     /// patient,split) or metadata.csv (filename,finding,patientid); for a study with inputs a table (.csv: label, the
     /// inputs and, if wanted, patient,split)
     #[arg(long, value_name = "PATH")]

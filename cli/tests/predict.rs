@@ -11,7 +11,8 @@ use consilium_site_agent::data::{
     Decoder, Source, SplitKey, Target, load,
     source::{Case, Criteria},
 };
-use consilium_study::graph::{ModelSpec, Norm, Preset};
+use consilium_study::graph::{ModelSpec, Norm, Preset, Shape};
+use consilium_study::preprocessing::Window;
 use consilium_study::task::Task;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
@@ -40,10 +41,14 @@ fn scores(line: &Value) -> Option<Vec<f32>> {
 }
 
 fn model(folder: &Path) -> ModelFile {
+    model_of(folder, [1, SIDES[0], SIDES[1]].into(), None)
+}
+
+fn model_of(folder: &Path, case: Shape, window: Option<Window>) -> ModelFile {
     let spec = ModelSpec::Preset { preset: Preset::SmallCnn, norm: Some(Norm::Group), stem: None };
-    let graph = spec.graph([1, SIDES[0], SIDES[1]], 3).unwrap();
+    let graph = spec.graph(case, 3).unwrap();
     let model = initial(&graph, 5);
-    let preprocessing = Preprocessing::new(0.4, 0.3).unwrap();
+    let preprocessing = Preprocessing::new(0.4, 0.3).unwrap().behind(window);
     let identity = ModelIdentity {
         graph,
         preprocessing,
@@ -101,7 +106,7 @@ fn write_pictures(folder: &Path) {
 fn probabilities(file: &ModelFile, source: &Source) -> Vec<Vec<f32>> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_consilium"));
     command.args(["demo-part", &std::process::id().to_string(), "site-agent", "decode"]);
-    let target = Target::new(1, SIDES[0], SIDES[1]).unwrap();
+    let target = Target::of(file.identity.graph.case(), file.identity.preprocessing.window()).unwrap();
     let criteria = Criteria {
         labels: file.identity.labels.clone(),
         task: Task::Classification,
@@ -114,6 +119,56 @@ fn probabilities(file: &ModelFile, source: &Source) -> Vec<Vec<f32>> {
     let ModelIdentity { graph, preprocessing, .. } = &file.identity;
     let scores = score(graph, *preprocessing, Task::Classification, &file.model, &cohort.train).unwrap();
     scores.iter().map(<[f32]>::to_vec).collect()
+}
+
+/// A volume of 9 x 14 x 11 voxels, from left to right, front to back, head to feet.
+fn write_nifti(path: &Path) {
+    let sides = [9_u16, 14, 11];
+    let mut bytes = vec![0; 352];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, &348_u32.to_le_bytes());
+    for (index, side) in [3].into_iter().chain(sides).chain([1; 4]).enumerate() {
+        put(40 + 2 * index, &side.to_le_bytes());
+    }
+    put(70, &4_u16.to_le_bytes());
+    put(72, &16_u16.to_le_bytes());
+    put(108, &352.0_f32.to_le_bytes());
+    put(254, &1_u16.to_le_bytes());
+    for (axis, spacing) in [1.5_f32, -1.0, -2.0].into_iter().enumerate() {
+        put(280 + 20 * axis, &spacing.to_le_bytes());
+    }
+    put(344, b"n+1\0");
+    let voxels =
+        (0..sides.iter().map(|&side| u32::from(side)).product()).map(|voxel| (voxel * 29 % 1500) as u16);
+    bytes.extend(voxels.flat_map(u16::to_le_bytes));
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_volume_gets_the_scores_that_it_has_in_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let file = model_of(folder.path(), [1, 8, 10, 12].into(), Some([100, 1300].into()));
+    std::fs::create_dir(at("volumes")).unwrap();
+    write_nifti(&at("volumes/a.nii"));
+    write_pictures(&at("volumes"));
+    std::fs::write(at("labels.csv"), "path,label\na.nii,cat\n").unwrap();
+    let source = Source::Nifti { folder: at("volumes"), table: at("labels.csv"), site: None };
+    let wanted = probabilities(&file, &source);
+    let output = consilium(&[&at("model.safetensors"), &at("volumes"), Path::new("--json")]);
+    let lines = lines(&output);
+    let of =
+        |name: &str| lines.iter().find(|line| line["file"].as_str().is_some_and(|file| file.ends_with(name)));
+    assert_eq!(scores(of("a.nii").unwrap()).as_ref(), wanted.first());
+    assert!(of("a.png").is_none());
+    assert_eq!(lines.last(), Some(&json!({ "scored": 1, "failed": 0, "passed_over": 4 })));
+    // Behind another window the same file is another volume.
+    let plain = model_of(folder.path(), [1, 8, 10, 12].into(), None);
+    assert_ne!(probabilities(&plain, &source), wanted);
+    // And to a model of pictures it is none.
+    model(folder.path());
+    let output = consilium(&[&at("model.safetensors"), &at("volumes/a.nii"), Path::new("--json")]);
+    assert_eq!(self::lines(&output)[0]["reason"], json!("not_an_image"));
 }
 
 #[test]

@@ -171,14 +171,7 @@ impl Config {
     pub(crate) fn parse(text: &str, folder: &SiteFolder) -> Result<Self, toml::de::Error> {
         let mut config: Self = toml::from_str(text)?;
         let from_root = |path: &mut PathBuf| *path = folder.root().join(&*path);
-        match &mut config.source {
-            Source::Npz { file } => from_root(file),
-            Source::Images { folder, table, .. } | Source::Dicom { folder, table, .. } => {
-                from_root(folder);
-                from_root(table);
-            }
-            Source::Table { table, .. } => from_root(table),
-        }
+        config.source.paths_mut().into_iter().for_each(from_root);
         if let Some(file) = &mut config.coordinator.proxy_credentials {
             from_root(file);
         }

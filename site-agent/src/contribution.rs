@@ -21,7 +21,7 @@ use consilium_study::task::Label;
 use minicbor::{Decode, Encode};
 
 use crate::data::source::InvalidTarget;
-use crate::data::{Case, Counts, Criteria, Target};
+use crate::data::{Case, Counts, Criteria};
 
 /// What a study asks of a case.
 pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
@@ -30,10 +30,7 @@ pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
         labels: data.labels.clone(),
         task: data.task,
         range: data.range,
-        case: match &data.inputs {
-            None => Case::Picture(Target::new(data.channels, data.height, data.width)?),
-            Some(inputs) => Case::Row(inputs.clone()),
-        },
+        case: Case::of(data.inputs.as_ref(), data.case(), data.window)?,
         holdout: data.holdout.get(),
     })
 }

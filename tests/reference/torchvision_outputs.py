@@ -1,4 +1,4 @@
-"""What torchvision makes of an exported ResNet: `torchvision_outputs.py MODEL.safetensors PIXELS SIDE` prints its
+"""What torchvision makes of an exported network: `torchvision_outputs.py MODEL.safetensors PIXELS SIDE` prints its
 logits as JSON.
 
 PIXELS holds float32, little endian, case after case, of pictures of SIDE x SIDE. Needs torch, torchvision and safetensors.
@@ -21,10 +21,14 @@ network = getattr(torchvision.models, about["architecture"])(num_classes=len(jso
 kernel, stride, padding, pool = re.fullmatch(
     r"convolution (\d+)x\1, stride (\d+), padding (\d+); (.*)", about["stem"]
 ).groups()
-channels = weights["conv1.weight"].shape[1]
-network.conv1 = torch.nn.Conv2d(channels, 64, int(kernel), int(stride), int(padding), bias=False)
+if about["architecture"].startswith("densenet"):
+    stem, first, last, path = network.features, "conv0", "pool0", "features."
+else:
+    stem, first, last, path = network, "conv1", "maxpool", ""
+channels = weights[f"{path}{first}.weight"].shape[1]
+setattr(stem, first, torch.nn.Conv2d(channels, 64, int(kernel), int(stride), int(padding), bias=False))
 if pool == "no max pool":
-    network.maxpool = torch.nn.Identity()
+    setattr(stem, last, torch.nn.Identity())
 else:
     assert pool == "max pool 3x3, stride 2, padding 1", "torchvision's own"
 network.load_state_dict(weights, strict=True)

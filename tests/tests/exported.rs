@@ -7,7 +7,7 @@ use consilium_learning::{
     Dataset, Link, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score,
 };
 use consilium_study::data::Input;
-use consilium_study::graph::{ModelGraph, ModelSection, Role};
+use consilium_study::graph::{ModelGraph, ModelSection, Role, Shape};
 use consilium_study::hash::Hash;
 use consilium_study::task::{Label, Range, Task};
 use consilium_tests::reference::{ONNX, folder, python, run};
@@ -85,7 +85,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = f32> {
     })
 }
 
-fn graph(spec: &str, input: [u32; 3]) -> ModelGraph {
+fn graph(spec: &str, input: impl Into<Shape>) -> ModelGraph {
     toml::from_str::<ModelSection>(spec).expect("a model").graph(input, 3).expect("a graph")
 }
 
@@ -245,6 +245,56 @@ fn values_are_the_same_there() {
     }
 }
 
+/// Volumes: presets over depth, and every layer that knows depth beside those that see slices.
+#[test]
+fn volumes_are_scored_the_same_there() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let every = r#"
+        layers = [
+            { kind = "conv3d", filters = 8, kernel = 3, padding = 1, stride = 2, bias = false },
+            { kind = "batch-norm" },
+            { kind = "activation", function = "tanh" },
+            { kind = "max-pool3d", size = 3, stride = 2, padding = 1 },
+            { kind = "residual", main = [
+                { kind = "conv3d", filters = 12, kernel = 3, padding = 2, dilation = 2, groups = 4 },
+                { kind = "group-norm", groups = 3 },
+                { kind = "activation", function = "silu" },
+              ], shortcut = [ { kind = "conv2d", filters = 12, kernel = 1 } ] },
+            { kind = "concat", branches = [ [], [
+                { kind = "layer-norm" },
+                { kind = "conv2d", filters = 4, kernel = 3, padding = 2, dilation = 2 },
+              ] ] },
+            { kind = "squeeze-excitation", reduction = 4 },
+            { kind = "transposed-conv3d", filters = 9, kernel = 3, stride = 2, padding = 1 },
+            { kind = "transposed-conv2d", filters = 6, kernel = 2, stride = 2 },
+            { kind = "max-pool", size = 2 },
+            { kind = "average-pool", size = 3, stride = 1, padding = 1 },
+            { kind = "average-pool3d", size = 3, stride = 2, padding = 1 },
+            { kind = "concat", branches = [
+                [ { kind = "global-average-pool" } ],
+                [ { kind = "flatten" }, { kind = "linear", outputs = 7 } ],
+              ] },
+            { kind = "linear", outputs = 3 },
+        ]"#;
+    let specs = [
+        every,
+        "preset = \"small-cnn\"",
+        "preset = \"resnet18\"",
+        "preset = \"densenet121\"\nnorm = \"group\"",
+    ];
+    for (spec, input) in specs.into_iter().flat_map(|spec| [(spec, [1, 16, 16, 16]), (spec, [1, 11, 20, 17])])
+    {
+        let file = model(&graph(spec, input));
+        let (pixels, scores) = scored(&file, file.identity.task.into());
+        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, 1.0)), &pixels, &[]);
+        let what = format!("{spec} {input:?}");
+        assert_eq!(got["input"], json!(["pixels", "cases", 1, input[1], input[2], input[3]]), "{what}");
+        assert_probabilities(&what, &got["probabilities"], &scores);
+        assert_logits(&what, &got["logits"], &scores);
+        assert_logits(&what, &got["alone"], &scores);
+    }
+}
+
 /// A U-Net, and what is kept and joined by sums and in a branch.
 #[test]
 fn pixels_are_scored_the_same_there() {
@@ -333,12 +383,14 @@ fn onnxruntime_scales_rows_as_this_program_does() {
 }
 
 /// Networks that torchvision has loaded, by every tensor's name (`strict = True`), and scored.
-const NETWORKS: [(&str, u32, u32); 5] = [
+const NETWORKS: [(&str, u32, u32); 7] = [
     ("preset = \"resnet18\"", 3, 28),
     ("preset = \"resnet18\"", 1, 33),
     ("preset = \"resnet34\"\nstem = \"imagenet\"", 3, 64),
     ("preset = \"resnet50\"", 3, 28),
     ("preset = \"resnet50\"\nstem = \"imagenet\"", 1, 64),
+    ("preset = \"densenet121\"", 1, 28),
+    ("preset = \"densenet121\"\nstem = \"imagenet\"", 3, 64),
 ];
 
 /// The files are those, byte for byte, that torchvision has loaded, and its logits are in `reference/torchvision.json`. Where a

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use consilium_site_agent::data::Source;
+use consilium_study::graph::Shape;
 use consilium_study::name::SiteName;
 use consilium_study::task::Task;
 use consilium_study::weight::WeightRule;
@@ -18,7 +19,7 @@ use npyz::WriterBuilder as _;
 use npyz::npz::{NpzArchive, NpzWriter};
 
 use super::synthetic;
-use super::table::Table;
+use super::table::{Files, Table};
 use crate::partition::{Partition, deal};
 
 /// How hospitals learn together from one kind of collection.
@@ -73,8 +74,8 @@ pub(crate) struct Collection {
     pub labels: Vec<String>,
     /// Which of the two they are.
     pub task: Task,
-    /// Channels, rows, columns.
-    pub shape: [u32; 3],
+    /// Shape of a case.
+    pub shape: Shape,
     /// Mean and standard deviation of pixel values between 0 and 1.
     pub statistics: (f64, f64),
     /// Training cases of the largest site.
@@ -103,26 +104,21 @@ pub(crate) fn synthetic(places: &Places<'_>, seed: u64) -> anyhow::Result<Dealt>
         let written = hospital.write(folder, patients, side)?;
         let pictures = usize::try_from(written.pictures)?;
         (largest, smallest) = (largest.max(pictures), smallest.min(pictures));
-        sites.insert(name.clone(), dicom("data"));
+        sites.insert(name.clone(), Files::Dicom.source(PathBuf::from("data")));
     }
     synthetic::write_test(&hospitals, places.test, SYNTHETIC_TEST, side)?;
-    let test = dicom(places.test.to_str().context("the test folder's path is text")?);
+    let test = Files::Dicom.source(places.test.to_owned());
     let collection = Collection {
         title: "Synthetic chest pictures with a faint finding".to_owned(),
         labels: synthetic::LABELS.map(str::to_owned).to_vec(),
         task: Task::Classification,
-        shape: [1, u32::from(side), u32::from(side)],
+        shape: [1, u32::from(side), u32::from(side)].into(),
         statistics: (0.5, 0.25),
         largest,
         smallest,
         recipe: SYNTHETIC_RECIPE,
     };
     Ok(Dealt { sites, test, collection })
-}
-
-fn dicom(folder: &str) -> Source {
-    let folder = PathBuf::from(folder);
-    Source::Dicom { table: folder.join("labels.csv"), folder, site: None }
 }
 
 /// One part of a MedMNIST archive.
@@ -283,7 +279,7 @@ pub(crate) fn archive(
     Ok(Dealt { sites, test: Source::Npz { file: path }, collection })
 }
 
-/// Deals a folder of images or DICOM files with a `labels.csv` out: patients stay together.
+/// Deals a folder of images, DICOM or NIfTI files with a `labels.csv` out: patients stay together.
 pub(crate) fn folder(
     folder: &Path,
     partition: &Partition,
@@ -330,10 +326,10 @@ pub(crate) fn hand_out(
     for_test: Vec<Vec<usize>>,
     places: &Places<'_>,
 ) -> anyhow::Result<Dealt> {
-    let source = match table.names_files() {
-        true if table.is_dicom(folder)? => dicom,
-        true => images,
-        false => rows_of,
+    let files = if table.names_files() { Some(table.files(folder)?) } else { None };
+    let source = |folder: &str| match files {
+        Some(files) => files.source(PathBuf::from(folder)),
+        None => rows_of(folder),
     };
     let mut rows: BTreeMap<SiteName, Vec<usize>> = BTreeMap::new();
     for (site, group) in hands {
@@ -353,7 +349,10 @@ pub(crate) fn hand_out(
         title: format!("Images of {}", folder.file_name().unwrap_or_default().to_string_lossy()),
         labels: table.labels.clone(),
         task: Task::Classification,
-        shape: [1, 64, 64],
+        shape: match files {
+            Some(Files::Nifti) => [1, 32, 32, 32].into(),
+            _ => [1, 64, 64].into(),
+        },
         statistics: (0.5, 0.25),
         largest,
         smallest,
@@ -367,20 +366,10 @@ fn rows_of(folder: &str) -> Source {
     Source::Table { table: PathBuf::from(folder).join("labels.csv"), site: None }
 }
 
-fn images(folder: &str) -> Source {
-    let folder = PathBuf::from(folder);
-    Source::Images { table: folder.join("labels.csv"), folder, site: None }
-}
-
 /// A source whose relative paths start at `root`.
 pub(crate) fn rooted(mut source: Source, root: &Path) -> Source {
-    match &mut source {
-        Source::Npz { file } => *file = root.join(&*file),
-        Source::Images { folder, table, .. } | Source::Dicom { folder, table, .. } => {
-            *folder = root.join(&*folder);
-            *table = root.join(&*table);
-        }
-        Source::Table { table, .. } => *table = root.join(&*table),
+    for path in source.paths_mut() {
+        *path = root.join(&*path);
     }
     source
 }
@@ -417,12 +406,13 @@ fn deal_alike(classes: &[u16], dealt: &[usize], held_out: &[u16], sites: usize) 
         .collect()
 }
 
-fn shape_of(shape: &[u64]) -> [u32; 3] {
+fn shape_of(shape: &[u64]) -> Shape {
     let side = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     match shape {
-        [height, width, channels] => [side(*channels), side(*height), side(*width)],
-        [height, width] => [1, side(*height), side(*width)],
-        _ => [1, 1, 1],
+        [height, width, 3] => [3, side(*height), side(*width)].into(),
+        [depth, height, width] => [1, side(*depth), side(*height), side(*width)].into(),
+        [height, width] => [1, side(*height), side(*width)].into(),
+        _ => [1, 1, 1].into(),
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use consilium_site_agent::data::Source;
+use consilium_site_agent::data::protocol::Format;
 use consilium_study::hash::Hash;
 
 /// Share of patients that go to no site, where the table says nothing, as one in so many.
@@ -173,22 +175,25 @@ impl Table {
         column.with_context(|| format!("the table has no column {name} to deal by"))
     }
 
-    /// Whether the files in a folder are DICOM. A folder of both kinds is refused.
-    pub(crate) fn is_dicom(&self, folder: &Path) -> anyhow::Result<bool> {
-        let mut found = [None, None];
+    /// What the files in a folder are. A folder of several kinds is refused.
+    pub(crate) fn files(&self, folder: &Path) -> anyhow::Result<Files> {
+        let mut found: Option<(Files, PathBuf)> = None;
         for (row, column) in self.rows.iter().filter_map(|row| Some((row, self.path?))) {
             let path = folder.join(&row[column]);
-            let of = usize::from(is_dicom(&path).with_context(|| format!("reading {}", path.display()))?);
-            found[of].get_or_insert(path);
+            let kind = Files::of(&path).with_context(|| format!("reading {}", path.display()))?;
+            match &found {
+                None => found = Some((kind, path)),
+                Some((first, of)) if *first != kind => bail!(
+                    "{} is {} and {} is {}; a folder that is dealt out holds one kind",
+                    of.display(),
+                    first.name(),
+                    path.display(),
+                    kind.name()
+                ),
+                Some(_) => {}
+            }
         }
-        match found {
-            [Some(picture), Some(dicom)] => bail!(
-                "{} is DICOM and {} is not; a folder that is dealt out holds one kind",
-                dicom.display(),
-                picture.display()
-            ),
-            [_, dicom] => Ok(dicom.is_some()),
-        }
+        Ok(found.map_or(Files::Images, |(kind, _)| kind))
     }
 
     /// Copies rows and, where they have any, their images into a folder of their own. What is for testing there is no longer
@@ -216,15 +221,48 @@ impl Table {
     }
 }
 
-/// Whether a file has the mark of DICOM (PS3.10, section 7.1), or its name says so.
-fn is_dicom(path: &Path) -> std::io::Result<bool> {
-    let mut start = [0; 132];
-    let marked = match std::fs::File::open(path)?.read_exact(&mut start) {
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => false,
-        read => read.map(|()| start.ends_with(b"DICM"))?,
-    };
-    let extension = path.extension().unwrap_or_default();
-    Ok(marked || extension.eq_ignore_ascii_case("dcm") || extension.eq_ignore_ascii_case("dicom"))
+/// What files a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// PNG and JPEG.
+    Images,
+    Dicom,
+    Nifti,
+}
+
+impl Files {
+    /// By the first bytes of one of them, or for DICOM by its name.
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let mut start = Vec::new();
+        std::fs::File::open(path)?.take(132).read_to_end(&mut start)?;
+        let extension = path.extension().unwrap_or_default();
+        let is_named = extension.eq_ignore_ascii_case("dcm") || extension.eq_ignore_ascii_case("dicom");
+        Ok(if Format::Dicom.begins(&start) || is_named {
+            Self::Dicom
+        } else if Format::Nifti.begins(&start) {
+            Self::Nifti
+        } else {
+            Self::Images
+        })
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Images => "a picture",
+            Self::Dicom => "DICOM",
+            Self::Nifti => "NIfTI",
+        }
+    }
+
+    /// Such a folder, with its table beside the files.
+    pub(crate) fn source(self, folder: PathBuf) -> Source {
+        let (table, site) = (folder.join("labels.csv"), None);
+        match self {
+            Self::Images => Source::Images { folder, table, site },
+            Self::Dicom => Source::Dicom { folder, table, site },
+            Self::Nifti => Source::Nifti { folder, table, site },
+        }
+    }
 }
 
 /// Gives columns with other common names ours, and puts a column of folders before file names.
@@ -287,20 +325,25 @@ mod tests {
     }
 
     #[test]
-    fn dicom_is_known_by_its_mark_or_its_name() {
+    fn files_are_known_by_their_first_bytes_or_their_name() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
         let table = |rows: &str| {
             put("labels.csv", format!("path,label\n{rows}").as_bytes());
-            Table::of_folder(folder.path()).unwrap().is_dicom(folder.path())
+            Table::of_folder(folder.path()).unwrap().files(folder.path())
         };
         put("marked", &[&[0; 128][..], b"DICM\x02\x00"].concat());
         put("old.DCM", b"\x08\x00");
         put("a.png", b"\x89PNG");
-        assert!(table("marked,x\nold.DCM,y\n").unwrap());
-        assert!(!table("a.png,x\na.png,y\n").unwrap());
-        let both = table("a.png,x\nmarked,y\n").unwrap_err().to_string();
-        assert!(both.contains("one kind"), "{both}");
+        put("a.nii", b"\x5c\x01\x00\x00");
+        put("b.nii.gz", b"\x1f\x8b\x08\x00");
+        assert_eq!(table("marked,x\nold.DCM,y\n").unwrap(), Files::Dicom);
+        assert_eq!(table("a.png,x\na.png,y\n").unwrap(), Files::Images);
+        assert_eq!(table("a.nii,x\nb.nii.gz,y\n").unwrap(), Files::Nifti);
+        for both in ["a.png,x\nmarked,y\n", "marked,x\na.nii,y\n"] {
+            let both = table(both).unwrap_err().to_string();
+            assert!(both.contains("one kind"), "{both}");
+        }
     }
 
     #[test]

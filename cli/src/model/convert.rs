@@ -16,7 +16,7 @@ use crate::output::{Output, bytes};
 /// Write a model file for other programs: ONNX, or the names of torchvision
 ///
 /// FILE.onnx holds graph, numbers and preprocessing of any model: `pixels` with values between 0 and 1 go in, or for a
-/// model of rows of a table `inputs` as they stand there; `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet under torchvision's names;
+/// model of rows of a table `inputs` as they stand there; `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet or DenseNet under torchvision's names;
 /// its metadata say which ResNet, and with what stem.
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {

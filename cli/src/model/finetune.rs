@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use consilium_learning::{ModelFile, ModelIdentity, Origin};
 use consilium_memory::{Freed, settle};
-use consilium_site_agent::data::{Case, Cohort, Criteria, Source, SplitKey, Target, load};
+use consilium_site_agent::data::{Case, Cohort, Criteria, Source, SplitKey, load};
 use consilium_study::hash::Hash;
 use consilium_study::name::SiteName;
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub(super) struct FinetuneArgs {
     /// The released model, as `consilium model export` wrote it
     #[arg(value_name = "MODEL.safetensors")]
     model: PathBuf,
-    /// A folder of DICOM files or pictures with labels.csv (path,label and, if wanted, patient,split), an archive (.npz), or for
+    /// A folder of DICOM or NIfTI files or pictures with labels.csv (path,label and, if wanted, patient,split), an archive (.npz), or for
     /// a model of rows a table (.csv: label, the inputs and, if wanted, patient,split)
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
@@ -160,12 +160,7 @@ fn finetune(args: &FinetuneArgs, story: &Story) -> anyhow::Result<Finetuned> {
 fn source(data: &Path, identity: &ModelIdentity) -> anyhow::Result<Source> {
     if data.is_dir() {
         ensure!(identity.inputs.is_none(), "this model reads rows of a table: name the table with --data");
-        let (folder, table) = (data.to_owned(), data.join("labels.csv"));
-        return Ok(if Table::of_folder(data)?.is_dicom(data)? {
-            Source::Dicom { folder, table, site: None }
-        } else {
-            Source::Images { folder, table, site: None }
-        });
+        return Ok(Table::of_folder(data)?.files(data)?.source(data.to_owned()));
     }
     match identity.inputs {
         Some(_) => Ok(Source::Table { table: data.to_owned(), site: None }),
@@ -187,15 +182,9 @@ fn cohort(
     key: &SplitKey,
     story: &Story,
 ) -> anyhow::Result<Cohort> {
-    let case = match &identity.inputs {
-        Some(inputs) => Case::Row(inputs.clone()),
-        None => {
-            let [channels, height, width] = identity.graph.input();
-            Case::Picture(
-                Target::new(channels, height, width).context("no picture becomes this model's input")?,
-            )
-        }
-    };
+    let window = identity.preprocessing.window();
+    let case = Case::of(identity.inputs.as_ref(), identity.graph.case(), window)
+        .context("no picture becomes this model's input")?;
     let criteria = Criteria {
         labels: identity.labels.clone(),
         task: identity.task,

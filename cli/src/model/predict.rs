@@ -39,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Score pictures, or rows of tables, with a model file; needs no coordinator and no network
 ///
 /// Prints for each picture the probability of every label, or of a model of pixels the share of pixels of each class, or the value that a regression estimates. Pictures are read as the sites of the study read theirs:
-/// DICOM, PNG and JPEG. In a folder, files that are no pictures are passed over. A picture that cannot be read is
+/// DICOM, PNG and JPEG; a model of volumes reads NIfTI. In a folder, other files are passed over. A picture that cannot be read is
 /// named with the reason, the others go on, and the command fails at the end. A model of rows takes tables (.csv) with the
 /// columns of its study's inputs, and answers for each row.
 #[derive(Debug, Args)]
@@ -147,8 +147,9 @@ struct Predictor {
 
 impl Predictor {
     fn new(file: ModelFile, args: &PredictArgs) -> anyhow::Result<Self> {
-        let [channels, height, width] = file.identity.graph.input();
-        let target = Target::new(channels, height, width).context("no picture becomes this model's input")?;
+        let window = file.identity.preprocessing.window();
+        let target = Target::of(file.identity.graph.case(), window)
+            .context("no picture becomes this model's input")?;
         let link = Link { task: file.identity.task, temperature: args.temperature };
         let masks = args.masks.as_deref().map(Masks::new);
         Ok(Self { file, link, target, decoder: decoder()?, masks })

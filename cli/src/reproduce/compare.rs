@@ -22,7 +22,7 @@ pub(super) const SEEDS: u64 = 3;
 pub struct CompareArgs {
     /// The study: a study.toml
     study: PathBuf,
-    /// A MedMNIST archive, a folder of images or DICOM files, or a table, as `simulate` takes them
+    /// A MedMNIST archive, a folder of images, DICOM or NIfTI files, or a table, as `simulate` takes them
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     #[command(flatten)]

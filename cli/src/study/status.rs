@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::check::Guarantee;
 use super::view::StatusView;
 use crate::consortium::Consortium;
-use crate::output::{Output, table};
+use crate::output::{Output, by, table};
 use crate::remote::{self, Remote, plain, refused};
 
 /// One study in a list.
@@ -153,7 +153,7 @@ impl Known {
             seed: study.seed,
             labels: study.data.labels.clone(),
             task: study.data.task.name(),
-            images: [study.data.channels, study.data.height, study.data.width],
+            images: study.data.case().sides().to_vec(),
             inputs: study.data.inputs.clone(),
             graph: study.model.hash(),
             parameters: study.model.len(),
@@ -183,7 +183,7 @@ pub(super) struct Shown {
     seed: u64,
     labels: Vec<String>,
     task: &'static str,
-    images: [u32; 3],
+    images: Vec<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inputs: Option<Vec<Input>>,
     graph: Hash,
@@ -210,8 +210,8 @@ impl Shown {
                 format!("rows of {} inputs from the columns {}", inputs.len(), dedup(columns).join(", "))
             }
             None => {
-                let [channels, height, width] = self.images;
-                format!("images of {channels} x {height} x {width}")
+                let what = if self.images.len() == 4 { "volumes" } else { "images" };
+                format!("{what} of {}", by(&self.images))
             }
         };
         format!(

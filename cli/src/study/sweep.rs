@@ -41,7 +41,7 @@ pub(super) struct SweepArgs {
     /// A key and its values, for example training.learning_rate=0.1,0.03; may be given again for another key
     #[arg(long = "set", value_name = "KEY=VALUE,VALUE", required = true)]
     axes: Vec<Axis>,
-    /// A MedMNIST archive, a folder of images or DICOM files, or a table, as `simulate` takes them. Without it nothing is
+    /// A MedMNIST archive, a folder of images, DICOM or NIfTI files, or a table, as `simulate` takes them. Without it nothing is
     /// run
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! ONNX: the graph with its numbers, its preprocessing and its labels in one file.
 //!
-//! The input `pixels` `[cases, channels, height, width]` holds values between 0 and 1, as the loader of a site makes
-//! them; subtracting the mean and dividing by the deviation are the first two nodes. A model of rows of a table has the input
+//! The input `pixels` `[cases, channels, height, width]`, or of volumes `[cases, channels, depth, height, width]`, holds values
+//! between 0 and 1, as the loader of a site makes them; subtracting the mean and dividing by the deviation are the first two nodes. A model of rows of a table has the input
 //! `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
 //! a mean and a deviation of its own in the same two nodes. The outputs are `logits` and
 //! `probabilities`, both `[cases, classes]`, or where pixels are scored `[cases, classes, rows, columns]`: the softmax of the
@@ -14,7 +14,9 @@
 mod message;
 
 use consilium_study::data::Input;
-use consilium_study::graph::{Function, Join, Joining, Layer, ParameterSpec, Pool};
+use consilium_study::graph::{
+    Convolution, Function, Join, Joining, Layer, ParameterSpec, Pool, TransposedConvolution,
+};
 use consilium_study::model_file::ModelFile;
 use consilium_study::task::Task;
 use prost::Message as _;
@@ -41,15 +43,24 @@ const LEAK: f32 = 0.01;
 pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
     let graph = &file.identity.graph;
     assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
-    let mut writer =
-        Writer { blocks: graph.parameters().iter(), model: &file.model, nodes: vec![], initializers: vec![] };
+    let mut writer = Writer {
+        blocks: graph.parameters().iter(),
+        model: &file.model,
+        is_deep: graph.depth().is_some(),
+        nodes: vec![],
+        initializers: vec![],
+    };
     let (input, wanted) = match &file.identity.inputs {
         None => {
             let preprocessing = file.identity.preprocessing;
             let wanted = value(
                 "pixels",
-                graph.input().map(|side| Side::Fixed(side.into())).to_vec(),
-                "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left",
+                graph.case().sides().iter().map(|&side| Side::Fixed(side.into())).collect(),
+                if writer.is_deep {
+                    "values between 0 (black) and 1 (white): cases, channels, slices, rows, columns"
+                } else {
+                    "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left"
+                },
             );
             (writer.preprocessing(preprocessing.mean(), preprocessing.std()), wanted)
         }
@@ -137,15 +148,26 @@ fn value(name: &str, mut sides: Vec<Side>, about: &str) -> ValueInfo {
     ValueInfo { name: name.to_owned(), r#type: Some(of), doc_string: about.to_owned() }
 }
 
+/// What a window slides over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// Height and width of an image, or of each slice of a volume.
+    Slices,
+    /// Depth, height and width.
+    Volume,
+}
+
 /// Turns layers into nodes, and the blocks that they take, in the graph's order, into initializers.
 struct Writer<'a> {
     blocks: std::slice::Iter<'a, ParameterSpec>,
     model: &'a [f32],
+    /// Whether cases are volumes.
+    is_deep: bool,
     nodes: Vec<Node>,
     initializers: Vec<Tensor>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
     fn preprocessing(&mut self, mean: f64, deviation: f64) -> String {
         let mean = self.number("mean", mean as f32);
         let deviation = self.number("std", deviation as f32);
@@ -191,31 +213,18 @@ impl Writer<'_> {
 
     fn layer(&mut self, name: &str, layer: &Layer, input: String) -> String {
         match layer {
-            Layer::Conv2d(conv) => {
-                let bias = usize::from(conv.bias);
-                let inputs = std::iter::once(input).chain(self.take(1 + bias));
-                let attributes = [
-                    integers("kernel_shape", [conv.kernel; 2]),
-                    integers("strides", [conv.stride; 2]),
-                    integers("pads", [conv.padding; 4]),
-                    integers("dilations", [conv.dilation; 2]),
-                    integer("group", conv.groups.into()),
-                ];
-                self.node("Conv", name, inputs.collect::<Vec<_>>(), attributes)
-            }
+            Layer::Conv2d(conv) => self.convolution(name, conv, Over::Slices, input),
+            Layer::Conv3d(conv) => self.convolution(name, conv, Over::Volume, input),
             Layer::GroupNorm(norm) => self.group_norm(name, norm.groups, input),
             Layer::BatchNorm => {
                 let inputs = std::iter::once(input).chain(self.take(4));
                 self.node("BatchNormalization", name, inputs.collect::<Vec<_>>(), [float("epsilon", EPSILON)])
             }
             Layer::Activation(activation) => self.activation(name, activation.function, input),
-            Layer::MaxPool(pool) => self.node("MaxPool", name, [input], window(pool)),
-            Layer::AveragePool(pool) => {
-                let mut attributes = window(pool);
-                // Zeros around the image count in its means.
-                attributes.push(integer("count_include_pad", 1));
-                self.node("AveragePool", name, [input], attributes)
-            }
+            Layer::MaxPool(pool) => self.max_pool(name, pool, Over::Slices, input),
+            Layer::MaxPool3d(pool) => self.max_pool(name, pool, Over::Volume, input),
+            Layer::AveragePool(pool) => self.average_pool(name, pool, Over::Slices, input),
+            Layer::AveragePool3d(pool) => self.average_pool(name, pool, Over::Volume, input),
             Layer::GlobalAveragePool => {
                 let means = self.node("GlobalAveragePool", &format!("{name}.means"), [input], []);
                 self.node("Flatten", name, [means], [integer("axis", 1)])
@@ -242,18 +251,67 @@ impl Writer<'_> {
                 self.node("Concat", name, outputs, [integer("axis", 1)])
             }
             Layer::SqueezeExcitation(_) => self.squeeze_excitation(name, input),
-            Layer::TransposedConv2d(conv) => {
-                let bias = usize::from(conv.bias);
-                let inputs = std::iter::once(input).chain(self.take(1 + bias));
-                let attributes = [
-                    integers("kernel_shape", [conv.kernel; 2]),
-                    integers("strides", [conv.stride; 2]),
-                    integers("pads", [conv.padding; 4]),
-                ];
-                self.node("ConvTranspose", name, inputs.collect::<Vec<_>>(), attributes)
-            }
+            Layer::TransposedConv2d(conv) => self.transposed(name, conv, Over::Slices, input),
+            Layer::TransposedConv3d(conv) => self.transposed(name, conv, Over::Volume, input),
             Layer::Keep | Layer::Join(_) => unreachable!("the walk over the layers has what they lay aside"),
         }
+    }
+
+    fn convolution(&mut self, name: &str, conv: &Convolution, over: Over, input: String) -> String {
+        let inputs = self.with_weights(input, over, conv.bias);
+        let mut attributes = self.window(over, [conv.kernel, conv.stride, conv.padding]);
+        attributes.extend([
+            integers("dilations", self.along(over, conv.dilation, 1)),
+            integer("group", conv.groups.into()),
+        ]);
+        self.node("Conv", name, inputs, attributes)
+    }
+
+    fn transposed(&mut self, name: &str, conv: &TransposedConvolution, over: Over, input: String) -> String {
+        let inputs = self.with_weights(input, over, conv.bias);
+        let attributes = self.window(over, [conv.kernel, conv.stride, conv.padding]);
+        self.node("ConvTranspose", name, inputs, attributes)
+    }
+
+    fn max_pool(&mut self, name: &str, pool: &Pool, over: Over, input: String) -> String {
+        let attributes = self.window(over, [pool.size, pool.stride(), pool.padding]);
+        self.node("MaxPool", name, [input], attributes)
+    }
+
+    fn average_pool(&mut self, name: &str, pool: &Pool, over: Over, input: String) -> String {
+        let mut attributes = self.window(over, [pool.size, pool.stride(), pool.padding]);
+        // Zeros around the image count in its means.
+        attributes.push(integer("count_include_pad", 1));
+        self.node("AveragePool", name, [input], attributes)
+    }
+
+    /// A layer's input, its kernel and its bias.
+    fn with_weights(&mut self, input: String, over: Over, bias: bool) -> Vec<String> {
+        let block = self.next();
+        let mut sides: Vec<i64> = block.shape().iter().map(|&length| side(length)).collect();
+        if self.is_deep && over == Over::Slices {
+            sides.insert(2, 1);
+        }
+        let kernel = self.floats(block.name(), sides, &self.model[block.range()]);
+        [input, kernel].into_iter().chain(bias.then(|| self.block(&[]))).collect()
+    }
+
+    /// A number for each side that a window slides along; over slices alone, `still` for depth.
+    fn along(&self, over: Over, number: u32, still: u32) -> Vec<u32> {
+        match (self.is_deep, over) {
+            (false, _) => vec![number; 2],
+            (true, Over::Slices) => vec![still, number, number],
+            (true, Over::Volume) => vec![number; 3],
+        }
+    }
+
+    /// Size, stride and padding of a window.
+    fn window(&self, over: Over, [size, stride, padding]: [u32; 3]) -> Vec<Attribute> {
+        vec![
+            integers("kernel_shape", self.along(over, size, 1)),
+            integers("strides", self.along(over, stride, 1)),
+            integers("pads", self.along(over, padding, 0).repeat(2)),
+        ]
     }
 
     /// Each group of channels as one channel, normalised over all its values; scale and shift are per channel. ONNX
@@ -350,15 +408,19 @@ impl Writer<'_> {
         (0..count).map(|_| self.block(&[])).collect()
     }
 
-    /// The next block of the model with two sides of one behind its own: factors or summands of an image, or a
-    /// convolution of one place.
+    /// The next block of the model with a side of one for each of an image's or a volume's behind its own: factors or
+    /// summands, or a convolution of one place.
     fn per_channel(&mut self) -> String {
-        self.block(&[1, 1])
+        self.block(if self.is_deep { &[1, 1, 1] } else { &[1, 1] })
+    }
+
+    fn next(&mut self) -> &'a ParameterSpec {
+        self.blocks.next().expect("a graph names every block that its layers take")
     }
 
     /// The next block of the model, with sides of one added behind its own.
     fn block(&mut self, ones: &[i64]) -> String {
-        let block = self.blocks.next().expect("a graph names every block that its layers take");
+        let block = self.next();
         let sides = block.shape().iter().map(|&length| side(length)).chain(ones.iter().copied());
         self.floats(block.name(), sides.collect(), &self.model[block.range()])
     }
@@ -387,14 +449,6 @@ impl Writer<'_> {
     }
 }
 
-fn window(pool: &Pool) -> Vec<Attribute> {
-    vec![
-        integers("kernel_shape", [pool.size; 2]),
-        integers("strides", [pool.stride(); 2]),
-        integers("pads", [pool.padding; 4]),
-    ]
-}
-
 fn side(length: usize) -> i64 {
     i64::try_from(length).expect("a checked graph has no side as long as that")
 }
@@ -409,7 +463,7 @@ fn float(name: &str, value: f32) -> Attribute {
     Attribute { name, f: Some(value), r#type: AttributeType::Float.into(), ..Attribute::default() }
 }
 
-fn integers<const N: usize>(name: &str, values: [u32; N]) -> Attribute {
-    let (name, ints) = (name.to_owned(), values.map(i64::from).to_vec());
+fn integers(name: &str, values: impl IntoIterator<Item = u32>) -> Attribute {
+    let (name, ints) = (name.to_owned(), values.into_iter().map(i64::from).collect());
     Attribute { name, ints, r#type: AttributeType::Ints.into(), ..Attribute::default() }
 }

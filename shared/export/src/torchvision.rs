@@ -1,47 +1,29 @@
-//! safetensors with the names that torchvision gives the weights of its ResNets (He et al. 2016).
+//! safetensors with the names that torchvision gives the weights of its ResNets (He et al. 2016) and DenseNets (Huang et al.
+//! 2017).
 //!
 //! torchvision knows weights by the names of its modules (`layer2.0.downsample.0.weight`), so a graph that is laid
-//! out as one of its ResNets can be loaded there with `strict=True`, and any other cannot. The stem may differ: its
+//! out as one of its networks can be loaded there with `strict=True`, and any other cannot. The stem may differ: its
 //! names do not depend on the size of the first convolution, on its stride, or on whether a pooling follows. A program
-//! that loads the file has to build the stem that the file's metadata names. So it is with the normalisation: group
+//! that loads the file has to build the stem that the file's metadata names. So it is with the normalisation of ResNets: group
 //! normalisation has the names that torchvision gives it as `norm_layer`.
 
+mod network;
 mod reading;
 
 use std::collections::BTreeMap;
 
-use consilium_study::graph::{
-    Activation, Conv2d, Function, Layer, Linear, ModelGraph, ParameterSpec, Residual, Role,
-};
+use consilium_study::graph::{Convolution, Layer};
 use consilium_study::model_file::{Entry, ModelFile, header};
 
+use self::network::Network;
 pub use self::reading::{NotTaken, Taken, from_torchvision};
-
-const RECTIFIER: Layer = Layer::Activation(Activation { function: Function::Relu });
-
-/// A ResNet of torchvision.
-struct Network {
-    name: &'static str,
-    /// Whether a block has three convolutions, the middle one a quarter as wide as its end, and not two.
-    has_bottlenecks: bool,
-    /// Blocks of each stage.
-    stages: [usize; 4],
-}
-
-const NETWORKS: [Network; 5] = [
-    Network { name: "resnet18", has_bottlenecks: false, stages: [2, 2, 2, 2] },
-    Network { name: "resnet34", has_bottlenecks: false, stages: [3, 4, 6, 3] },
-    Network { name: "resnet50", has_bottlenecks: true, stages: [3, 4, 6, 3] },
-    Network { name: "resnet101", has_bottlenecks: true, stages: [3, 4, 23, 3] },
-    Network { name: "resnet152", has_bottlenecks: true, stages: [3, 8, 36, 3] },
-];
 
 /// Why a graph has no names in torchvision.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotInTorchvision {
-    /// A layer that no ResNet has at its place.
+    /// A layer that none of its networks has at its place.
     #[error(
-        "torchvision has no names for this graph: none of its ResNets goes on with layers.{index} ({kind})"
+        "torchvision has no names for this graph: none of its ResNets and DenseNets goes on with layers.{index} ({kind})"
     )]
     Layer {
         /// Number of the layer.
@@ -49,9 +31,9 @@ pub enum NotInTorchvision {
         /// Its kind.
         kind: &'static str,
     },
-    /// A beginning of a ResNet.
+    /// A beginning of one of its networks.
     #[error(
-        "torchvision has no names for this graph: it ends after {layers} layers, where its ResNets go on"
+        "torchvision has no names for this graph: it ends after {layers} layers, where its networks go on"
     )]
     Ends {
         /// Number of layers.
@@ -59,7 +41,7 @@ pub enum NotInTorchvision {
     },
 }
 
-/// The bytes of a safetensors file that torchvision's ResNet of the same layout loads with `strict=True`. Equal models
+/// The bytes of a safetensors file that torchvision's network of the same layout loads with `strict=True`. Equal models
 /// give equal bytes.
 ///
 /// # Panics
@@ -67,7 +49,7 @@ pub enum NotInTorchvision {
 pub fn to_torchvision(file: &ModelFile) -> Result<Vec<u8>, NotInTorchvision> {
     let graph = &file.identity.graph;
     assert_eq!(file.model.len(), graph.len(), "a model has as many numbers as its graph");
-    let network = network_of(graph)?;
+    let network = Network::of(graph)?;
     let names = network.names(graph);
     let counted = names.iter().filter_map(|name| name.strip_suffix("running_mean"));
     let counters: Vec<_> = counted.map(|module| format!("{module}num_batches_tracked")).collect();
@@ -94,45 +76,12 @@ pub fn to_torchvision(file: &ModelFile) -> Result<Vec<u8>, NotInTorchvision> {
     Ok(bytes)
 }
 
-/// The network that a graph is, whatever the size of its first convolution and whether a pooling follows it.
-fn network_of(graph: &ModelGraph) -> Result<&'static Network, NotInTorchvision> {
-    let layers = graph.layers();
-    let unnamed = |index: usize| match layers.get(index) {
-        Some(layer) => NotInTorchvision::Layer { index, kind: layer.kind() },
-        None => NotInTorchvision::Ends { layers: layers.len() },
-    };
-    let is_first = |layer: &Layer| {
-        matches!(layer, Layer::Conv2d(Conv2d { filters: 64, groups: 1, bias: false, dilation: 1, .. }))
-    };
-    let is_norm = |layer: &Layer| matches!(layer, Layer::BatchNorm | Layer::GroupNorm(_));
-    let is_rectifier = |layer: &Layer| *layer == RECTIFIER;
-    let stem: [&dyn Fn(&Layer) -> bool; 3] = [&is_first, &is_norm, &is_rectifier];
-    for (index, fits) in stem.iter().enumerate() {
-        if !layers.get(index).is_some_and(fits) {
-            return Err(unnamed(index));
-        }
-    }
-    let stem = 3 + usize::from(matches!(layers.get(3), Some(Layer::MaxPool(_))));
-    let norm = &layers[1];
-    let mut furthest = 0;
-    for network in &NETWORKS {
-        let wanted = network.layers(norm, graph.classes());
-        let got = &layers[stem..];
-        let alike = wanted.iter().zip(got).take_while(|(wanted, got)| wanted == got).count();
-        if alike == wanted.len() && alike == got.len() {
-            return Ok(network);
-        }
-        furthest = furthest.max(alike);
-    }
-    Err(unnamed(stem + furthest))
-}
-
 /// What a program that loads the file has to begin its network with.
 fn stem_in_words(layers: &[Layer]) -> String {
     let [Layer::Conv2d(conv), _, _, after, ..] = layers else {
         unreachable!("every network begins with a convolution, its normalisation and a rectifier")
     };
-    let Conv2d { kernel, stride, padding, .. } = conv;
+    let Convolution { kernel, stride, padding, .. } = conv;
     let pool = match after {
         Layer::MaxPool(pool) => {
             format!("max pool {0}x{0}, stride {1}, padding {2}", pool.size, pool.stride(), pool.padding)
@@ -142,109 +91,11 @@ fn stem_in_words(layers: &[Layer]) -> String {
     format!("convolution {kernel}x{kernel}, stride {stride}, padding {padding}; {pool}")
 }
 
-/// A convolution that keeps the sides at stride 1.
-fn conv(filters: u32, kernel: u32, stride: u32) -> Layer {
-    Layer::Conv2d(Conv2d {
-        filters,
-        kernel,
-        stride,
-        padding: kernel / 2,
-        groups: 1,
-        bias: false,
-        dilation: 1,
-    })
-}
-
-/// A block of a stage.
-struct Block {
-    /// Number of the stage, from 1.
-    stage: usize,
-    /// Number of the block in it, from 0.
-    number: usize,
-    stride: u32,
-    width: u32,
-    /// Whether the way round has a convolution of its own, because the block changes the shape.
-    has_shortcut: bool,
-}
-
-impl Network {
-    fn blocks(&self) -> Vec<Block> {
-        let expansion = if self.has_bottlenecks { 4 } else { 1 };
-        let mut channels = 64;
-        let mut blocks = Vec::new();
-        for ((stage, count), width) in (1..).zip(self.stages).zip([64, 128, 256, 512]) {
-            for number in 0..count {
-                let stride = if number == 0 && stage > 1 { 2 } else { 1 };
-                let has_shortcut = stride != 1 || channels != width * expansion;
-                blocks.push(Block { stage, number, stride, width, has_shortcut });
-                channels = width * expansion;
-            }
-        }
-        blocks
-    }
-
-    /// The layers behind the stem.
-    fn layers(&self, norm: &Layer, classes: usize) -> Vec<Layer> {
-        let mut layers = Vec::new();
-        for Block { stride, width, has_shortcut, .. } in self.blocks() {
-            let convolutions = if self.has_bottlenecks {
-                vec![conv(width, 1, 1), conv(width, 3, stride), conv(4 * width, 1, 1)]
-            } else {
-                vec![conv(width, 3, stride), conv(width, 3, 1)]
-            };
-            let steps = convolutions.into_iter().map(|conv| vec![conv, norm.clone()]).collect::<Vec<_>>();
-            let main = steps.join(&RECTIFIER);
-            let end = if self.has_bottlenecks { 4 * width } else { width };
-            let shortcut = if has_shortcut { vec![conv(end, 1, stride), norm.clone()] } else { vec![] };
-            layers.extend([Layer::Residual(Residual { main, shortcut }), RECTIFIER]);
-        }
-        layers.extend([
-            Layer::GlobalAveragePool,
-            Layer::Linear(Linear { outputs: classes as u32, bias: true }),
-        ]);
-        layers
-    }
-
-    /// The name of each block of a graph that is this network, in its order.
-    fn names(&self, graph: &ModelGraph) -> Vec<String> {
-        let mut modules = self.modules().into_iter();
-        let mut module = String::new();
-        let name = |block: &ParameterSpec| {
-            let tensor = match block.role() {
-                Role::Weight | Role::Scale => {
-                    module = modules.next().expect("a network has a name for each of its modules");
-                    "weight"
-                }
-                Role::Bias | Role::Shift => "bias",
-                Role::RunningMean => "running_mean",
-                Role::RunningVariance => "running_var",
-            };
-            format!("{module}.{tensor}")
-        };
-        graph.parameters().iter().map(name).collect()
-    }
-
-    /// The modules that hold numbers, in the order of the graph.
-    fn modules(&self) -> Vec<String> {
-        let mut modules = vec!["conv1".to_owned(), "bn1".to_owned()];
-        for Block { stage, number, has_shortcut, .. } in self.blocks() {
-            let block = format!("layer{stage}.{number}");
-            for step in 1..=if self.has_bottlenecks { 3 } else { 2 } {
-                modules.extend([format!("{block}.conv{step}"), format!("{block}.bn{step}")]);
-            }
-            if has_shortcut {
-                modules.extend([format!("{block}.downsample.0"), format!("{block}.downsample.1")]);
-            }
-        }
-        modules.push("fc".to_owned());
-        modules
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::network::{NETWORKS, RECTIFIER};
     use super::*;
-    use consilium_study::graph::ModelSection;
+    use consilium_study::graph::{Linear, ModelGraph, ModelSection};
     use consilium_study::model_file::{ModelIdentity, Origin};
     use consilium_study::preprocessing::Preprocessing;
     use consilium_study::task::Task;
@@ -255,6 +106,8 @@ mod tests {
     const RESNET18: &str = include_str!("torchvision/resnet18.txt");
     /// The same of `resnet50`.
     const RESNET50: &str = include_str!("torchvision/resnet50.txt");
+    /// The same of `densenet121`.
+    const DENSENET121: &str = include_str!("torchvision/densenet121.txt");
 
     pub(super) fn file(graph: ModelGraph) -> ModelFile {
         let preprocessing = Preprocessing::new(0.5, 0.25).unwrap();
@@ -277,8 +130,15 @@ mod tests {
 
     /// A graph with torchvision's own stem, as a study would list it.
     pub(super) fn listed(network: &Network, norm: &Layer) -> ModelGraph {
-        let stem =
-            Conv2d { filters: 64, kernel: 7, stride: 2, padding: 3, groups: 1, bias: false, dilation: 1 };
+        let stem = Convolution {
+            filters: 64,
+            kernel: 7,
+            stride: 2,
+            padding: 3,
+            groups: 1,
+            bias: false,
+            dilation: 1,
+        };
         let mut layers = vec![Layer::Conv2d(stem), norm.clone(), RECTIFIER];
         layers.extend(network.layers(norm, 2));
         ModelGraph::new([3, 64, 64], layers).unwrap()
@@ -307,6 +167,8 @@ mod tests {
         assert_eq!(written(&bytes), published(RESNET50));
         let bytes = to_torchvision(&file(preset("preset = \"resnet50\"\nstem = \"imagenet\""))).unwrap();
         assert_eq!(written(&bytes), published(RESNET50));
+        let bytes = to_torchvision(&file(preset("preset = \"densenet121\"\nstem = \"imagenet\""))).unwrap();
+        assert_eq!(written(&bytes), published(DENSENET121));
         // The small stem differs in the first kernel alone.
         let mut wanted = published(RESNET18);
         wanted.insert("conv1.weight".into(), vec![64, 3, 3, 3]);
@@ -348,7 +210,10 @@ mod tests {
     fn what_torchvision_has_no_names_for_is_refused_by_name() {
         let refusal = |graph: ModelGraph| to_torchvision(&file(graph)).unwrap_err().to_string();
         let error = refusal(preset("preset = \"small-cnn\""));
-        assert!(error.ends_with("none of its ResNets goes on with layers.0 (conv2d)"), "{error}");
+        assert!(
+            error.ends_with("none of its ResNets and DenseNets goes on with layers.0 (conv2d)"),
+            "{error}"
+        );
         let whole = preset("preset = \"resnet18\"");
         let without = |index: usize| {
             let mut layers = whole.layers().to_vec();

@@ -12,6 +12,7 @@ use crate::operation::normalisation::{Measured, Moments, Sets, Then, normalise, 
 use crate::operation::pooling::{average_pool, max_pool};
 use crate::operation::rectifier::{rectify, rectify_sum};
 use crate::operation::transposed::transposed_conv2d;
+use crate::operation::volume::{Volumes, average_pool3d, conv3d, max_pool3d, transposed_conv3d};
 use crate::random::{Draws, LocalSeed, Purpose};
 use crate::tensors::{Cursor, Leaves};
 
@@ -22,19 +23,23 @@ const MOMENTUM: f32 = 0.1;
 
 const CHECKED: &str = "a checked graph gives each layer the kind of input it needs";
 
-/// Scores `[cases, classes]`, before softmax, of `images` `[cases, channels, height, width]`. Where pixels are scored, those
-/// of a case follow each other, row after row: `[cases * height * width, classes]`.
+/// Scores `[cases, classes]`, before softmax, of `input` `[cases, planes, height, width]`, the planes being those of
+/// [`ModelGraph::input`]. Where pixels are scored, those of a case follow each other, row after row:
+/// `[cases * height * width, classes]`.
 pub(crate) fn logits(
     graph: &ModelGraph,
     leaves: &Leaves,
-    images: Tensor<4>,
+    input: Tensor<4>,
     pass: &mut impl Pass,
 ) -> Tensor<2> {
-    match run(graph.layers(), Signal::Image(images), &mut leaves.cursor(), pass) {
+    let [cases, planes, height, width] = input.dims();
+    let depth = graph.depth().map_or(1, |depth| depth as usize);
+    let input = Volumes::from_tall(input.reshape([cases, planes / depth, depth * height, width]), depth);
+    match run(graph.layers(), Signal::Places(input), &mut leaves.cursor(), pass) {
         Signal::Row(scores) => scores,
-        Signal::Image(scores) => {
-            let [cases, classes, height, width] = scores.dims();
-            scores.permute([0, 2, 3, 1]).reshape([cases * height * width, classes])
+        Signal::Places(Volumes { slices: scores, .. }) => {
+            let [slices, classes, height, width] = scores.dims();
+            scores.permute([0, 2, 3, 1]).reshape([slices * height * width, classes])
         }
     }
 }
@@ -137,17 +142,17 @@ impl Pass for ScoringPass {
     }
 }
 
-/// What flows between two layers: `[cases, channels, height, width]` or `[cases, values]`.
+/// What flows between two layers: images or volumes, or rows `[cases, values]`.
 #[derive(Clone)]
 enum Signal {
-    Image(Tensor<4>),
+    Places(Volumes),
     Row(Tensor<2>),
 }
 
 impl Signal {
-    fn into_image(self) -> Tensor<4> {
+    fn into_places(self) -> Volumes {
         match self {
-            Self::Image(image) => image,
+            Self::Places(volumes) => volumes,
             Self::Row(_) => unreachable!("{CHECKED}"),
         }
     }
@@ -155,14 +160,23 @@ impl Signal {
     fn into_row(self) -> Tensor<2> {
         match self {
             Self::Row(row) => row,
-            Self::Image(_) => unreachable!("{CHECKED}"),
+            Self::Places(_) => unreachable!("{CHECKED}"),
         }
+    }
+
+    /// After a layer of images, which sees each slice of a volume on its own.
+    fn by_slice(self, layer: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Self {
+        Self::Places(self.into_places().map(layer))
     }
 
     fn add(self, other: Self, then: Then) -> Self {
         match (self, other, then) {
-            (Self::Image(one), Self::Image(other), Then::Keep) => Self::Image(one + other),
-            (Self::Image(one), Self::Image(other), Then::Rectify) => Self::Image(rectify_sum(one, other)),
+            (Self::Places(one), Self::Places(other), Then::Keep) => {
+                Self::Places(one.map(|one| one + other.slices))
+            }
+            (Self::Places(one), Self::Places(other), Then::Rectify) => {
+                Self::Places(one.map(|one| rectify_sum(one, other.slices)))
+            }
             (Self::Row(one), Self::Row(other), Then::Keep) => Self::Row(one + other),
             (Self::Row(one), Self::Row(other), Then::Rectify) => Self::Row(activation::relu(one + other)),
             _ => unreachable!("{CHECKED}"),
@@ -171,8 +185,9 @@ impl Signal {
 
     /// Joins signals of one kind along their channels.
     fn concat(parts: Vec<Self>) -> Self {
-        if matches!(parts.first(), Some(Self::Image(_))) {
-            Self::Image(Tensor::cat(parts.into_iter().map(Self::into_image).collect(), 1))
+        if let Some(&Self::Places(Volumes { depth, .. })) = parts.first() {
+            let slices = parts.into_iter().map(|part| part.into_places().slices).collect();
+            Self::Places(Volumes { slices: Tensor::cat(slices, 1), depth })
         } else {
             Self::Row(Tensor::cat(parts.into_iter().map(Self::into_row).collect(), 1))
         }
@@ -215,31 +230,41 @@ fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &m
         Layer::Conv2d(conv) => {
             let weight = blocks.kernel();
             let bias = conv.bias.then(|| blocks.row());
-            Signal::Image(conv2d(input.into_image(), weight, bias, conv))
+            input.by_slice(|slices| conv2d(slices, weight, bias, conv))
+        }
+        Layer::Conv3d(conv) => {
+            let weight = blocks.kernel();
+            let bias = conv.bias.then(|| blocks.row());
+            Signal::Places(conv3d(input.into_places(), weight, bias, conv))
         }
         Layer::GroupNorm(norm) => {
             let (scale, shift) = (blocks.row(), blocks.row());
             let sets = Sets::Groups(norm.groups as usize);
-            Signal::Image(normalise(input.into_image(), scale, shift, sets, then).0)
+            let volumes = input.into_places();
+            let depth = volumes.depth;
+            let normal = normalise(volumes.tall(), scale, shift, sets, then).0;
+            Signal::Places(Volumes::from_tall(normal, depth))
         }
         Layer::BatchNorm => {
             let (scale, shift, frozen) = (blocks.row(), blocks.row(), blocks.is_at_frozen());
             let blocks = BatchNorm { scale, shift, mean: blocks.row(), variance: blocks.row(), frozen };
-            Signal::Image(pass.batch_norm(input.into_image(), blocks, then))
+            input.by_slice(|slices| pass.batch_norm(slices, blocks, then))
         }
         Layer::Activation(activation) => match input {
-            Signal::Image(image) if activation.function == Function::Relu => Signal::Image(rectify(image)),
-            Signal::Image(image) => Signal::Image(activate(activation.function, image)),
             Signal::Row(row) => Signal::Row(activate(activation.function, row)),
+            places @ Signal::Places(_) if activation.function == Function::Relu => places.by_slice(rectify),
+            places @ Signal::Places(_) => places.by_slice(|slices| activate(activation.function, slices)),
         },
-        Layer::MaxPool(pool) => Signal::Image(max_pool(input.into_image(), pool)),
-        Layer::AveragePool(pool) => Signal::Image(average_pool(input.into_image(), pool)),
-        Layer::GlobalAveragePool => Signal::Row(means(input.into_image())),
-        Layer::Flatten => Signal::Row(input.into_image().flatten(1, 3)),
+        Layer::MaxPool(pool) => input.by_slice(|slices| max_pool(slices, pool)),
+        Layer::AveragePool(pool) => input.by_slice(|slices| average_pool(slices, pool)),
+        Layer::MaxPool3d(pool) => Signal::Places(max_pool3d(input.into_places(), pool)),
+        Layer::AveragePool3d(pool) => Signal::Places(average_pool3d(input.into_places(), pool)),
+        Layer::GlobalAveragePool => Signal::Row(input.into_places().means()),
+        Layer::Flatten => Signal::Row(input.into_places().tall().flatten(1, 3)),
         Layer::Linear(linear) => Signal::Row(connect(input.into_row(), linear.bias, blocks)),
         Layer::Dropout(dropout) => match input {
-            Signal::Image(image) => Signal::Image(drop_values(image, dropout.rate, pass)),
             Signal::Row(row) => Signal::Row(drop_values(row, dropout.rate, pass)),
+            places @ Signal::Places(_) => places.by_slice(|slices| drop_values(slices, dropout.rate, pass)),
         },
         Layer::Residual(residual) => {
             let main = run(&residual.main, input.clone(), blocks, pass);
@@ -249,7 +274,7 @@ fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &m
         Layer::LayerNorm => {
             let (scale, shift) = (blocks.row(), blocks.row());
             match input {
-                Signal::Image(image) => Signal::Image(layer_norm(image, scale, shift)),
+                places @ Signal::Places(_) => places.by_slice(|slices| layer_norm(slices, scale, shift)),
                 Signal::Row(row) => {
                     let [cases, features] = row.dims();
                     let normal = layer_norm(row.reshape([cases, features, 1, 1]), scale, shift);
@@ -262,25 +287,23 @@ fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &m
             Signal::concat(concat.branches.iter().map(branch).collect())
         }
         Layer::SqueezeExcitation(_) => {
-            let image = input.into_image();
-            let [cases, channels, ..] = image.dims();
-            let hidden = activation::relu(connect(means(image.clone()), true, blocks));
+            let volumes = input.into_places();
+            let hidden = activation::relu(connect(volumes.means(), true, blocks));
             let gates = activation::sigmoid(connect(hidden, true, blocks));
-            Signal::Image(image * gates.reshape([cases, channels, 1, 1]))
+            Signal::Places(volumes.scaled(gates))
         }
         Layer::TransposedConv2d(conv) => {
             let weight = blocks.kernel();
             let bias = conv.bias.then(|| blocks.row());
-            Signal::Image(transposed_conv2d(input.into_image(), weight, bias, conv))
+            input.by_slice(|slices| transposed_conv2d(slices, weight, bias, conv))
+        }
+        Layer::TransposedConv3d(conv) => {
+            let weight = blocks.kernel();
+            let bias = conv.bias.then(|| blocks.row());
+            Signal::Places(transposed_conv3d(input.into_places(), weight, bias, conv))
         }
         Layer::Keep | Layer::Join(_) => unreachable!("the walk over the layers has what they lay aside"),
     }
-}
-
-/// Mean of each channel of `image` `[cases, channels, height, width]`, shape `[cases, channels]`.
-fn means(image: Tensor<4>) -> Tensor<2> {
-    let [cases, channels, height, width] = image.dims();
-    image.reshape([cases, channels, height * width]).mean_dim(2).reshape([cases, channels])
 }
 
 /// `row` `[cases, inputs]` times the next matrix, and the next row added where there is a `bias`.

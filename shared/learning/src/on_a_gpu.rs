@@ -3,7 +3,7 @@
 //! Runs on the first GPU, else on Vulkan's software device, and is skipped where there is neither.
 
 use burn::tensor::{Device as Place, Tensor};
-use consilium_study::graph::{Conv2d, ModelSection, Norm, Pool, Preset, TransposedConv2d};
+use consilium_study::graph::{Convolution, ModelSection, Norm, Pool, Preset, TransposedConvolution};
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
 use consilium_study::task::Label;
@@ -54,15 +54,16 @@ fn operations_give_what_they_give_on_the_processor() {
     for (groups, filters, kernel, stride, padding, dilation) in
         [(1, 6, 3, 1, 1, 1), (1, 3, 3, 2, 1, 1), (2, 4, 3, 1, 1, 1), (4, 8, 3, 1, 1, 1), (1, 5, 2, 1, 2, 2)]
     {
-        let layer = Conv2d { filters, kernel, stride, padding, groups, bias: true, dilation };
+        let layer = Convolution { filters, kernel, stride, padding, groups, bias: true, dilation };
         let (filters, kernel) = (filters as usize, kernel as usize);
         let shapes = ([3, 4, 9, 8], [filters, 4 / groups as usize, kernel, kernel], filters);
         same(&device, shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
     }
     // As many channels as Winograd's transforms take on the processor.
-    let wide = Conv2d { filters: 32, kernel: 3, stride: 1, padding: 1, groups: 1, bias: true, dilation: 1 };
+    let wide =
+        Convolution { filters: 32, kernel: 3, stride: 1, padding: 1, groups: 1, bias: true, dilation: 1 };
     same(&device, ([2, 32, 8, 8], [32, 32, 3, 3], 32), |x, w, b| conv2d(x, w, Some(b), &wide));
-    let layer = TransposedConv2d { filters: 3, kernel: 3, stride: 2, padding: 1, bias: true };
+    let layer = TransposedConvolution { filters: 3, kernel: 3, stride: 2, padding: 1, bias: true };
     same(&device, ([2, 4, 5, 6], [4, 3, 3, 3], 3), |x, w, b| transposed_conv2d(x, w, Some(b), &layer));
     for then in [Then::Keep, Then::Rectify] {
         for sets in [Sets::Channels, Sets::Groups(2)] {

@@ -26,9 +26,15 @@ impl Leaves {
 
     fn build(graph: &ModelGraph, model: &[f32], device: &Device, track: bool) -> Self {
         let leaf = |block: &consilium_study::graph::ParameterSpec| {
-            let data = TensorData::new(model[block.range()].to_vec(), block.shape().to_vec());
+            let shape = match *block.shape() {
+                // A kernel of three sides: see `operation::volume`.
+                [one, two, depth, height, width] => vec![one, two * depth, height, width],
+                ref shape => shape.to_vec(),
+            };
+            let sides = shape.len();
+            let data = TensorData::new(model[block.range()].to_vec(), shape);
             let track = track && block.is_trainable();
-            let leaf = match block.shape().len() {
+            let leaf = match sides {
                 1 => Leaf::Row(Tensor::from_data(data, device).set_require_grad(track)),
                 2 => Leaf::Matrix(Tensor::from_data(data, device).set_require_grad(track)),
                 _ => Leaf::Kernel(Tensor::from_data(data, device).set_require_grad(track)),

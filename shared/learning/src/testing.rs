@@ -63,6 +63,35 @@ pub(crate) const EVERY_LAYER: &str = r#"
         { kind = "linear", outputs = 3, bias = false },
     ]"#;
 
+/// Every kind of layer over depth, and those over slices that depth changes.
+pub(crate) const EVERY_LAYER_OF_VOLUMES: &str = r#"
+    layers = [
+        { kind = "conv3d", filters = 4, kernel = 3, padding = 1, bias = false },
+        { kind = "batch-norm" },
+        { kind = "activation", function = "tanh" },
+        { kind = "residual", main = [
+            { kind = "conv3d", filters = 6, kernel = 3, stride = 2, padding = 1, groups = 2 },
+            { kind = "group-norm", groups = 3 },
+            { kind = "activation", function = "silu" },
+          ], shortcut = [ { kind = "conv3d", filters = 6, kernel = 1, stride = 2 } ] },
+        { kind = "average-pool3d", size = 2, stride = 1 },
+        { kind = "dropout", rate = 0.25 },
+        { kind = "concat", branches = [ [], [
+            { kind = "layer-norm" },
+            { kind = "conv2d", filters = 4, kernel = 2, padding = 1, dilation = 2 },
+          ], [ { kind = "conv3d", filters = 2, kernel = 2, padding = 1, dilation = 2 } ] ] },
+        { kind = "squeeze-excitation", reduction = 2 },
+        { kind = "transposed-conv3d", filters = 3, kernel = 3, stride = 2, padding = 1 },
+        { kind = "transposed-conv2d", filters = 3, kernel = 2 },
+        { kind = "average-pool", size = 2, padding = 1 },
+        { kind = "concat", branches = [
+            [ { kind = "global-average-pool" } ],
+            [ { kind = "average-pool3d", size = 2, padding = 1 }, { kind = "flatten" }, { kind = "linear", outputs = 5 } ],
+          ] },
+        { kind = "activation", function = "tanh" },
+        { kind = "linear", outputs = 3, bias = false },
+    ]"#;
+
 pub(crate) const SHORT: &str =
     "optimiser = \"adam\"\nlearning_rate = 0.003\nbatch = 8\nepochs = 2\naugment = { flip = true, crop = 1 }";
 

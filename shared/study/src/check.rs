@@ -28,6 +28,8 @@ pub const MAX_LABELS: usize = 64;
 pub const MAX_CHANNELS: u32 = 16;
 /// Most inputs of a row.
 pub const MAX_INPUTS: usize = 1024;
+/// Most slices of a volume.
+pub const MAX_DEPTH: u32 = 512;
 /// Longest side of an image.
 pub const MAX_SIDE: u32 = 2048;
 /// Most `Train` rounds.
@@ -189,6 +191,23 @@ fn data(plan: &Plan, f: &mut Findings) {
             f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
         }
     }
+    if let Some(depth) = data.depth {
+        volumes(data, depth, f);
+    }
+    if let Some(window) = data.window {
+        f.require(
+            window.is_lawful(),
+            "data.window",
+            || format!("nothing lies between {} and {}", window.low, window.high),
+            "write what is black and then what is white, for example window = [-1000, 400] for lungs in CT",
+        );
+        f.require(
+            data.depth.is_some(),
+            "data.window",
+            || "a window is of volumes; pictures have that of their files".into(),
+            "leave it out, or say how many slices a volume has with `depth`",
+        );
+    }
     let plain_zero = |value: f64| value != 0.0 || value.is_sign_positive();
     f.require(
         data.mean.abs() <= 100.0 && plain_zero(data.mean),
@@ -209,6 +228,23 @@ fn data(plan: &Plan, f: &mut Findings) {
         "write a share from 0 to 0.5, for example 0.2",
     );
     f.between("data.minimum_cases", data.minimum_cases.into(), 1, 1_000_000);
+}
+
+/// Volumes are grey.
+fn volumes(data: &Data, depth: u32, f: &mut Findings) {
+    f.between("data.depth", depth.into(), 1, MAX_DEPTH.into());
+    f.require(
+        data.inputs.is_none(),
+        "data.depth",
+        || "a row of a table has no slices".into(),
+        "leave `depth` or `inputs` out",
+    );
+    f.require(
+        data.inputs.is_some() || data.channels == 1,
+        "data.channels",
+        || format!("the slices of a volume are grey, and {} channels are asked for", data.channels),
+        "write channels = 1",
+    );
 }
 
 fn inputs(data: &Data, inputs: &[Input], f: &mut Findings) {
@@ -266,12 +302,12 @@ fn model(plan: &Plan, f: &mut Findings) {
         || "rows of a table have no sides to mirror, shift or turn, and no brightness".into(),
         "keep `noise` and `mixup` at most",
     );
-    let images = [plan.data.channels, plan.data.height, plan.data.width];
+    let case = plan.data.case();
     f.require(
-        plan.model.input() == images,
+        plan.model.case() == case,
         "model",
-        || format!("the graph takes images of {:?}, the data has {images:?}", plan.model.input()),
-        "make the graph for data.channels, data.height and data.width",
+        || format!("the graph takes cases that are {}, the data has {case}", plan.model.case()),
+        "make the graph for the sides and channels under [data]",
     );
     f.require(
         plan.model.classes() == plan.classes(),

@@ -4,12 +4,15 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::is_default;
+use crate::graph::Shape;
+use crate::preprocessing::Window;
 use crate::quantity::Share;
 use crate::task::{Range, Task};
 
 /// What a case is, and how it becomes numbers.
 ///
-/// A case is a picture of `[channels, height, width]`, or with `inputs` a row of so many numbers, `[inputs, 1, 1]`. Where a
+/// A case is a picture of `[channels, height, width]`, with `depth` a volume of `[channels, depth, height, width]`, or with
+/// `inputs` a row of so many numbers, `[inputs, 1, 1]`. Where a
 /// study has inputs, the size of a picture, mean and standard deviation are not written, because they follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
 #[serde(try_from = "Section", into = "Section")]
@@ -52,6 +55,23 @@ pub struct Data {
     /// Of a regression: between which values a case lies.
     #[n(11)]
     pub range: Option<Range>,
+    /// Where cases are volumes: slices of each.
+    #[n(12)]
+    pub depth: Option<u32>,
+    /// Of volumes: which of their values are black and white. Without it, each file's own.
+    #[n(13)]
+    pub window: Option<Window>,
+}
+
+impl Data {
+    /// The shape of a case.
+    pub fn case(&self) -> Shape {
+        let Self { channels, height, width, .. } = *self;
+        match self.depth {
+            None => [channels, height, width].into(),
+            Some(depth) => [channels, depth, height, width].into(),
+        }
+    }
 }
 
 /// One number of a row.
@@ -131,6 +151,10 @@ struct Section {
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    depth: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     height: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     width: Option<u32>,
@@ -196,7 +220,7 @@ impl TryFrom<Section> for Data {
     type Error = Mismatch;
 
     fn try_from(section: Section) -> Result<Self, Mismatch> {
-        let Section { labels, channels, height, width, mean, std, .. } = section;
+        let Section { labels, channels, depth, window, height, width, mean, std, .. } = section;
         let Section { holdout, minimum_cases, smallest_usable_share, inputs, task, range, .. } = section;
         let ([channels, height, width], mean, std) = match &inputs {
             None => {
@@ -208,6 +232,8 @@ impl TryFrom<Section> for Data {
             Some(inputs) => {
                 let written = [
                     ("channels", channels.is_some()),
+                    ("depth", depth.is_some()),
+                    ("window", window.is_some()),
                     ("height", height.is_some()),
                     ("width", width.is_some()),
                     ("mean", mean.is_some()),
@@ -232,18 +258,22 @@ impl TryFrom<Section> for Data {
             inputs,
             task,
             range,
+            depth,
+            window,
         })
     }
 }
 
 impl From<Data> for Section {
     fn from(data: Data) -> Self {
-        let Data { labels, channels, height, width, mean, std, .. } = data;
+        let Data { labels, channels, height, width, mean, std, depth, window, .. } = data;
         let Data { holdout, minimum_cases, smallest_usable_share, inputs, task, range, .. } = data;
         let is_picture = inputs.is_none();
         Self {
             labels,
             channels: is_picture.then_some(channels),
+            depth,
+            window,
             height: is_picture.then_some(height),
             width: is_picture.then_some(width),
             mean: is_picture.then_some(mean),

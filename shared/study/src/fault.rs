@@ -18,16 +18,9 @@ pub enum GraphError {
         /// What is wrong with it.
         fault: GraphFault,
     },
-    /// The image has a side of zero or above [`MAX_SIDE`].
-    #[error("an image of {channels}x{height}x{width} has a side of zero or one that is too long")]
-    Input {
-        /// Channels of the image.
-        channels: u32,
-        /// Height of the image.
-        height: u32,
-        /// Width of the image.
-        width: u32,
-    },
+    /// A case has a side of zero or above [`MAX_SIDE`].
+    #[error("{0} as a case has a side of zero or one that is too long")]
+    Input(Shape),
     /// More than [`MAX_LAYERS`].
     #[error("{count} layers, at most {MAX_LAYERS} are allowed")]
     TooManyLayers {
@@ -47,6 +40,9 @@ pub enum GraphError {
         /// Width of the input.
         width: u32,
     },
+    /// The last layer leaves something of a volume that is no row.
+    #[error("the graph ends in {0}; a model of volumes ends in a row of one number per class")]
+    NoScoresOfVolume(Shape),
     /// The last layer scores another number of classes than the study has labels.
     #[error("the graph scores {graph} classes, the study has {study} labels")]
     Classes {
@@ -73,6 +69,11 @@ pub enum GraphError {
         /// Width of the input.
         width: u32,
     },
+    /// The preset is of pictures.
+    #[error(
+        "preset {0} scores the pixels of pictures; a study of volumes writes its layers, or another preset"
+    )]
+    NotOfVolumes(&'static str),
     /// The preset has no place for an option.
     #[error("preset {preset} takes no `{option}`")]
     OptionNotTaken {
@@ -89,8 +90,11 @@ pub enum GraphFault {
     /// The layer works on images.
     #[error("needs an image, gets a {0}")]
     NeedsImage(Shape),
+    /// The layer works on volumes.
+    #[error("needs a volume (data.depth), gets {0}")]
+    NeedsVolume(Shape),
     /// The layer works on rows.
-    #[error("needs a row of numbers (put a flatten before it), gets an {0}")]
+    #[error("needs a row of numbers (put a flatten before it), gets {0}")]
     NeedsRow(Shape),
     /// A number that must lie between 1 and [`MAX_SIDE`].
     #[error("`{0}` must be between 1 and {MAX_SIDE}")]

@@ -25,12 +25,13 @@ pub use crate::preset::{ModelSection, ModelSpec, Norm, Preset, Stem};
 pub use crate::shape::{LayerName, Shape};
 pub use crate::treatment::{InvalidTreatment, Treatment};
 
-/// A model: the shape of one image `[channels, height, width]` and the layers it passes through.
+/// A model: the shape of one case, an image `[channels, height, width]` or a volume `[channels, depth, height, width]`, and
+/// the layers it passes through.
 ///
 /// A value that exists has been checked: every layer's shape fits and the caps hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelGraph {
-    input: [u32; 3],
+    input: Shape,
     layers: Vec<Layer>,
     parameters: Vec<ParameterSpec>,
     output: Shape,
@@ -38,12 +39,14 @@ pub struct ModelGraph {
     multiply_adds: u64,
 }
 
-/// A graph as it is written. Treatments stand there for all blocks, or for none where all are averaged.
+/// A graph as it is written. Its input is a list of three or four sides. Treatments stand there for all blocks, or for none
+/// where all are averaged.
 #[derive(Encode, Decode)]
 #[cbor(map)]
 struct Written {
     #[n(0)]
-    input: [u32; 3],
+    #[cbor(with = "sides")]
+    input: Shape,
     #[n(1)]
     layers: Vec<Layer>,
     #[n(2)]
@@ -52,7 +55,8 @@ struct Written {
 
 impl ModelGraph {
     /// Checks shapes and caps. The last layer must end in one number per class, or in one per class and pixel of the input.
-    pub fn new(input: [u32; 3], layers: Vec<Layer>) -> Result<Self, GraphError> {
+    pub fn new(input: impl Into<Shape>, layers: Vec<Layer>) -> Result<Self, GraphError> {
+        let input = input.into();
         let summary = crate::shape::check(input, &layers)?;
         Ok(Self {
             input,
@@ -64,14 +68,32 @@ impl ModelGraph {
         })
     }
 
-    /// The shape of one image: channels, height, width.
-    pub const fn input(&self) -> [u32; 3] {
+    /// The shape of one case.
+    pub const fn case(&self) -> Shape {
         self.input
     }
 
-    /// Number of values in one image.
+    /// The shape of one case in memory: planes, height, width. The planes of an image are its channels, and those of a volume
+    /// the slices of its first channel, then those of the next.
+    pub const fn input(&self) -> [u32; 3] {
+        match self.input {
+            Shape::Image(sides) => sides,
+            Shape::Volume([channels, depth, height, width]) => [channels * depth, height, width],
+            Shape::Row(length) => [length, 1, 1],
+        }
+    }
+
+    /// Slices of a case that is a volume.
+    pub const fn depth(&self) -> Option<u32> {
+        match self.input {
+            Shape::Volume([_, depth, ..]) => Some(depth),
+            Shape::Image(_) | Shape::Row(_) => None,
+        }
+    }
+
+    /// Number of values in one case.
     pub fn input_len(&self) -> usize {
-        self.input.iter().map(|&side| side as usize).product()
+        self.input().iter().map(|&side| side as usize).product()
     }
 
     /// The layers, first to last.
@@ -81,13 +103,13 @@ impl ModelGraph {
 
     /// Number of classes the last layer scores.
     pub const fn classes(&self) -> usize {
-        let (Shape::Row(classes) | Shape::Image([classes, ..])) = self.output;
+        let (Shape::Row(classes) | Shape::Image([classes, ..]) | Shape::Volume([classes, ..])) = self.output;
         classes as usize
     }
 
     /// Whether each pixel is scored, and not the case as a whole.
     pub const fn is_dense(&self) -> bool {
-        matches!(self.output, Shape::Image(_))
+        !matches!(self.output, Shape::Row(_))
     }
 
     /// What is scored of a case: its pixels, or the case itself.
@@ -95,6 +117,7 @@ impl ModelGraph {
         match self.output {
             Shape::Row(_) => 1,
             Shape::Image([_, height, width]) => height as usize * width as usize,
+            Shape::Volume([_, depth, height, width]) => depth as usize * height as usize * width as usize,
         }
     }
 
@@ -154,6 +177,34 @@ impl<'b, C> Decode<'b, C> for ModelGraph {
             None => Ok(graph),
         });
         graph.map_err(|error| decode::Error::message(error.to_string()))
+    }
+}
+
+/// The codec of a case's shape: its sides, of which an image has three and a volume four.
+mod sides {
+    use minicbor::encode::{Error, Write};
+    use minicbor::{Decoder, Encoder, decode::Error as Malformed};
+
+    use super::Shape;
+
+    pub(super) fn encode<C, W: Write>(
+        shape: &Shape,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), Error<W::Error>> {
+        match shape {
+            Shape::Image(sides) => e.encode(sides)?.ok(),
+            Shape::Volume(sides) => e.encode(sides)?.ok(),
+            Shape::Row(_) => Err(Error::message("a case is an image or a volume")),
+        }
+    }
+
+    pub(super) fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Shape, Malformed> {
+        match d.probe().array()? {
+            Some(3) => d.decode::<[u32; 3]>().map(Shape::Image),
+            Some(4) => d.decode::<[u32; 4]>().map(Shape::Volume),
+            _ => Err(Malformed::message("a case has three sides, or four")),
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Layer {
-    /// Convolution over height and width with a square kernel.
+    /// Convolution over height and width with a square kernel; of a volume, over each slice on its own.
     #[n(0)]
-    Conv2d(#[n(0)] Conv2d),
+    Conv2d(#[n(0)] Convolution),
     /// Normalisation over groups of channels of one case (Wu and He 2018). Keeps no statistics.
     #[n(1)]
     GroupNorm(#[n(0)] GroupNorm),
@@ -22,16 +22,16 @@ pub enum Layer {
     /// An element-wise function.
     #[n(3)]
     Activation(#[n(0)] Activation),
-    /// Largest value of each window.
+    /// Largest value of each window; of a volume, of each slice on its own.
     #[n(4)]
     MaxPool(#[n(0)] Pool),
-    /// Mean of each window.
+    /// Mean of each window; of a volume, of each slice on its own.
     #[n(5)]
     AveragePool(#[n(0)] Pool),
-    /// Mean of each channel: an image becomes one number per channel.
+    /// Mean of each channel: an image or a volume becomes one number per channel.
     #[n(6)]
     GlobalAveragePool,
-    /// An image becomes a row of numbers, channel by channel.
+    /// An image or a volume becomes a row of numbers, channel by channel and slice by slice.
     #[n(7)]
     Flatten,
     /// A fully connected layer.
@@ -53,9 +53,10 @@ pub enum Layer {
     /// Each channel times a number between 0 and 1 that follows from the means of all (Hu et al. 2018).
     #[n(13)]
     SqueezeExcitation(#[n(0)] SqueezeExcitation),
-    /// The transpose of a convolution: each value becomes a window of the output (Zeiler et al. 2010).
+    /// The transpose of a convolution: each value becomes a window of the output (Zeiler et al. 2010); of a volume, over each
+    /// slice on its own.
     #[n(14)]
-    TransposedConv2d(#[n(0)] TransposedConv2d),
+    TransposedConv2d(#[n(0)] TransposedConvolution),
     /// Hands its input on, and lays it aside for a later [`Layer::Join`].
     #[n(15)]
     Keep,
@@ -63,6 +64,18 @@ pub enum Layer {
     /// lies aside in a branch is of that branch alone.
     #[n(16)]
     Join(#[n(0)] Join),
+    /// Convolution over depth, height and width with a kernel of three equal sides (Ji et al. 2013).
+    #[n(17)]
+    Conv3d(#[n(0)] Convolution),
+    /// The transpose of a convolution over depth, height and width.
+    #[n(18)]
+    TransposedConv3d(#[n(0)] TransposedConvolution),
+    /// Largest value of each window over depth, height and width.
+    #[n(19)]
+    MaxPool3d(#[n(0)] Pool),
+    /// Mean of each window over depth, height and width.
+    #[n(20)]
+    AveragePool3d(#[n(0)] Pool),
 }
 
 impl Layer {
@@ -86,6 +99,10 @@ impl Layer {
             Self::TransposedConv2d(_) => "transposed-conv2d",
             Self::Keep => "keep",
             Self::Join(_) => "join",
+            Self::Conv3d(_) => "conv3d",
+            Self::TransposedConv3d(_) => "transposed-conv3d",
+            Self::MaxPool3d(_) => "max-pool3d",
+            Self::AveragePool3d(_) => "average-pool3d",
         }
     }
 
@@ -95,15 +112,15 @@ impl Layer {
     }
 }
 
-/// Convolution: weight `[filters, channels / groups, kernel, kernel]`.
+/// Convolution: weight `[filters, channels / groups, kernel, kernel]`, with a third `kernel` over depth.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cbor(map)]
-pub struct Conv2d {
+pub struct Convolution {
     /// Channels of the output.
     #[n(0)]
     pub filters: u32,
-    /// Height and width of the kernel.
+    /// Length of each side of the kernel.
     #[n(1)]
     pub kernel: u32,
     /// Distance of neighbouring windows.
@@ -129,7 +146,7 @@ pub struct Conv2d {
     pub dilation: u32,
 }
 
-impl Conv2d {
+impl Convolution {
     /// Places from the first to the last that the kernel covers, along a side.
     pub fn extent(&self) -> u64 {
         u64::from(self.dilation) * u64::from(self.kernel).saturating_sub(1) + 1
@@ -181,12 +198,12 @@ pub enum Function {
     LeakyRelu,
 }
 
-/// A window that slides over height and width.
+/// A window that slides over height and width, or over depth, height and width.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cbor(map)]
 pub struct Pool {
-    /// Height and width of the window.
+    /// Length of each side of the window.
     #[n(0)]
     pub size: u32,
     /// Distance of neighbouring windows; absent, windows do not overlap.
@@ -270,16 +287,16 @@ pub struct SqueezeExcitation {
     pub reduction: u32,
 }
 
-/// Transposed convolution: weight `[channels, filters, kernel, kernel]`. A side of `n` becomes
+/// Transposed convolution: weight `[channels, filters, kernel, kernel]`, with a third `kernel` over depth. A side of `n` becomes
 /// `(n - 1) * stride + kernel - 2 * padding`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cbor(map)]
-pub struct TransposedConv2d {
+pub struct TransposedConvolution {
     /// Channels of the output.
     #[n(0)]
     pub filters: u32,
-    /// Height and width of the kernel.
+    /// Length of each side of the kernel.
     #[n(1)]
     pub kernel: u32,
     /// Distance of neighbouring windows in the output.
@@ -442,17 +459,17 @@ mod tests {
     #[test]
     fn what_is_usual_is_absent_and_may_not_be_spelt_out() {
         let conv =
-            Conv2d { filters: 4, kernel: 3, stride: 1, padding: 1, groups: 1, bias: true, dilation: 1 };
+            Convolution { filters: 4, kernel: 3, stride: 1, padding: 1, groups: 1, bias: true, dilation: 1 };
         // {0: 4, 1: 3, 2: 1, 3: 1, 4: 1, 5: true}
         let bytes = [0xa6, 0, 4, 1, 3, 2, 1, 3, 1, 4, 1, 5, 0xf5];
         assert_eq!(conv.to_canonical(), bytes);
-        let dilated = Conv2d { dilation: 2, ..conv.clone() };
+        let dilated = Convolution { dilation: 2, ..conv.clone() };
         let with = |dilation| [&[0xa7], &bytes[1..], &[6, dilation]].concat();
         assert_eq!(dilated.to_canonical(), with(2));
-        assert_eq!(Conv2d::from_canonical(&bytes), Ok(conv));
-        assert_eq!(Conv2d::from_canonical(&with(2)), Ok(dilated));
-        assert!(Conv2d::from_canonical(&with(1)).is_err());
-        assert!(Conv2d::from_canonical(&with(0xf6)).is_err(), "null is no number");
+        assert_eq!(Convolution::from_canonical(&bytes), Ok(conv));
+        assert_eq!(Convolution::from_canonical(&with(2)), Ok(dilated));
+        assert!(Convolution::from_canonical(&with(1)).is_err());
+        assert!(Convolution::from_canonical(&with(0xf6)).is_err(), "null is no number");
 
         // {0: 2}
         let bytes = [0xa1, 0, 2];
@@ -465,7 +482,7 @@ mod tests {
     #[test]
     fn each_kind_has_its_bytes() {
         let squeeze = Layer::SqueezeExcitation(SqueezeExcitation { reduction: 4 });
-        let transposed = Layer::TransposedConv2d(TransposedConv2d {
+        let transposed = Layer::TransposedConv2d(TransposedConvolution {
             filters: 2,
             kernel: 3,
             stride: 2,

@@ -167,6 +167,9 @@ impl ModelFile {
         if !is_default(task) {
             about.insert("task", task.name().to_owned());
         }
+        if let Some(window) = preprocessing.window() {
+            about.insert("window", json!(window).to_string());
+        }
         if let Some(range) = range {
             about.insert("range", json!(range).to_string());
         }
@@ -334,7 +337,8 @@ impl Plan {
     /// What the numbers of every model of this study are of.
     pub fn model_identity(&self) -> ModelIdentity {
         let preprocessing = Preprocessing::new(self.data.mean, self.data.std)
-            .expect("a study's mean and deviation were checked with it");
+            .expect("a study's mean and deviation were checked with it")
+            .behind(self.data.window);
         ModelIdentity {
             graph: self.model.clone(),
             preprocessing,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::GraphError;
 use crate::graph::{
-    Activation, Concat, Conv2d, Function, GroupNorm, Join, Layer, Linear, ModelGraph, Pool, Residual,
-    TransposedConv2d,
+    Activation, Concat, Convolution, Function, GroupNorm, Join, Layer, Linear, ModelGraph, Pool, Residual,
+    Shape, TransposedConvolution,
 };
 
 /// The `[model]` of a study: what the layers are, and which of them do not take part in sums.
@@ -22,8 +22,8 @@ pub struct ModelSection {
 }
 
 impl ModelSection {
-    /// The graph for images of shape `input` (channels, height, width) and that many classes.
-    pub fn graph(&self, input: [u32; 3], classes: u32) -> Result<ModelGraph, GraphError> {
+    /// The graph for cases of shape `input`, images or volumes, and that many classes.
+    pub fn graph(&self, input: impl Into<Shape>, classes: u32) -> Result<ModelGraph, GraphError> {
         let list = |names: &Option<Vec<String>>| names.clone().unwrap_or_default();
         let graph = self.architecture.graph(input, classes)?;
         Ok(graph.treat(&list(&self.frozen), &list(&self.local))?)
@@ -52,12 +52,14 @@ pub enum ModelSpec {
 }
 
 impl ModelSpec {
-    /// The graph for images of shape `input` (channels, height, width) and that many classes.
-    pub fn graph(&self, input: [u32; 3], classes: u32) -> Result<ModelGraph, GraphError> {
+    /// The graph for cases of shape `input`, images or volumes, and that many classes. Of volumes, a preset's convolutions and
+    /// pools are over depth, too.
+    pub fn graph(&self, input: impl Into<Shape>, classes: u32) -> Result<ModelGraph, GraphError> {
+        let input = input.into();
         let layers = match self {
             Self::Preset { preset, norm, stem } => {
-                let [_, height, width] = input;
-                preset.layers(*norm, *stem, [height, width], classes)?
+                let layers = preset.layers(*norm, *stem, input, classes)?;
+                if matches!(input, Shape::Volume(_)) { over_depth(layers) } else { layers }
             }
             Self::Layers(layers) => layers.clone(),
         };
@@ -169,7 +171,7 @@ impl Preset {
         self,
         norm: Option<Norm>,
         stem: Option<Stem>,
-        sides: [u32; 2],
+        input: Shape,
         classes: u32,
     ) -> Result<Vec<Layer>, GraphError> {
         for (option, is_set) in [("norm", norm.is_some()), ("stem", stem.is_some())] {
@@ -190,6 +192,9 @@ impl Preset {
             Self::Resnet50 => resnet([3, 4, 6, 3], bottleneck, usual, stem, classes),
             Self::Densenet121 => densenet121(usual, stem, classes),
             Self::Unet2d => {
+                let Shape::Image([_, sides @ ..]) = input else {
+                    return Err(GraphError::NotOfVolumes(self.name()));
+                };
                 let halvings = sides.map(u32::trailing_zeros).into_iter().fold(4, u32::min);
                 if halvings == 0 {
                     let [height, width] = sides;
@@ -325,7 +330,8 @@ fn unet2d(halvings: u32, norm: Norm, classes: u32) -> Vec<Layer> {
     }
     layers.extend(twice(width(halvings)));
     for level in (0..halvings).rev() {
-        let up = TransposedConv2d { filters: width(level), kernel: 2, stride: 2, padding: 0, bias: true };
+        let up =
+            TransposedConvolution { filters: width(level), kernel: 2, stride: 2, padding: 0, bias: true };
         layers.extend([Layer::TransposedConv2d(up), Layer::Join(Join::default())]);
         layers.extend(twice(width(level)));
     }
@@ -333,9 +339,27 @@ fn unet2d(halvings: u32, norm: Norm, classes: u32) -> Vec<Layer> {
     layers
 }
 
+/// The same layers over depth as over height and width (Hara, Kataoka and Satoh 2018).
+fn over_depth(layers: Vec<Layer>) -> Vec<Layer> {
+    let deep = |layer| match layer {
+        Layer::Conv2d(conv) => Layer::Conv3d(conv),
+        Layer::TransposedConv2d(conv) => Layer::TransposedConv3d(conv),
+        Layer::MaxPool(pool) => Layer::MaxPool3d(pool),
+        Layer::AveragePool(pool) => Layer::AveragePool3d(pool),
+        Layer::Residual(Residual { main, shortcut }) => {
+            Layer::Residual(Residual { main: over_depth(main), shortcut: over_depth(shortcut) })
+        }
+        Layer::Concat(Concat { branches }) => {
+            Layer::Concat(Concat { branches: branches.into_iter().map(over_depth).collect() })
+        }
+        other => other,
+    };
+    layers.into_iter().map(deep).collect()
+}
+
 /// A convolution that keeps the sides at stride 1.
 fn conv(filters: u32, kernel: u32, stride: u32, bias: bool) -> Layer {
-    Layer::Conv2d(Conv2d { filters, kernel, stride, padding: kernel / 2, groups: 1, bias, dilation: 1 })
+    Layer::Conv2d(Convolution { filters, kernel, stride, padding: kernel / 2, groups: 1, bias, dilation: 1 })
 }
 
 fn normalise(norm: Norm) -> Layer {

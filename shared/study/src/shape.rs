@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::fault::{GraphError, GraphFault};
 use crate::graph::{
-    Concat, Conv2d, Join, Joining, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation,
-    TransposedConv2d, Treatment,
+    Concat, Convolution, Join, Joining, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation,
+    TransposedConvolution, Treatment,
 };
 
 /// Most layers of a graph, those in branches included; an empty branch of a concat layer counts as one.
@@ -29,6 +29,20 @@ pub enum Shape {
     Image([u32; 3]),
     /// A row of numbers.
     Row(u32),
+    /// A volume: channels, depth, height, width.
+    Volume([u32; 4]),
+}
+
+impl From<[u32; 3]> for Shape {
+    fn from(image: [u32; 3]) -> Self {
+        Self::Image(image)
+    }
+}
+
+impl From<[u32; 4]> for Shape {
+    fn from(volume: [u32; 4]) -> Self {
+        Self::Volume(volume)
+    }
 }
 
 impl Shape {
@@ -37,6 +51,32 @@ impl Shape {
         match self {
             Self::Image(sides) => product(sides.map(u64::from)),
             Self::Row(length) => u64::from(length),
+            Self::Volume(sides) => product(sides.map(u64::from)),
+        }
+    }
+
+    /// Channels, and then the sides of its places; a row has its length alone.
+    pub const fn sides(&self) -> &[u32] {
+        match self {
+            Self::Image(sides) => sides,
+            Self::Volume(sides) => sides,
+            Self::Row(length) => std::slice::from_ref(length),
+        }
+    }
+
+    /// Slices, of which an image is one.
+    const fn depth(self) -> u32 {
+        match self {
+            Self::Volume([_, depth, ..]) => depth,
+            Self::Image(_) | Self::Row(_) => 1,
+        }
+    }
+
+    /// What works on each slice on its own gives, of something like this, so many channels and such sides.
+    const fn with_slices(self, channels: u32, [height, width]: [u32; 2]) -> Self {
+        match self {
+            Self::Volume([_, depth, ..]) => Self::Volume([channels, depth, height, width]),
+            Self::Image(_) | Self::Row(_) => Self::Image([channels, height, width]),
         }
     }
 }
@@ -46,6 +86,9 @@ impl fmt::Display for Shape {
         match self {
             Self::Image([channels, height, width]) => write!(f, "image {channels}x{height}x{width}"),
             Self::Row(length) => write!(f, "row of {length}"),
+            Self::Volume([channels, depth, height, width]) => {
+                write!(f, "volume {channels}x{depth}x{height}x{width}")
+            }
         }
     }
 }
@@ -91,25 +134,27 @@ pub(crate) struct Summary {
 }
 
 /// Derives all shapes and blocks of a graph, or names the layer that does not fit.
-pub(crate) fn check(input: [u32; 3], layers: &[Layer]) -> Result<Summary, GraphError> {
-    let [channels, height, width] = input;
+pub(crate) fn check(input: Shape, layers: &[Layer]) -> Result<Summary, GraphError> {
     let mut trace = Trace::default();
-    if input.iter().any(|&side| !(1..=MAX_SIDE).contains(&side))
-        || Shape::Image(input).values() > MAX_ACTIVATIONS_PER_CASE
-    {
-        return Err(GraphError::Input { channels, height, width });
+    let too_long = |side: &u32| !(1..=MAX_SIDE).contains(side);
+    if input.sides().iter().any(too_long) || input.values() > MAX_ACTIVATIONS_PER_CASE {
+        return Err(GraphError::Input(input));
     }
     let count = layers.iter().map(count_of).sum();
     if count > MAX_LAYERS {
         return Err(GraphError::TooManyLayers { count });
     }
-    let mut shape = Shape::Image(input);
+    let mut shape = input;
     for (index, layer) in layers.iter().enumerate() {
         shape = trace.pass(&LayerName::top(index), layer, shape)?;
     }
     trace.check_kept()?;
-    if matches!(shape, Shape::Image([_, rows, columns]) if [rows, columns] != [height, width]) {
-        return Err(GraphError::NoScores { shape, height, width });
+    match (shape, input) {
+        (Shape::Row(_), _) => {}
+        (Shape::Image([_, rows, columns]), Shape::Image([_, height, width]))
+            if [rows, columns] == [height, width] => {}
+        (_, Shape::Image([_, height, width])) => return Err(GraphError::NoScores { shape, height, width }),
+        _ => return Err(GraphError::NoScoresOfVolume(shape)),
     }
     if trace.parameters.is_empty() {
         return Err(GraphError::NothingToTrain);
@@ -212,33 +257,44 @@ impl Trace {
 
     fn pass_plain(&mut self, name: &LayerName, layer: &Layer, shape: Shape) -> Result<Shape, GraphFault> {
         match layer {
-            Layer::Conv2d(conv) => self.convolve(name, conv, image(shape)?),
+            Layer::Conv2d(conv) => self.convolve(name, conv, shape),
+            Layer::Conv3d(conv) => self.convolve_volume(name, conv, volume(shape)?),
             Layer::GroupNorm(norm) => {
-                let [channels, ..] = image(shape)?;
+                let (channels, _) = slices(shape)?;
                 within("groups", norm.groups)?;
                 divides(norm.groups, channels)?;
                 self.scale_and_shift(name, channels)?;
                 Ok(shape)
             }
             Layer::BatchNorm => {
-                let [channels, ..] = image(shape)?;
+                let (channels, _) = slices(shape)?;
                 self.scale_and_shift(name, channels)?;
                 self.block(name, Role::RunningMean, &[channels], 1)?;
                 self.block(name, Role::RunningVariance, &[channels], 1)?;
                 Ok(shape)
             }
             Layer::LayerNorm => {
-                let (Shape::Image([features, ..]) | Shape::Row(features)) = shape;
+                let (Shape::Image([features, ..]) | Shape::Volume([features, ..]) | Shape::Row(features)) =
+                    shape;
                 self.scale_and_shift(name, features)?;
                 Ok(shape)
             }
-            Layer::SqueezeExcitation(squeeze) => self.squeeze(name, squeeze, image(shape)?),
-            Layer::TransposedConv2d(conv) => self.convolve_transposed(name, conv, image(shape)?),
-            Layer::MaxPool(pool) | Layer::AveragePool(pool) => slide(pool, image(shape)?),
-            Layer::GlobalAveragePool => image(shape).map(|[channels, ..]| Shape::Row(channels)),
+            Layer::SqueezeExcitation(squeeze) => self.squeeze(name, squeeze, shape),
+            Layer::TransposedConv2d(conv) => self.convolve_transposed(name, conv, shape),
+            Layer::TransposedConv3d(conv) => self.convolve_volume_transposed(name, conv, volume(shape)?),
+            Layer::MaxPool(pool) | Layer::AveragePool(pool) => {
+                let (channels, sides) = slices(shape)?;
+                Ok(shape.with_slices(channels, slide(pool, sides, shape)?))
+            }
+            Layer::MaxPool3d(pool) | Layer::AveragePool3d(pool) => {
+                let [channels, depth, height, width] = volume(shape)?;
+                let [depth, height, width] = slide(pool, [depth, height, width], shape)?;
+                Ok(Shape::Volume([channels, depth, height, width]))
+            }
+            Layer::GlobalAveragePool => slices(shape).map(|(channels, _)| Shape::Row(channels)),
             Layer::Flatten => {
-                let values = product(image(shape)?.map(u64::from));
-                let length = u32::try_from(values).ok().filter(|&length| length <= MAX_SIDE);
+                slices(shape)?;
+                let length = u32::try_from(shape.values()).ok().filter(|&length| length <= MAX_SIDE);
                 length.map(Shape::Row).ok_or(GraphFault::OutOfRange("length"))
             }
             Layer::Linear(linear) => {
@@ -275,8 +331,36 @@ impl Trace {
         }
     }
 
-    fn convolve(&mut self, name: &LayerName, conv: &Conv2d, input: [u32; 3]) -> Result<Shape, GraphFault> {
-        let [channels, height, width] = input;
+    fn convolve(&mut self, name: &LayerName, conv: &Convolution, shape: Shape) -> Result<Shape, GraphFault> {
+        let (channels, sides) = slices(shape)?;
+        let after = self.convolve_sides(name, conv, channels, (sides, shape.depth()), shape)?;
+        Ok(shape.with_slices(conv.filters, after))
+    }
+
+    /// A kernel of three sides sees the slices beneath it as so many more channels. They are laid out for that, and stay
+    /// until the gradient is there.
+    fn convolve_volume(
+        &mut self,
+        name: &LayerName,
+        conv: &Convolution,
+        input: [u32; 4],
+    ) -> Result<Shape, GraphFault> {
+        let [channels, depth, height, width] = input;
+        let [slices, rows, columns] =
+            self.convolve_sides(name, conv, channels, ([depth, height, width], 1), Shape::Volume(input))?;
+        self.lay_out([channels, conv.kernel, slices, height, width])?;
+        Ok(Shape::Volume([conv.filters, slices, rows, columns]))
+    }
+
+    /// Blocks of a convolution over such sides, and its multiply-adds for so many alike; returns the sides of the output.
+    fn convolve_sides<const N: usize>(
+        &mut self,
+        name: &LayerName,
+        conv: &Convolution,
+        channels: u32,
+        (sides, times): ([u32; N], u32),
+        shape: Shape,
+    ) -> Result<[u32; N], GraphFault> {
         within("filters", conv.filters)?;
         within("kernel", conv.kernel)?;
         within("stride", conv.stride)?;
@@ -291,32 +375,70 @@ impl Trace {
             let slack = (u64::from(side) + 2 * u64::from(conv.padding)).checked_sub(conv.extent());
             slack.map(|slack| slack / u64::from(conv.stride) + 1)
         };
-        let (Some(rows), Some(columns)) = (side(height), side(width)) else {
-            return Err(GraphFault::WindowTooLarge { window: conv.extent(), shape: Shape::Image(input) });
-        };
-        let (kernel, per_group) = (u64::from(conv.kernel), channels / conv.groups);
-        let unfolded = product([u64::from(channels), kernel, kernel, rows, columns]);
+        let after = sides.map(side);
+        if after.contains(&None) {
+            return Err(GraphFault::WindowTooLarge { window: conv.extent(), shape });
+        }
+        let after = after.map(Option::unwrap_or_default);
+        let (kernel, per_group) = (product([u64::from(conv.kernel); N]), channels / conv.groups);
+        // One slice at a time.
+        let unfolded = product([u64::from(channels), kernel, after[N - 2], after[N - 1]]);
         if unfolded > MAX_SCRATCH {
             return Err(GraphFault::TooMuchScratch(unfolded));
         }
-        let fan_in = product([u64::from(per_group), kernel, kernel]);
-        self.block(name, Role::Weight, &[conv.filters, per_group, conv.kernel, conv.kernel], fan_in)?;
+        let fan_in = product([u64::from(per_group), kernel]);
+        let weight = [&[conv.filters, per_group], [conv.kernel; N].as_slice()].concat();
+        self.block(name, Role::Weight, &weight, fan_in)?;
         if conv.bias {
             self.block(name, Role::Bias, &[conv.filters], 1)?;
         }
-        self.count(product([fan_in, u64::from(conv.filters), rows, columns]));
-        let [rows, columns] =
-            [rows, columns].map(|side| u32::try_from(side).expect("MAX_SCRATCH fits a u32"));
-        Ok(Shape::Image([conv.filters, rows, columns]))
+        self.count(product([fan_in, u64::from(conv.filters), product(after), times.into()]));
+        // A side grows by twice a padding that is below an extent of at most the square of MAX_SIDE.
+        Ok(after.map(|side| u32::try_from(side).unwrap_or(u32::MAX)))
+    }
+
+    /// Counts values that a layer lays out, and that stay behind as its outputs do.
+    fn lay_out(&mut self, sides: [u32; 5]) -> Result<(), GraphFault> {
+        let values = product(sides.map(u64::from));
+        if values > MAX_SCRATCH {
+            return Err(GraphFault::TooMuchScratch(values));
+        }
+        self.activations = self.activations.saturating_add(values);
+        Ok(())
     }
 
     fn convolve_transposed(
         &mut self,
         name: &LayerName,
-        conv: &TransposedConv2d,
-        input: [u32; 3],
+        conv: &TransposedConvolution,
+        shape: Shape,
     ) -> Result<Shape, GraphFault> {
-        let [channels, height, width] = input;
+        let (channels, sides) = slices(shape)?;
+        let after = self.convolve_sides_transposed(name, conv, channels, (sides, shape.depth()))?;
+        Ok(shape.with_slices(conv.filters, after))
+    }
+
+    /// Slices are spread over depth first, and laid out as those of [`Self::convolve_volume`].
+    fn convolve_volume_transposed(
+        &mut self,
+        name: &LayerName,
+        conv: &TransposedConvolution,
+        input: [u32; 4],
+    ) -> Result<Shape, GraphFault> {
+        let [channels, depth, height, width] = input;
+        let [slices, rows, columns] =
+            self.convolve_sides_transposed(name, conv, channels, ([depth, height, width], 1))?;
+        self.lay_out([channels, conv.kernel, slices, height, width])?;
+        Ok(Shape::Volume([conv.filters, slices, rows, columns]))
+    }
+
+    fn convolve_sides_transposed<const N: usize>(
+        &mut self,
+        name: &LayerName,
+        conv: &TransposedConvolution,
+        channels: u32,
+        (sides, times): ([u32; N], u32),
+    ) -> Result<[u32; N], GraphFault> {
         within("filters", conv.filters)?;
         within("kernel", conv.kernel)?;
         within("stride", conv.stride)?;
@@ -330,35 +452,40 @@ impl Trace {
                 spread.checked_sub(2 * u64::from(conv.padding)).and_then(|side| u32::try_from(side).ok());
             side.filter(|side| (1..=MAX_SIDE).contains(side)).ok_or(GraphFault::OutputSide)
         };
-        let (rows, columns) = (side(height)?, side(width)?);
-        let places = product([u64::from(conv.filters), kernel, kernel, u64::from(height), u64::from(width)]);
+        let mut after = [0; N];
+        for (after, before) in after.iter_mut().zip(sides) {
+            *after = side(before)?;
+        }
+        let (window, before) = (product([kernel; N]), product(sides.map(u64::from)));
+        let places = product([u64::from(conv.filters), window, before]);
         if places > MAX_SCRATCH {
             return Err(GraphFault::TooMuchScratch(places));
         }
-        // Of an output's neighbours under the kernel one in `stride * stride` is an input.
-        let fan_in = product([u64::from(channels), kernel, kernel]).div_ceil(stride.saturating_mul(stride));
-        self.block(name, Role::Weight, &[channels, conv.filters, conv.kernel, conv.kernel], fan_in)?;
+        // Of an output's neighbours under the kernel one in `stride` along each side is an input.
+        let fan_in = product([u64::from(channels), window]).div_ceil(product([stride; N]));
+        let weight = [&[channels, conv.filters], [conv.kernel; N].as_slice()].concat();
+        self.block(name, Role::Weight, &weight, fan_in)?;
         if conv.bias {
             self.block(name, Role::Bias, &[conv.filters], 1)?;
         }
-        self.count(places.saturating_mul(channels.into()));
-        Ok(Shape::Image([conv.filters, rows, columns]))
+        self.count(product([places, channels.into(), times.into()]));
+        Ok(after)
     }
 
     fn squeeze(
         &mut self,
         name: &LayerName,
         squeeze: &SqueezeExcitation,
-        input: [u32; 3],
+        input: Shape,
     ) -> Result<Shape, GraphFault> {
-        let ([channels, ..], reduction) = (input, squeeze.reduction);
+        let ((channels, _), reduction) = (slices(input)?, squeeze.reduction);
         within("reduction", reduction)?;
         if !channels.is_multiple_of(reduction) {
             return Err(GraphFault::UnevenReduction { reduction, channels });
         }
         self.connect(&name.part("squeeze"), channels, channels / reduction, true)?;
         self.connect(&name.part("excite"), channels / reduction, channels, true)?;
-        Ok(Shape::Image(input))
+        Ok(input)
     }
 
     /// The blocks of a matrix and its biases.
@@ -410,10 +537,20 @@ fn count_of(layer: &Layer) -> usize {
     }
 }
 
-fn image(shape: Shape) -> Result<[u32; 3], GraphFault> {
+/// Channels, and height and width, of an image or of each slice of a volume.
+fn slices(shape: Shape) -> Result<(u32, [u32; 2]), GraphFault> {
     match shape {
-        Shape::Image(sides) => Ok(sides),
+        Shape::Image([channels, height, width]) | Shape::Volume([channels, _, height, width]) => {
+            Ok((channels, [height, width]))
+        }
         Shape::Row(_) => Err(GraphFault::NeedsImage(shape)),
+    }
+}
+
+fn volume(shape: Shape) -> Result<[u32; 4], GraphFault> {
+    match shape {
+        Shape::Volume(sides) => Ok(sides),
+        Shape::Image(_) | Shape::Row(_) => Err(GraphFault::NeedsVolume(shape)),
     }
 }
 
@@ -425,22 +562,21 @@ fn divides(groups: u32, channels: u32) -> Result<(), GraphFault> {
     if channels.is_multiple_of(groups) { Ok(()) } else { Err(GraphFault::UnevenGroups { groups, channels }) }
 }
 
-fn slide(pool: &Pool, input: [u32; 3]) -> Result<Shape, GraphFault> {
-    let [channels, height, width] = input;
+/// Sides after a window slid over `sides` of a `shape`.
+fn slide<const N: usize>(pool: &Pool, sides: [u32; N], shape: Shape) -> Result<[u32; N], GraphFault> {
     within("size", pool.size)?;
     within("stride", pool.stride())?;
     if pool.padding > pool.size / 2 {
         return Err(GraphFault::PoolPaddingTooLarge { padding: pool.padding, window: pool.size });
     }
-    let side = |side: u32| {
+    let mut after = [0; N];
+    for (after, side) in after.iter_mut().zip(sides) {
         // At most twice MAX_SIDE.
         let slack = (side + 2 * pool.padding).checked_sub(pool.size);
-        slack.map(|slack| slack / pool.stride() + 1)
-    };
-    match (side(height), side(width)) {
-        (Some(rows), Some(columns)) => Ok(Shape::Image([channels, rows, columns])),
-        _ => Err(GraphFault::WindowTooLarge { window: pool.size.into(), shape: Shape::Image(input) }),
+        let slack = slack.ok_or(GraphFault::WindowTooLarge { window: pool.size.into(), shape })?;
+        *after = slack / pool.stride() + 1;
     }
+    Ok(after)
 }
 
 /// Signals that agree in all but their channels, one behind the other.
@@ -454,18 +590,23 @@ fn join(outputs: &[Shape]) -> Result<Shape, GraphFault> {
             {
                 channels
             }
+            (Shape::Volume([_, places @ ..]), Shape::Volume([channels, others @ ..])) if places == others => {
+                channels
+            }
             (Shape::Row(_), Shape::Row(length)) => length,
             _ => return Err(GraphFault::BranchesDoNotJoin { branch, first, other }),
         };
         // At most MAX_LAYERS branches of at most MAX_SIDE each.
         features += more;
     }
-    match first {
-        Shape::Image([_, height, width]) => {
-            within("channels", features).map(|()| Shape::Image([features, height, width]))
+    let (what, joined) = match first {
+        Shape::Image([_, height, width]) => ("channels", Shape::Image([features, height, width])),
+        Shape::Volume([_, depth, height, width]) => {
+            ("channels", Shape::Volume([features, depth, height, width]))
         }
-        Shape::Row(_) => within("length", features).map(|()| Shape::Row(features)),
-    }
+        Shape::Row(_) => ("length", Shape::Row(features)),
+    };
+    within(what, features).map(|()| joined)
 }
 
 fn product<const N: usize>(factors: [u64; N]) -> u64 {

@@ -33,7 +33,7 @@ seed = {seed}  # every pseudo-random choice starts here
 
 [data]                               # what a case is
 labels = ["normal", "pneumonia"]     # the position is the class number
-channels = 1                         # 1 for grey, 3 for colour
+channels = 1                         # 1 for grey, 3 for colour; depth = 28 beside it for volumes of 28 grey slices
 height = 28                          # images are brought to this size
 width = 28
 mean = 0.57                          # pixel values lie between 0 and 1; each becomes (x - mean) / std

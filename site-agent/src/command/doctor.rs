@@ -118,14 +118,7 @@ fn source(source: &Source) -> Check {
                 format!("{} ({} as the user {user})", path.display(), error.kind())
             })
     };
-    let looked = match source {
-        Source::Npz { file } => look(file),
-        Source::Images { folder, table, .. } | Source::Dicom { folder, table, .. } => {
-            look(folder).and_then(|()| look(table))
-        }
-        Source::Table { table, .. } => look(table),
-    };
-    match looked {
+    match source.clone().paths_mut().into_iter().try_for_each(|path| look(path)) {
         Ok(()) => Check { what: "source", well: true, finding: format!("{} can be opened", source.kind()) },
         Err(error) => Check { what: "source", well: false, finding: format!("cannot open {error}") },
     }

@@ -64,7 +64,8 @@ pub fn decode_file(path: &Path, target: Target, decoder: &mut Decoder) -> Result
     if bytes.is_empty() {
         return Err(Reason::Empty.into());
     }
-    let format = if Format::Dicom.begins(&bytes) { Format::Dicom } else { Format::Raster };
+    let begins = |format: &Format| format.begins(&bytes);
+    let format = [Format::Dicom, Format::Nifti].into_iter().find(begins).unwrap_or(Format::Raster);
     Ok(decoder.decode(format, target, bytes)?)
 }
 

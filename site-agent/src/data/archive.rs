@@ -15,7 +15,7 @@ use super::counts::Stage;
 use super::decoder::Decoder;
 use super::local::{LocalPath, LocalText};
 use super::mask::{self, Mask};
-use super::picture::Picture;
+use super::picture::{Picture, over_depth};
 use super::protocol::{ArchiveDefect, ArchivePiece, Part};
 use super::reason::Reason;
 use super::source::{Criteria, Target};
@@ -27,6 +27,8 @@ struct Begun {
     height: usize,
     width: usize,
     channels: usize,
+    /// Slices of a volume.
+    depth: Option<usize>,
     /// Numbers in a label.
     numbers: usize,
     /// Whether pictures have masks.
@@ -54,16 +56,19 @@ pub(super) fn load(
     let (mut cases, mut quarantine) = (Vec::new(), Vec::new());
     let mut begun: Option<Begun> = None;
     decoder.read_archive(archive, &mut |piece, body| match piece {
-        ArchivePiece::Begin { part, height, width, channels, numbers, masks } => {
+        ArchivePiece::Begin { part, height, width, channels, numbers, masks, depth: slices } => {
             let (height, width, channels) = (height as usize, width as usize, channels as usize);
-            let numbers = numbers as usize;
-            begun = Some(Begun { part, height, width, channels, numbers, masks, pictures: 0 });
+            let (numbers, slices) = (numbers as usize, slices.map(|slices| slices as usize));
+            begun = Some(Begun { part, height, width, channels, depth: slices, numbers, masks, pictures: 0 });
+            if slices.is_some() != target.depth().is_some() {
+                return Err(ArchiveDefect::OtherCases);
+            }
             let is_of_task = criteria.numbers_in_label().map_or(masks, |wanted| wanted == numbers);
             if is_of_task { Ok(()) } else { Err(ArchiveDefect::OtherTask) }
         }
         ArchivePiece::Cases => {
             let begun = begun.as_mut().ok_or(ArchiveDefect::DecoderFailed)?;
-            let size = begun.height * begun.width * begun.channels;
+            let size = begun.depth.unwrap_or(1) * begun.height * begun.width * begun.channels;
             let places = if begun.masks { begun.height * begun.width } else { 0 };
             let mut records = body.chunks_exact(2 * begun.numbers + size + places);
             for record in records.by_ref() {
@@ -81,7 +86,10 @@ pub(super) fn load(
                 let label = criteria.label_of_numbers(&numbers).ok_or(criteria.unlabelled());
                 match label.and_then(|label| Ok((label, mask?))) {
                     Ok((label, mask)) => {
-                        let values = picture(begun, pixels)?.fitted(target);
+                        let values = match begun.depth {
+                            None => picture(begun, pixels)?.fitted(target),
+                            Some(depth) => volume(begun, depth, pixels, target)?,
+                        };
                         let content = Hash::of_bytes(pixels);
                         cases.push(Case { part: begun.part, label, content, values, mask });
                     }
@@ -116,6 +124,16 @@ fn picture(begun: &Begun, bytes: &[u8]) -> Result<Picture, ArchiveDefect> {
         values.extend(samples.map(|&sample| f32::from(sample) / 255.0));
     }
     Picture::new(begun.channels, begun.height, begun.width, values).ok_or(ArchiveDefect::DecoderFailed)
+}
+
+/// Bytes of shape `[depth, height, width]` as a volume of a study's size.
+fn volume(begun: &Begun, depth: usize, bytes: &[u8], target: Target) -> Result<Vec<f32>, ArchiveDefect> {
+    let size = begun.height * begun.width;
+    let slice = |index: usize| {
+        let values = bytes[index * size..][..size].iter().map(|&sample| f32::from(sample) / 255.0).collect();
+        Picture::new(1, begun.height, begun.width, values).ok_or(ArchiveDefect::DecoderFailed)
+    };
+    over_depth(depth, target, |index| slice(index).map(|slice| slice.fitted(target)))
 }
 
 fn unlabelled(begun: &Begun, reason: Reason, numbers: &[u16]) -> Quarantined {

@@ -17,11 +17,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use super::dicom::Opened;
 use super::display::{self, Shading};
 use super::mask::Mask;
-use super::npz;
 use super::protocol::{Answer, Facts, Format, Request, read_frame, write_frame};
 use super::raster;
 use super::reason::Reason;
 use super::source::Target;
+use super::{nifti, npz};
 
 /// Most address space of the child, in bytes.
 pub const MOST_MEMORY: u64 = 512 << 20;
@@ -83,7 +83,12 @@ pub(crate) fn serve(
 /// Decodes one file and brings it to the wanted size.
 fn decode(request: &Request, file: Vec<u8>) -> Result<(Facts, Vec<f32>), Reason> {
     let target = request.target.checked().map_err(|_| Reason::DecoderFailed)?;
+    match (request.format, target.depth()) {
+        (Format::Nifti, Some(_)) | (Format::Dicom | Format::Raster | Format::Mask, None) => {}
+        _ => return Err(Reason::NotAnImage),
+    }
     match request.format {
+        Format::Nifti => nifti::read(file, target),
         Format::Dicom => decode_dicom(file, target),
         Format::Raster => {
             let raster = raster::read(&file)?;

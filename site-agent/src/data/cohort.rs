@@ -108,6 +108,12 @@ pub enum LoadError {
     /// A table for a study of pictures.
     #[error("the study is about pictures, and the source is a table of numbers")]
     RowsForPictures,
+    /// Files of pictures for a study of volumes.
+    #[error("the study is about volumes, and the source has files of pictures")]
+    PicturesForVolumes,
+    /// Volumes for a study of pictures.
+    #[error("the study is about pictures, and the source has NIfTI files, which are volumes")]
+    VolumesForPictures,
     /// Pictures for a study of rows.
     #[error("the study is about rows of a table, and the source has pictures")]
     PicturesForRows,
@@ -131,8 +137,13 @@ impl LoadError {
             }
             Self::Table(TableDefect::Unreadable) => part_remedy(&Reason::StorageUnreachable, user),
             Self::Table(_) | Self::NoSiteColumn => "Correct the table and try again.".to_owned(),
-            Self::RowsForPictures => {
+            Self::RowsForPictures | Self::VolumesForPictures => {
                 "Name pictures under [source] in site.toml (kind = \"images\", \"dicom\" or \"npz\")."
+                    .to_owned()
+            }
+            Self::PicturesForVolumes => {
+                "Name volumes under [source] in site.toml: NIfTI files (kind = \"nifti\"), or an archive whose \
+                 train_images have the shape [n, depth, height, width] (kind = \"npz\")."
                     .to_owned()
             }
             Self::PicturesForRows => {
@@ -167,21 +178,30 @@ pub fn load(
 ) -> Result<Cohort, LoadError> {
     match (source, &criteria.case) {
         (Source::Npz { file }, &Case::Picture(target)) => archive::load(file, target, criteria, key, decoder),
-        (Source::Images { folder, table, site }, &Case::Picture(target)) => {
-            let place = files::Place { folder, table, site: site.as_deref(), format: Format::Raster, target };
-            files::load(&place, criteria, key, decoder, cache, progress)
-        }
-        (Source::Dicom { folder, table, site }, &Case::Picture(target)) => {
-            let place = files::Place { folder, table, site: site.as_deref(), format: Format::Dicom, target };
+        (
+            Source::Images { folder, table, site }
+            | Source::Dicom { folder, table, site }
+            | Source::Nifti { folder, table, site },
+            &Case::Picture(target),
+        ) => {
+            let format = match source {
+                Source::Nifti { .. } => Format::Nifti,
+                Source::Dicom { .. } => Format::Dicom,
+                _ => Format::Raster,
+            };
+            match (format, target.depth()) {
+                (Format::Nifti, None) => return Err(LoadError::VolumesForPictures),
+                (Format::Dicom | Format::Raster, Some(_)) => return Err(LoadError::PicturesForVolumes),
+                _ => {}
+            }
+            let place = files::Place { folder, table, site: site.as_deref(), format, target };
             files::load(&place, criteria, key, decoder, cache, progress)
         }
         (Source::Table { table, site }, Case::Row(inputs)) => {
             rows::load(table, site.as_deref(), inputs, criteria, key)
         }
         (Source::Table { .. }, Case::Picture(_)) => Err(LoadError::RowsForPictures),
-        (Source::Npz { .. } | Source::Images { .. } | Source::Dicom { .. }, Case::Row(_)) => {
-            Err(LoadError::PicturesForRows)
-        }
+        (_, Case::Row(_)) => Err(LoadError::PicturesForRows),
     }
 }
 

@@ -15,7 +15,6 @@ use super::child::{MOST_MEMORY, serve};
 use super::codestream::{Claim, check_jpeg, check_rle};
 use super::display::Shading;
 use super::local::Patient;
-use super::npz;
 use super::protocol::{
     Answer, ArchiveDefect, ArchivePiece, Facts, Format, Part, Request, read_frame, write_frame,
 };
@@ -23,6 +22,7 @@ use super::reason::{Defect, Reason};
 use super::source::Target as Size;
 use super::table;
 use super::walk::walk;
+use super::{nifti, npz};
 
 /// Retired, and still found in archives.
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
@@ -44,7 +44,11 @@ fn frames<H: Canonical>(bytes: &[u8]) -> bool {
 /// What the child does with a file, in its own process: it answers, and says what it was.
 fn decoded(format: Format, bytes: &[u8]) -> bool {
     let mut pipe = Vec::new();
-    let request = Request { format, target: Size::new(1, 4, 4).unwrap() };
+    let target = match format {
+        Format::Nifti => Size::of([1, 1, 4, 4].into(), None),
+        _ => Size::new(1, 4, 4),
+    };
+    let request = Request { format, target: target.unwrap() };
     write_frame(&mut pipe, &request, bytes).unwrap();
     let mut answer = Vec::new();
     serve(&mut &pipe[..], &mut answer).unwrap();
@@ -188,7 +192,15 @@ fn pieces() -> Vec<u8> {
     let mut frames = Vec::new();
     write_frame(
         &mut frames,
-        &ArchivePiece::Begin { part: Part::Train, height: 2, width: 2, channels: 1, numbers: 1, masks: true },
+        &ArchivePiece::Begin {
+            part: Part::Train,
+            height: 2,
+            width: 2,
+            channels: 1,
+            numbers: 1,
+            masks: true,
+            depth: None,
+        },
         &[],
     )
     .unwrap();
@@ -218,6 +230,9 @@ fn strangers_files_are_read_or_refused() {
             .holding(MOST_MEMORY as usize)
             .slow(4),
         Target::new("site-mask", |bytes| decoded(Format::Mask, bytes), [mask()])
+            .holding(MOST_MEMORY as usize)
+            .slow(4),
+        Target::new("site-nifti", |bytes| decoded(Format::Nifti, bytes), [nifti::example()])
             .holding(MOST_MEMORY as usize)
             .slow(4),
         Target::new(

@@ -63,7 +63,8 @@ impl Mask {
 
     /// The mask at a study's size: shape `[target.height, target.width]`.
     pub fn fitted(&self, target: Target) -> Vec<u8> {
-        let (rows, columns) = centred(self.height, self.width, target.height(), target.width());
+        let sides = [self.height as f64, self.width as f64];
+        let [rows, columns] = centred(sides, [target.height(), target.width()]);
         let centres = |(start, length): (f64, f64), count: usize, side: usize| -> Vec<usize> {
             let centre = |place: usize| start + length / count as f64 * (place as f64 + 0.5);
             (0..count).map(|place| (centre(place) as usize).min(side - 1)).collect()
@@ -79,7 +80,7 @@ impl Mask {
 /// Classes of a study's size brought back to a picture of `height` and `width`: what of it was cut off is of the first class.
 /// The other way round to [`Mask::fitted`]; each pixel takes the class of the place that it lies in.
 pub fn spread(classes: &[u8], target: Target, height: usize, width: usize) -> Vec<u8> {
-    let (rows, columns) = centred(height, width, target.height(), target.width());
+    let [rows, columns] = centred([height as f64, width as f64], [target.height(), target.width()]);
     let place = |at: usize, (start, length): (f64, f64), count: usize| {
         let place = ((at as f64 + 0.5 - start) / length * count as f64).floor();
         (0.0..count as f64).contains(&place).then_some(place as usize)

@@ -1,9 +1,9 @@
 //! From a hospital's files to the pictures a model sees.
 //!
-//! One loader brings MedMNIST archives, image folders and DICOM folders to the same thing: a tensor
-//! `[channels, height, width]` of `f32` between 0 and 1, in one orientation, at the study's size.
+//! One loader brings MedMNIST archives, image folders, DICOM folders and NIfTI volumes to the same thing: a tensor
+//! `[channels, height, width]`, or `[depth, height, width]`, of `f32` between 0 and 1, in one orientation, at the study's size.
 //! What it does to a picture is written in [`picture`] (cropping, resampling, colour), [`display`]
-//! (DICOM values to shades of grey) and [`orientation`].
+//! (DICOM values to shades of grey) and [`orientation`], what it does to a volume in [`nifti`].
 //!
 //! Files are hostile until decoded: `dicom-parser` allocates what a file *declares*, so a file of
 //! 674 bytes can ask for gigabytes. No decoder of foreign formats therefore runs in the process that holds
@@ -32,6 +32,7 @@ pub mod folder;
 mod hostile_bytes;
 pub mod local;
 pub mod mask;
+pub mod nifti;
 pub mod npz;
 pub mod orientation;
 pub mod picture;

@@ -1,6 +1,7 @@
 //! MedMNIST archives (Yang et al. 2023): a zip file of NumPy arrays. Runs in the decode child.
 //!
-//! `train_images` and `val_images` are bytes `[n, height, width]` or `[n, height, width, 3]` with labels
+//! `train_images` and `val_images` are bytes `[n, height, width]` or `[n, height, width, 3]`, or `[n, depth, height, width]`
+//! where cases are volumes (an array with a last side of 3 is one of pictures), with labels
 //! `[n]` or `[n, 1]`, or `[n, labels]` with a 0 or 1 for each; or `train_masks` and `val_masks` are bytes `[n, height, width]`, the class of
 //! each pixel. The `test` arrays are not even opened: no site ever sees them. Members may be stored
 //! or deflated. Shapes are checked against limits and then only *read*, never allocated for.
@@ -15,6 +16,8 @@ use super::protocol::{ArchiveDefect, ArchivePiece, BrokenPipe, Part, write_frame
 /// Most cases, and most numbers in all their labels.
 const MOST_CASES: u64 = 16_000_000;
 const LONGEST_SIDE: u64 = 4096;
+/// Most values of a volume: as many as the largest picture in colour has.
+const MOST_VOLUME: u64 = 3 * LONGEST_SIDE * LONGEST_SIDE;
 /// Most pixels of all masks of a part; they are held while the images are read.
 const MOST_MASK_PIXELS: u64 = 128 << 20;
 /// Most numbers in a label: as many as a study has labels.
@@ -77,15 +80,23 @@ fn send<R: Read + Seek>(
     let labels = has_labels.then(|| read_labels(open(archive, &format!("{prefix}_labels"))?)).transpose()?;
     let masks = has_masks.then(|| read_masks(open(archive, &format!("{prefix}_masks"))?)).transpose()?;
     let images = open(archive, &format!("{prefix}_images"))?;
-    let (height, width, channels) = match *images.shape() {
-        [_, height, width] => (height, width, 1),
-        [_, height, width, 3] => (height, width, 3),
+    let (depth, height, width, channels) = match *images.shape() {
+        [_, height, width] => (None, height, width, 1),
+        [_, height, width, 3] => (None, height, width, 3),
+        [_, depth, height, width] => (Some(depth), height, width, 1),
         _ => return Err(ArchiveDefect::ImageShape.into()),
     };
-    if !is_plain(&images, TypeChar::Uint, 1) || images.order() != Order::C || height == 0 || width == 0 {
+    if !is_plain(&images, TypeChar::Uint, 1)
+        || images.order() != Order::C
+        || height == 0
+        || width == 0
+        || depth == Some(0)
+    {
         return Err(ArchiveDefect::ImageShape.into());
     }
-    if height > LONGEST_SIDE || width > LONGEST_SIDE {
+    let slices = depth.unwrap_or(1);
+    let values = [slices, height, width].into_iter().fold(channels, u64::saturating_mul);
+    if height > LONGEST_SIDE || width > LONGEST_SIDE || values > MOST_VOLUME {
         return Err(ArchiveDefect::TooLarge.into());
     }
     let cases = images.shape()[0];
@@ -94,7 +105,7 @@ fn send<R: Read + Seek>(
         return Err(ArchiveDefect::LabelShape.into());
     }
     let (masks, sides) = masks.unwrap_or_default();
-    if has_masks && sides != [cases, height, width] {
+    if has_masks && (depth.is_some() || sides != [cases, height, width]) {
         return Err(ArchiveDefect::MaskShape.into());
     }
     let [height32, width32, channels32, numbers32] =
@@ -106,9 +117,10 @@ fn send<R: Read + Seek>(
         channels: channels32,
         numbers: numbers32,
         masks: has_masks,
+        depth: depth.map(|depth| depth as u32),
     };
     write_frame(output, &begin, &[])?;
-    let size = (height * width * channels) as usize;
+    let size = values as usize;
     let mut bytes = images.data::<u8>().map_err(|_| ArchiveDefect::ImageShape)?;
     let mut batch = Vec::new();
     let (numbers, places) = (numbers as usize, if has_masks { (height * width) as usize } else { 0 });

@@ -11,6 +11,9 @@
 
 use super::source::Target;
 
+/// Headers round: rows and columns whose distances differ by a smaller share than this are equally far apart.
+const SQUARE: f64 = 1e-3;
+
 /// Values between 0 and 1, channel after channel, row after row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
@@ -70,7 +73,18 @@ impl Picture {
 
     /// The picture at a study's size and channels: shape `[target.channels, target.height, target.width]`.
     pub fn fitted(&self, target: Target) -> Vec<f32> {
-        let (rows, columns) = centred(self.height, self.width, target.height(), target.width());
+        self.fitted_of(target, [1.0; 2])
+    }
+
+    /// The same where neighbouring rows and columns lie so far apart: the proportions are those of the body.
+    pub(super) fn fitted_of(&self, target: Target, spacing: [f64; 2]) -> Vec<f32> {
+        let ratio = spacing[1] / spacing[0];
+        let ratio = if (ratio - 1.0).abs() < SQUARE { 1.0 } else { ratio };
+        let sides = [self.height as f64, self.width as f64 * ratio];
+        let [rows, (start, length)] = centred(sides, [target.height(), target.width()]);
+        // In columns again, and no further than they go.
+        let end = ((start + length) / ratio).min(self.width as f64);
+        let columns = (start / ratio, end - start / ratio);
         let down = taps(rows, target.height());
         let across = taps(columns, target.width());
         let mut planes: Vec<Vec<f32>> = self
@@ -93,25 +107,41 @@ impl Picture {
     }
 }
 
+/// A volume at a study's size, shape `[target.depth, target.height, target.width]`, from `depth` slices, which come at the
+/// study's height and width one by one. Rule 3 over depth. All slices are kept: how far they reach has nothing to do with the
+/// proportions of one.
+pub(super) fn over_depth<E>(
+    depth: usize,
+    target: Target,
+    slice: impl Fn(usize) -> Result<Vec<f32>, E>,
+) -> Result<Vec<f32>, E> {
+    let mut values = Vec::with_capacity(target.values());
+    for (first, weights) in taps((0.0, depth as f64), target.depth().unwrap_or(1)) {
+        let mut sums = vec![0.0_f32; target.height() * target.width()];
+        for (index, weight) in weights.iter().enumerate() {
+            for (sum, value) in sums.iter_mut().zip(slice(first + index)?) {
+                *sum += weight * value;
+            }
+        }
+        // Rounding may leave the range by a few units in the last place.
+        values.extend(sums.into_iter().map(|sum| sum.clamp(0.0, 1.0)));
+    }
+    Ok(values)
+}
+
 /// A part of one axis: where it starts and how long it is, in source pixels.
 type Span = (f64, f64);
 
-/// The largest centred part of `height` x `width` with the proportions of the target.
-pub(super) fn centred(
-    height: usize,
-    width: usize,
-    target_height: usize,
-    target_width: usize,
-) -> (Span, Span) {
-    let (height, width) = (height as f64, width as f64);
-    let (target_height, target_width) = (target_height as f64, target_width as f64);
+/// The largest centred part of a height and a width with the proportions of the target.
+pub(super) fn centred([height, width]: [f64; 2], target: [usize; 2]) -> [Span; 2] {
+    let [target_height, target_width] = target.map(|side| side as f64);
     // Compared by multiplication, so that equal proportions keep every pixel exactly.
     if height * target_width > width * target_height {
         let kept = width * target_height / target_width;
-        (((height - kept) / 2.0, kept), (0.0, width))
+        [((height - kept) / 2.0, kept), (0.0, width)]
     } else {
         let kept = height * target_width / target_height;
-        ((0.0, height), ((width - kept) / 2.0, kept))
+        [(0.0, height), ((width - kept) / 2.0, kept)]
     }
 }
 
@@ -232,15 +262,39 @@ mod tests {
         /// Whatever the sizes, values stay within the range of the source and a constant stays constant.
         #[test]
         fn any_size_keeps_the_range(
-            height in 1_usize..40, width in 1_usize..40, to_height in 1_u32..40, to_width in 1_u32..40, level in 0.0_f32..=1.0
+            height in 1_usize..40, width in 1_usize..40, to_height in 1_u32..40, to_width in 1_u32..40, level in 0.0_f32..=1.0,
+            spacing in prop_oneof![Just([1.0; 2]), [0.1..9.0_f64, 0.1..9.0_f64]],
         ) {
             let picture = Picture::new(1, height, width, vec![level; height * width]).unwrap();
-            let fitted = picture.fitted(target(1, to_height, to_width));
+            let fitted = picture.fitted_of(target(1, to_height, to_width), spacing);
             prop_assert_eq!(fitted.len(), (to_height * to_width) as usize);
             for value in fitted {
                 prop_assert!((value - level).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn slices_are_averaged_over_depth_and_put_between() {
+        let slices = [[0.0, 1.0], [1.0, 0.5], [0.5, 0.0], [0.25, 1.0]];
+        let of = |slices: &[[f32; 2]], depth: u32| {
+            let target = Target::of([1, depth, 1, 2].into(), None).unwrap();
+            over_depth(slices.len(), target, |index| Ok::<_, ()>(slices[index].to_vec())).unwrap()
+        };
+        assert_eq!(of(&slices, 4), slices.concat());
+        assert_eq!(of(&slices, 2), [0.5, 0.75, 0.375, 0.5]);
+        assert_eq!(of(&slices, 1), [0.4375, 0.625]);
+        assert_eq!(of(&slices[..1], 3), slices[0].repeat(3));
+        assert_eq!(of(&[[0.0, 1.0], [1.0, 0.0]], 4), [0.0, 1.0, 0.25, 0.75, 0.75, 0.25, 1.0, 0.0]);
+    }
+
+    /// Columns twice as far apart as rows: four of two are a square.
+    #[test]
+    fn proportions_are_those_of_the_body() {
+        let values = (0..8).map(|value| value as f32 / 8.0).collect();
+        let picture = Picture::new(1, 4, 2, values).unwrap();
+        assert_eq!(picture.fitted_of(target(1, 2, 2), [1.0, 2.0]), [0.125, 0.25, 0.625, 0.75]);
+        assert_eq!(picture.fitted(target(1, 2, 2)), [0.25, 0.375, 0.5, 0.625]);
     }
 
     #[test]

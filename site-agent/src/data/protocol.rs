@@ -11,6 +11,7 @@ use minicbor::{Decode, Encode};
 
 use super::display::Shading;
 use super::local::Patient;
+use super::nifti;
 use super::raster;
 use super::reason::Reason;
 use super::source::Target;
@@ -33,6 +34,9 @@ pub enum Format {
     /// The mask of a picture, in PNG: its values come divided by 255, one plane whatever the channels of the target.
     #[n(2)]
     Mask,
+    /// NIfTI, plain or gzipped, for a target with a depth.
+    #[n(3)]
+    Nifti,
 }
 
 impl Format {
@@ -42,13 +46,14 @@ impl Format {
             Self::Dicom => start.get(128..132) == Some(b"DICM"),
             Self::Raster => raster::looks_like_one(start),
             Self::Mask => start.starts_with(raster::PNG),
+            Self::Nifti => nifti::looks_like_one(start),
         }
     }
 
     /// Number of values that a file of this format becomes.
     pub fn values(self, target: Target) -> usize {
         match self {
-            Self::Dicom | Self::Raster => target.values(),
+            Self::Dicom | Self::Raster | Self::Nifti => target.values(),
             Self::Mask => target.height() * target.width(),
         }
     }
@@ -138,9 +143,11 @@ pub enum ArchiveDefect {
     #[n(3)]
     #[error("an array in it is damaged or ends too early")]
     DamagedArray,
-    /// Images are not bytes of shape `[n, height, width]` or `[n, height, width, 3]`.
+    /// Images are not bytes of shape `[n, height, width]`, `[n, height, width, 3]` or `[n, depth, height, width]`.
     #[n(4)]
-    #[error("its images are not bytes of shape [n, height, width] or [n, height, width, 3]")]
+    #[error(
+        "its images are not bytes of shape [n, height, width], [n, height, width, 3] or, for volumes, [n, depth, height, width]"
+    )]
     ImageShape,
     /// Labels are not whole numbers of shape `[n]`, `[n, 1]` or `[n, labels]`, each below 65536, for at most 64 labels.
     #[n(5)]
@@ -148,7 +155,9 @@ pub enum ArchiveDefect {
     LabelShape,
     /// More pictures, or larger ones, than are read.
     #[n(6)]
-    #[error("it has more than 16 million pictures or numbers in labels, or larger pictures than 4096 x 4096")]
+    #[error(
+        "it has more than 16 million pictures or numbers in labels, or larger pictures than 4096 x 4096, or volumes of more than 50 million values"
+    )]
     TooLarge,
     /// The decoder died or fell silent.
     #[n(7)]
@@ -165,6 +174,13 @@ pub enum ArchiveDefect {
     #[n(9)]
     #[error("its masks are not bytes of shape [n, height, width], as many and as large as its images")]
     MaskShape,
+    /// Pictures for a study of volumes, or the other way round.
+    #[n(10)]
+    #[error(
+        "its images have the shape [n, height, width] and the study is about volumes, or [n, depth, height, width] and the \
+         study is about pictures"
+    )]
+    OtherCases,
 }
 
 /// A piece of an archive on its way to the parent.
@@ -191,9 +207,12 @@ pub enum ArchivePiece {
         /// Whether each picture has a mask.
         #[n(5)]
         masks: bool,
+        /// Slices of each, where it is a volume.
+        #[n(6)]
+        depth: Option<u32>,
     },
     /// Pictures of the part: the body is for each of them the numbers of its label (`u16`, little endian), its
-    /// bytes, shape `[height, width, channels]`, and those of its mask, shape `[height, width]`, if there are masks.
+    /// bytes, shape `[height, width, channels]` or `[depth, height, width]`, and those of its mask, shape `[height, width]`, if there are masks.
     #[n(1)]
     Cases,
     /// The archive has been read; no body.

@@ -226,6 +226,15 @@ pub enum Reason {
     /// Its label is no number in the study's range.
     #[n(33)]
     OutOfRange,
+    /// No volume of a format that is read, where cases are volumes.
+    #[n(34)]
+    NotAVolume,
+    /// A series of volumes in one file.
+    #[n(35)]
+    SeveralVolumes,
+    /// A volume whose header does not say which way round the patient lies.
+    #[n(36)]
+    NoOrientation,
 }
 
 impl Reason {
@@ -266,6 +275,9 @@ impl Reason {
             Self::MaskClass => "mask_class",
             Self::MaskOfTurned => "mask_of_turned_picture",
             Self::OutOfRange => "out_of_range",
+            Self::NotAVolume => "not_a_volume",
+            Self::SeveralVolumes => "several_volumes",
+            Self::NoOrientation => "no_orientation",
         }
     }
 
@@ -316,6 +328,9 @@ impl Reason {
             Self::MaskSize => "its mask has other rows or columns than the picture",
             Self::MaskClass => "its mask has a value that stands for none of the study's labels",
             Self::OutOfRange => "its label is no number between the study's lowest and highest",
+            Self::NotAVolume => "it is no volume in one NIfTI-1 file (.nii or .nii.gz)",
+            Self::SeveralVolumes => "it has several volumes, and a case is one",
+            Self::NoOrientation => "its header does not say where the patient's left is",
             Self::MaskOfTurned => {
                 "its header turns the picture, and nothing says whether its mask is turned as well"
             }
@@ -372,6 +387,14 @@ impl Reason {
                 "Correct it, in the unit that the study's range has; tell the consortium if such values are right.".to_owned()
             }
             Self::MaskOfTurned => "Export the picture upright, and draw the mask on that.".to_owned(),
+            Self::NotAVolume => {
+                "Convert the series to NIfTI-1 with voxels and header in one file, as dcm2niix does; one with .hdr and .img, and NIfTI-2, are not read."
+                    .to_owned()
+            }
+            Self::SeveralVolumes => "Export the volume that is meant as a file of its own.".to_owned(),
+            Self::NoOrientation => {
+                "Convert it anew from the DICOM series, so that the header has the patient's axes (sform or qform).".to_owned()
+            }
         }
     }
 }
@@ -413,6 +436,9 @@ pub(crate) fn examples() -> Vec<Reason> {
         Reason::MaskClass,
         Reason::MaskOfTurned,
         Reason::OutOfRange,
+        Reason::NotAVolume,
+        Reason::SeveralVolumes,
+        Reason::NoOrientation,
     ]
 }
 

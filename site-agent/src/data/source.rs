@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use consilium_study::data::Input;
+use consilium_study::graph::Shape;
+use consilium_study::preprocessing::Window;
 use consilium_study::task::{Label, Range, Task};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,16 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         site: Option<String>,
     },
+    /// NIfTI files, each a volume, with a table beside them, for studies with `depth`.
+    Nifti {
+        /// The folder; every path in the table is relative to it.
+        folder: PathBuf,
+        /// CSV with the columns `path,label` and, if wanted, `patient,split,site`.
+        table: PathBuf,
+        /// With a `site` column: the rows that are ours.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
+    },
     /// A table whose rows are the cases, for studies with `inputs`.
     Table {
         /// CSV with the column `label`, those of the study's inputs and, if wanted, `patient,split,site`.
@@ -55,9 +67,21 @@ impl Source {
     pub fn site(&self) -> Option<&str> {
         match self {
             Self::Npz { .. } => None,
-            Self::Images { site, .. } | Self::Dicom { site, .. } | Self::Table { site, .. } => {
-                site.as_deref()
-            }
+            Self::Images { site, .. }
+            | Self::Dicom { site, .. }
+            | Self::Nifti { site, .. }
+            | Self::Table { site, .. } => site.as_deref(),
+        }
+    }
+
+    /// Where it lies: a folder before its table.
+    pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::Npz { file } => vec![file],
+            Self::Images { folder, table, .. }
+            | Self::Dicom { folder, table, .. }
+            | Self::Nifti { folder, table, .. } => vec![folder, table],
+            Self::Table { table, .. } => vec![table],
         }
     }
 
@@ -67,12 +91,13 @@ impl Source {
             Self::Npz { .. } => "npz",
             Self::Images { .. } => "images",
             Self::Dicom { .. } => "dicom",
+            Self::Nifti { .. } => "nifti",
             Self::Table { .. } => "table",
         }
     }
 }
 
-/// The size and channels every picture is brought to.
+/// The size and channels every picture is brought to, or the size of every volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Target {
@@ -82,39 +107,78 @@ pub struct Target {
     height: u16,
     #[n(2)]
     width: u16,
+    #[n(3)]
+    depth: Option<u16>,
+    #[n(4)]
+    window: Option<Window>,
 }
 
-/// Why a study's size of picture cannot be made.
+/// Why a study's size of case cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a picture has 1 or 3 channels and 1 to {limit} pixels a side, not {channels} x {height} x {width}", limit = Target::LONGEST_SIDE)]
+#[error(
+    "a picture has 1 or 3 channels and 1 to {limit} pixels a side, a volume 1 to {slices} grey slices of such sides; this is an {shape}",
+    limit = Target::LONGEST_SIDE,
+    slices = Target::MOST_SLICES
+)]
 pub struct InvalidTarget {
-    channels: u32,
-    height: u32,
-    width: u32,
+    shape: Shape,
 }
 
 impl Target {
     /// The longest side of a picture.
     pub const LONGEST_SIDE: u32 = 1024;
+    /// Most slices of a volume.
+    pub const MOST_SLICES: u32 = 512;
 
-    /// Checks a size.
+    /// The size of a picture.
     pub fn new(channels: u32, height: u32, width: u32) -> Result<Self, InvalidTarget> {
+        Self::of([channels, height, width].into(), None)
+    }
+
+    /// The size of cases of this shape; which values are black and white in a volume.
+    pub fn of(shape: Shape, window: Option<Window>) -> Result<Self, InvalidTarget> {
         let side = 1..=Self::LONGEST_SIDE;
-        if matches!(channels, 1 | 3) && side.contains(&height) && side.contains(&width) {
-            Ok(Self { channels: channels as u8, height: height as u16, width: width as u16 })
+        let (depth, [channels, height, width]) = match shape {
+            Shape::Image(sides) => (None, sides),
+            Shape::Volume([channels, depth, height, width]) => (Some(depth), [channels, height, width]),
+            Shape::Row(_) => return Err(InvalidTarget { shape }),
+        };
+        let is_deep_enough =
+            depth.is_none_or(|depth| channels == 1 && (1..=Self::MOST_SLICES).contains(&depth));
+        if is_deep_enough && matches!(channels, 1 | 3) && side.contains(&height) && side.contains(&width) {
+            let depth = depth.map(|depth| depth as u16);
+            Ok(Self { channels: channels as u8, height: height as u16, width: width as u16, depth, window })
         } else {
-            Err(InvalidTarget { channels, height, width })
+            Err(InvalidTarget { shape })
         }
     }
 
     /// The same size through the constructor: for values that came over a pipe.
     pub fn checked(self) -> Result<Self, InvalidTarget> {
-        Self::new(self.channels.into(), self.height.into(), self.width.into())
+        let [channels, height, width] = [self.channels.into(), self.height.into(), self.width.into()];
+        let shape = match self.depth {
+            None => Shape::Image([channels, height, width]),
+            Some(depth) => Shape::Volume([channels, depth.into(), height, width]),
+        };
+        match self.window {
+            Some(window) if !window.is_lawful() => Err(InvalidTarget { shape }),
+            window => Self::of(shape, window),
+        }
     }
 
     /// 1 for grey, 3 for red, green and blue.
     pub fn channels(self) -> usize {
         self.channels.into()
+    }
+
+    /// Slices, where cases are volumes.
+    pub fn depth(self) -> Option<usize> {
+        self.depth.map(usize::from)
+    }
+
+    /// Which values of a volume are black and white.
+    pub fn window(self) -> Option<Window> {
+        self.window
     }
 
     /// Rows.
@@ -127,24 +191,38 @@ impl Target {
         self.width.into()
     }
 
-    /// Channels, rows and columns.
+    /// Channels or slices, rows and columns.
     pub fn shape(self) -> [u32; 3] {
-        [self.channels.into(), self.height.into(), self.width.into()]
+        [self.depth.unwrap_or(self.channels.into()).into(), self.height.into(), self.width.into()]
     }
 
-    /// Number of values in one picture.
+    /// Number of values of a case.
     pub fn values(self) -> usize {
-        self.channels() * self.height() * self.width()
+        self.shape().iter().map(|&side| side as usize).product()
     }
 }
 
 /// What a case of a study is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Case {
-    /// A picture of this size.
+    /// A picture or a volume of this size.
     Picture(Target),
     /// A row of a table, and what is taken from it.
     Row(Vec<Input>),
+}
+
+impl Case {
+    /// Of a study with these inputs, or of cases of this shape behind this window.
+    pub fn of(
+        inputs: Option<&Vec<Input>>,
+        shape: Shape,
+        window: Option<Window>,
+    ) -> Result<Self, InvalidTarget> {
+        match inputs {
+            Some(inputs) => Ok(Self::Row(inputs.clone())),
+            None => Target::of(shape, window).map(Self::Picture),
+        }
+    }
 }
 
 /// What a study asks of a case.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use consilium_site_agent::data::Decoder;
 use consilium_site_agent::data::decoder::{PATIENCE, TIME_LIMIT};
 use consilium_site_agent::data::protocol::Format;
 use consilium_site_agent::data::reason::Reason;
+use consilium_site_agent::data::{Decoder, Target};
 
 use super::{data_folder, decoder, files_below, target};
 
@@ -20,12 +20,16 @@ fn peak_kilobytes(decoder: &Decoder) -> Option<u64> {
 
 /// Sends every file below a folder through one decoder; gives the number of files per outcome.
 fn outcomes(folder: &str, format: Format) -> Option<BTreeMap<&'static str, usize>> {
+    outcomes_at(folder, format, target(1, 28, 28))
+}
+
+fn outcomes_at(folder: &str, format: Format, target: Target) -> Option<BTreeMap<&'static str, usize>> {
     let folder = data_folder(folder)?;
     let mut decoder = decoder();
     let mut outcomes = BTreeMap::new();
     for path in files_below(&folder) {
         let start = Instant::now();
-        let outcome = decoder.decode(format, target(1, 28, 28), fs::read(&path).unwrap());
+        let outcome = decoder.decode(format, target, fs::read(&path).unwrap());
         // Two seconds of processor time; by the clock it depends on what else the machine does.
         assert!(start.elapsed() < TIME_LIMIT * PATIENCE + Duration::from_millis(500), "{}", path.display());
         // A child that died would have to be explained: the walk is there so that none does.
@@ -62,6 +66,21 @@ fn real_dicom_of_every_syntax_is_decoded_or_named() {
 fn real_scanner_dicom_decodes() {
     let Some(outcomes) = outcomes("dicom-nibabel", Format::Dicom) else { return };
     assert!(outcomes["decoded"] >= 2, "{outcomes:?}");
+}
+
+/// Five of the broken ones crashed a parser.
+#[test]
+fn real_and_broken_nifti_is_decoded_or_named() {
+    let volume = Target::of([1, 8, 16, 16].into(), None).unwrap();
+    let Some(real) = outcomes_at("nifti-real/", Format::Nifti, volume) else { return };
+    println!("{real:?}");
+    assert_eq!((real["decoded"], real["several_volumes"]), (6, 2), "{real:?}");
+    let Some(broken) = outcomes_at("nifti-malformed/resources", Format::Nifti, volume) else { return };
+    println!("{broken:?}");
+    for reason in ["not_a_volume", "unsupported_pixels", "no_orientation"] {
+        assert!(broken.contains_key(reason), "{reason}: {broken:?}");
+    }
+    assert!(broken["decoded"] >= 3, "{broken:?}");
 }
 
 /// No false alarms on clean public sets. One radiograph really is transparent in places.

@@ -11,6 +11,7 @@ mod orientation;
 mod pydicom;
 mod rows;
 mod sources;
+mod volumes;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use consilium_site_agent::data::protocol::ArchiveDefect;
 use consilium_site_agent::data::report::{Check, Explanation};
 use consilium_site_agent::data::split::Side;
 use consilium_site_agent::data::table::TableDefect;
-use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, Decoder, LoadError, Source, load};
+use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, Decoder, LoadError, Source, Target, load};
 use consilium_study::task::{Label, Task};
 use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
@@ -388,6 +388,39 @@ fn a_colour_archive_is_read_channel_by_channel() {
     let values = planes.map(|byte: u8| f32::from(byte) / 255.0).to_vec();
     let pixels = consilium_learning::Pixels::Floats(values);
     assert_eq!(cohort.train, consilium_learning::Dataset::new([3, 2, 2], pixels, vec![1_u16]).unwrap());
+}
+
+/// A study of volumes and one of pictures take neither's archive for its own.
+#[test]
+fn an_archive_of_volumes_is_read_slice_by_slice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("volumes.npz");
+    let values: Vec<u8> = (0..16).map(|byte| byte * 10).collect();
+    let mut npz = npyz::npz::NpzWriter::create(&path).unwrap();
+    write_array(&mut npz, "train_images", &[2, 2, 2, 2], &values);
+    write_array(&mut npz, "train_labels", &[2, 1], &[1, 0]);
+    drop(npz);
+    let of = |depth: u32| {
+        let target = Target::of([1, depth, 2, 2].into(), None).unwrap();
+        Criteria { case: Case::Picture(target), holdout: 0.0, ..criteria() }
+    };
+    let cohort = archive(&path, &of(2)).unwrap();
+    let pixels = values.iter().map(|&byte| f32::from(byte) / 255.0).collect();
+    let pixels = consilium_learning::Pixels::Floats(pixels);
+    assert_eq!(cohort.train, consilium_learning::Dataset::new([2, 2, 2], pixels, vec![1_u16, 0]).unwrap());
+    assert_eq!(archive(&path, &of(3)).unwrap().train.shape(), [3, 2, 2]);
+    let pictures = Criteria { case: Case::Picture(target(1, 2, 2)), ..of(2) };
+    let other = LoadError::Archive(ArchiveDefect::OtherCases);
+    assert_eq!(archive(&path, &pictures).unwrap_err(), other);
+    let path = folder.path().join("pictures.npz");
+    let mut npz = npyz::npz::NpzWriter::create(&path).unwrap();
+    write_array(&mut npz, "train_images", &[2, 2, 4], &values);
+    write_array(&mut npz, "train_labels", &[2, 1], &[1, 0]);
+    drop(npz);
+    assert_eq!(archive(&path, &of(2)).unwrap_err(), other);
+    let hospital = Hospital::new("path,label");
+    let error = load(&hospital.source(), &of(2), &key(1), &mut decoder(), None, &mut |_| {}).unwrap_err();
+    assert_eq!(error, LoadError::PicturesForVolumes);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use consilium_study::graph::{ModelGraph, ParameterSpec};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{NotInTorchvision, network_of};
+use super::NotInTorchvision;
+use super::network::Network;
 
 /// A model that was read from a file of torchvision.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +65,8 @@ pub enum NotTaken {
 /// When `start` has another length than the graph says.
 pub fn from_torchvision(graph: &ModelGraph, start: Vec<f32>, bytes: &[u8]) -> Result<Taken, NotTaken> {
     assert_eq!(start.len(), graph.len(), "a model has as many numbers as its graph");
-    let names = network_of(graph)?.names(graph);
+    let network = Network::of(graph)?;
+    let names = network.names(graph);
     let file = SafeTensors::deserialize(bytes).map_err(|_| NotTaken::NotSafetensors)?;
     let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let unknown = |name: &&str| !known.contains(name) && !name.ends_with(".num_batches_tracked");
@@ -76,7 +78,7 @@ pub fn from_torchvision(graph: &ModelGraph, start: Vec<f32>, bytes: &[u8]) -> Re
     let mut taken = Taken { model: start, has_scores: true };
     for (name, block) in names.iter().zip(graph.parameters()) {
         let tensor = file.tensor(name).map_err(|_| NotTaken::Missing { name: name.clone() })?;
-        if name.starts_with("fc.") && scores_others(tensor.shape(), block) {
+        if name.starts_with(network.head()) && scores_others(tensor.shape(), block) {
             taken.has_scores = false;
             continue;
         }
@@ -106,8 +108,9 @@ mod tests {
     use consilium_study::graph::Layer;
     use consilium_study::model_file::{Entry, header};
 
+    use super::super::network::NETWORKS;
     use super::super::tests::{file, listed, preset};
-    use super::super::{NETWORKS, to_torchvision};
+    use super::super::to_torchvision;
     use super::*;
 
     #[test]

@@ -5,7 +5,7 @@ use crate::initial::initial;
 use crate::loss::{Targets, loss};
 use crate::operation::testing::numbers;
 use crate::tensors::values;
-use crate::testing::EVERY_LAYER;
+use crate::testing::{EVERY_LAYER, EVERY_LAYER_OF_VOLUMES};
 use burn::tensor::Device;
 use consilium_study::graph::{ModelSection, Treatment};
 use consilium_study::name::SiteName;
@@ -42,6 +42,27 @@ fn gradients_are_slopes() {
     slopes(&section.graph([2, 6, 6], 3).unwrap());
 }
 
+#[test]
+fn gradients_are_slopes_over_depth() {
+    let section: ModelSection = toml::from_str(EVERY_LAYER_OF_VOLUMES).unwrap();
+    slopes(&section.graph([1, 5, 6, 6], 3).unwrap());
+}
+
+/// A volume of one slice is a picture to a layer of pictures, and to one over depth whose kernel is one deep.
+#[test]
+fn a_preset_over_depth_scores_one_slice_as_a_picture_would_be() {
+    let section: ModelSection = toml::from_str("preset = \"logistic\"").unwrap();
+    let (flat, deep) = (section.graph([1, 6, 6], 3).unwrap(), section.graph([1, 1, 6, 6], 3).unwrap());
+    assert_ne!(flat.hash(), deep.hash());
+    let model = initial(&flat, 3);
+    let score = |graph: &ModelGraph| {
+        let images = Tensor::from_data(numbers(&[4, 1, 6, 6], 5), &Device::flex());
+        let leaves = Leaves::constant(graph, &model, &Device::flex());
+        values(&logits(graph, &leaves, images, &mut ScoringPass).into_data())
+    };
+    assert_eq!(score(&flat), score(&deep));
+}
+
 /// Frozen statistics are constants, whether scale and shift are trained or not; what lies below them is trained, or is
 /// frozen itself.
 #[test]
@@ -73,7 +94,8 @@ fn slopes(graph: &ModelGraph) {
     )
     .unwrap();
     let loss_of = |leaves: &Leaves, device: &Device| {
-        let images = Tensor::from_data(numbers(&[4, 2, 6, 6], 5), device);
+        let [planes, height, width] = graph.input().map(|side| side as usize);
+        let images = Tensor::from_data(numbers(&[4, planes, height, width], 5), device);
         let mut pass = TrainingPass::new(&seed, 7);
         loss(logits(graph, leaves, images, &mut pass), &targets, &recipe)
     };

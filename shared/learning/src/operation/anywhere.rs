@@ -5,7 +5,7 @@
 
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions};
 use burn::tensor::{Tensor, activation, module};
-use consilium_study::graph::{Conv2d, Pool, TransposedConv2d};
+use consilium_study::graph::{Convolution, Pool, TransposedConvolution};
 
 use super::normalisation::{EPSILON, Sets, Then};
 
@@ -14,7 +14,7 @@ pub(super) fn conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
-    layer: &Conv2d,
+    layer: &Convolution,
 ) -> Tensor<4> {
     let [stride, padding, dilation] = [layer.stride, layer.padding, layer.dilation].map(|it| it as usize);
     let options = ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], layer.groups as usize);
@@ -26,7 +26,7 @@ pub(super) fn transposed_conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
-    layer: &TransposedConv2d,
+    layer: &TransposedConvolution,
 ) -> Tensor<4> {
     let [stride, padding] = [layer.stride, layer.padding].map(|it| it as usize);
     let options = ConvTransposeOptions::new([stride; 2], [padding; 2], [0; 2], [1; 2], 1);

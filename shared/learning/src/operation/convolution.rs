@@ -6,7 +6,7 @@
 //! the same number of threads.
 
 use burn::tensor::Tensor;
-use consilium_study::graph::Conv2d;
+use consilium_study::graph::Convolution;
 use rayon::prelude::*;
 
 use super::anywhere;
@@ -24,7 +24,7 @@ pub(crate) fn conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
-    layer: &Conv2d,
+    layer: &Convolution,
 ) -> Tensor<4> {
     let is_depthwise = layer.groups != 1 && layer.groups as usize == input.dims()[1];
     if !on_flex(&input) || layer.groups != 1 && !is_depthwise {
@@ -156,7 +156,7 @@ mod tests {
         ) {
             let extent = dilation * (kernel - 1) + 1;
             prop_assume!(padding < extent && extent <= height.min(width) + 2 * padding);
-            let layer = Conv2d {
+            let layer = Convolution {
                 filters: filters as u32, kernel: kernel as u32, stride: stride as u32,
                 padding: padding as u32, groups: 1, bias: true, dilation: dilation as u32,
             };
@@ -173,11 +173,12 @@ mod tests {
     #[test]
     fn each_group_sees_its_channels_alone() {
         for (groups, filters, dilation) in [(2, 4, 1), (4, 4, 1), (4, 8, 1), (4, 4, 2)] {
-            let layer = Conv2d { filters, kernel: 3, stride: 2, padding: 1, groups, bias: true, dilation };
+            let layer =
+                Convolution { filters, kernel: 3, stride: 2, padding: 1, groups, bias: true, dilation };
             let (share, per_group) = (4 / groups as usize, (filters / groups) as usize);
             let shapes = ([2, 4, 7, 6], [filters as usize, share, 3, 3], filters as usize);
             let ours = with_gradients(shapes, |x, w, b| conv2d(x, w, Some(b), &layer));
-            let one = Conv2d { filters: filters / groups, groups: 1, ..layer };
+            let one = Convolution { filters: filters / groups, groups: 1, ..layer };
             let parts = with_gradients(shapes, |x, w, b| {
                 let part = |group: usize| {
                     conv2d(
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn scoring_gives_what_training_gives() {
         let layer =
-            Conv2d { filters: 3, kernel: 3, stride: 2, padding: 1, groups: 1, bias: false, dilation: 1 };
+            Convolution { filters: 3, kernel: 3, stride: 2, padding: 1, groups: 1, bias: false, dilation: 1 };
         let run = |device: &Device| {
             values_of(conv2d(leaf(device, [2, 2, 7, 5], 1), leaf(device, [3, 2, 3, 3], 2), None, &layer))
         };

@@ -41,6 +41,7 @@ pub(crate) mod normalisation;
 pub(crate) mod pooling;
 pub(crate) mod rectifier;
 pub(crate) mod transposed;
+pub(crate) mod volume;
 
 mod anywhere;
 mod depthwise;

@@ -2,7 +2,7 @@
 //! way round.
 
 use burn::tensor::Tensor;
-use consilium_study::graph::TransposedConv2d;
+use consilium_study::graph::TransposedConvolution;
 use rayon::prelude::*;
 
 use super::convolution::{convolve, input_gradient, weight_gradient};
@@ -16,7 +16,7 @@ pub(crate) fn transposed_conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,
     bias: Option<Tensor<1>>,
-    layer: &TransposedConv2d,
+    layer: &TransposedConvolution,
 ) -> Tensor<4> {
     if !on_flex(&input) {
         return anywhere::transposed_conv2d(input, weight, bias, layer);
@@ -111,7 +111,7 @@ mod tests {
             (height, width) in (2_usize..7, 2_usize..7),
         ) {
             prop_assume!(padding < kernel && 2 * padding < (height.min(width) - 1) * stride + kernel);
-            let layer = TransposedConv2d {
+            let layer = TransposedConvolution {
                 filters: filters as u32, kernel: kernel as u32, stride: stride as u32,
                 padding: padding as u32, bias: true,
             };
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn scoring_gives_what_training_gives() {
-        let layer = TransposedConv2d { filters: 3, kernel: 3, stride: 2, padding: 1, bias: false };
+        let layer = TransposedConvolution { filters: 3, kernel: 3, stride: 2, padding: 1, bias: false };
         let run = |device: &Device| {
             let (input, weight) = (leaf(device, [2, 2, 4, 5], 1), leaf(device, [2, 3, 3, 3], 2));
             values_of(transposed_conv2d(input, weight, None, &layer))

@@ -103,6 +103,12 @@ fn segmentation(plan: &Plan, f: &mut Findings) {
         "leave `inputs` out and describe pictures, or name another task",
     );
     f.require(
+        plan.data.depth.is_none(),
+        "data.depth",
+        || "masks are of pictures, and the cases are volumes".into(),
+        "leave `depth` out, or name another task",
+    );
+    f.require(
         plan.training.augment().mixup <= 0.0,
         "training.augment.mixup",
         || "a mixture of two pictures has no mask".into(),

@@ -15,7 +15,7 @@ fn errors_name_the_layer() {
     let cases = [
         (
             format!("{conv}, {{ kind = \"linear\", outputs = 2 }}"),
-            "layers.1 (linear): needs a row of numbers (put a flatten before it), gets an image 8x7x5",
+            "layers.1 (linear): needs a row of numbers (put a flatten before it), gets image 8x7x5",
         ),
         (format!("{end}, {conv}"), "layers.2 (conv2d): needs an image, gets a row of 2"),
         (
@@ -150,10 +150,96 @@ fn errors_name_the_layer() {
     }
 }
 
+/// Layers of pictures keep the slices of a volume; those over depth want one.
+#[test]
+fn volumes_pass_both_kinds_of_layers() {
+    let of = |layers: &str, input: Shape| {
+        toml::from_str::<ModelSection>(&format!("layers = [{layers}]")).unwrap().graph(input, 2)
+    };
+    let volume = Shape::Volume([1, 6, 9, 7]);
+    let end = r#"{ kind = "flatten" }, { kind = "linear", outputs = 2 }"#;
+    let through = [
+        r#"{ kind = "conv3d", filters = 4, kernel = 3, stride = 2, padding = 1 }"#,
+        r#"{ kind = "conv2d", filters = 6, kernel = 3, padding = 1 }"#,
+        r#"{ kind = "transposed-conv3d", filters = 2, kernel = 2, stride = 2 }"#,
+        r#"{ kind = "max-pool", size = 2 }"#,
+        r#"{ kind = "average-pool3d", size = 3, padding = 1 }"#,
+    ];
+    let graph = of(&format!("{}, {end}", through.join(", ")), volume).unwrap();
+    let shapes: Vec<_> = graph.parameters().iter().map(ParameterSpec::shape).collect();
+    // Sides are 3x5x4, 3x5x4, 6x10x8, 6x5x4, 2x2x2.
+    let want: [&[usize]; 8] =
+        [&[4, 1, 3, 3, 3], &[4], &[6, 4, 3, 3], &[6], &[6, 2, 2, 2, 2], &[2], &[2, 16], &[2]];
+    assert_eq!(shapes, want);
+    let fan_in: Vec<_> = graph.parameters().iter().map(ParameterSpec::fan_in).collect();
+    assert_eq!(fan_in, [27, 1, 36, 1, 6, 1, 16, 1]);
+    assert_eq!(graph.multiply_adds_per_case(), 60 * (4 * 27) + 60 * (6 * 36) + 60 * (6 * 2 * 8) + 2 * 16);
+    // Outputs, the row too, and what lies under kernels: 3 of 3 slices of 9x7, 2 of 6 slices of 5x4.
+    let outputs = 4 * 60 + 6 * 60 + 2 * 480 + 2 * 120 + 2 * 8 + 16 + 2;
+    assert_eq!(graph.activations_per_case(), outputs + 3 * 3 * 63 + 6 * 2 * 6 * 20);
+    assert_eq!((graph.input(), graph.depth(), graph.input_len()), ([6, 9, 7], Some(6), 378));
+    assert_eq!(ModelGraph::from_canonical(&graph.to_canonical()), Ok(graph));
+
+    let conv = r#"{ kind = "conv3d", filters = 4, kernel = 3 }"#;
+    for (layers, input, want) in [
+        (conv, Shape::Image([1, 9, 7]), "layers.0 (conv3d): needs a volume (data.depth), gets image 1x9x7"),
+        (
+            r#"{ kind = "flatten" }, { kind = "max-pool3d", size = 2 }"#,
+            volume,
+            "layers.1 (max-pool3d): needs a volume (data.depth), gets row of 378",
+        ),
+        (
+            r#"{ kind = "conv3d", filters = 4, kernel = 7 }"#,
+            volume,
+            "layers.0 (conv3d): a window of 7 does not fit into volume 1x6x9x7",
+        ),
+        (
+            r#"{ kind = "linear", outputs = 2 }"#,
+            volume,
+            "layers.0 (linear): needs a row of numbers (put a flatten before it), gets volume 1x6x9x7",
+        ),
+        (
+            r#"{ kind = "concat", branches = [[], [{ kind = "max-pool3d", size = 2 }]] }"#,
+            volume,
+            "layers.0 (concat): branch 1 gives volume 1x3x4x3, the first branch volume 1x6x9x7",
+        ),
+        (
+            r#"{ kind = "conv2d", filters = 2, kernel = 1 }"#,
+            volume,
+            "the graph ends in volume 2x6x9x7; a model of volumes ends in a row of one number per class",
+        ),
+        (
+            conv,
+            Shape::Volume([1, 0, 9, 7]),
+            "volume 1x0x9x7 as a case has a side of zero or one that is too long",
+        ),
+    ] {
+        assert_eq!(of(layers, input).unwrap_err().to_string(), want);
+    }
+    let unet = toml::from_str::<ModelSection>("preset = \"unet2d\"").unwrap().graph(volume, 2);
+    assert_eq!(unet, Err(GraphError::NotOfVolumes("unet2d")));
+}
+
+/// Nothing but kernels changes: the number of parameters is that of the flat network with each kernel as deep as it is wide.
+#[test]
+fn presets_over_depth_have_kernels_of_three_sides() {
+    let graph =
+        toml::from_str::<ModelSection>("preset = \"resnet18\"").unwrap().graph([1, 28, 28, 28], 11).unwrap();
+    // 3x3x3 kernels for 3x3 ones, and no other number changes.
+    let flat =
+        toml::from_str::<ModelSection>("preset = \"resnet18\"").unwrap().graph([1, 28, 28], 11).unwrap();
+    let blocks = graph.parameters().iter().zip(flat.parameters());
+    for (deep, flat) in blocks {
+        let kernel = flat.shape().get(2).copied().unwrap_or(1);
+        assert_eq!((deep.name(), deep.len()), (flat.name(), flat.len() * kernel));
+    }
+    assert_eq!(graph.len(), 33_155_019);
+}
+
 #[test]
 fn what_would_exhaust_memory_is_refused() {
     let conv = |filters, kernel, padding| {
-        Layer::Conv2d(Conv2d { filters, kernel, stride: 1, padding, groups: 1, bias: true, dilation: 1 })
+        Layer::Conv2d(Convolution { filters, kernel, stride: 1, padding, groups: 1, bias: true, dilation: 1 })
     };
     let fault = |input, layers| match ModelGraph::new(input, layers) {
         Err(GraphError::Layer { fault, .. }) => fault,
@@ -166,8 +252,8 @@ fn what_would_exhaust_memory_is_refused() {
         GraphFault::TooMuchScratch(_)
     ));
     assert!(matches!(fault([1, 4, 4], vec![conv(u32::MAX, 1, 0)]), GraphFault::OutOfRange("filters")));
-    assert!(matches!(ModelGraph::new([u32::MAX; 3], vec![]), Err(GraphError::Input { .. })));
-    assert!(matches!(ModelGraph::new([1, 0, 1], vec![]), Err(GraphError::Input { .. })));
+    assert!(matches!(ModelGraph::new([u32::MAX; 3], vec![]), Err(GraphError::Input(_))));
+    assert!(matches!(ModelGraph::new([1, 0, 1], vec![]), Err(GraphError::Input(_))));
     let many =
         vec![Layer::Activation(crate::graph::Activation { function: crate::graph::Function::Relu }); 513];
     assert_eq!(ModelGraph::new([1, 8, 8], many), Err(GraphError::TooManyLayers { count: 513 }));
@@ -177,8 +263,8 @@ fn what_would_exhaust_memory_is_refused() {
     let doubled = vec![wide(2); 30];
     assert!(matches!(fault([1, 8, 8], doubled), GraphFault::OutOfRange("channels")));
     assert!(matches!(fault([1, 400, 400], vec![wide(2); 30]), GraphFault::TooManyActivations(_)));
-    let grow = TransposedConv2d { filters: 1, kernel: 1, stride: MAX_SIDE, padding: 0, bias: true };
-    let spread = Layer::TransposedConv2d(TransposedConv2d { kernel: 32, stride: 32, ..grow.clone() });
+    let grow = TransposedConvolution { filters: 1, kernel: 1, stride: MAX_SIDE, padding: 0, bias: true };
+    let spread = Layer::TransposedConv2d(TransposedConvolution { kernel: 32, stride: 32, ..grow.clone() });
     assert!(matches!(fault([1, 2, 2], vec![Layer::TransposedConv2d(grow)]), GraphFault::OutputSide));
     assert!(matches!(fault([1, 1024, 1024], vec![spread]), GraphFault::TooMuchScratch(_)));
 }
@@ -191,19 +277,20 @@ proptest! {
     /// Whatever numbers stand in a study, checking ends in a graph within the caps or an error.
     #[test]
     fn no_numbers_overflow(
-        input in [side(), side(), side()],
+        (input, depth) in ([side(), side(), side()], side()),
         (filters, kernel, stride, padding, groups) in (side(), side(), side(), side(), side()),
         (size, step, edge, outputs) in (side(), proptest::option::of(side()), side(), side()),
         (dilation, upwards, cut, reduction) in (side(), side(), side(), side()),
     ) {
         let transposed =
-            TransposedConv2d { filters, kernel, stride: upwards, padding: cut, bias: true };
-        let pool = Layer::MaxPool(Pool { size, stride: step, padding: edge });
+            TransposedConvolution { filters, kernel, stride: upwards, padding: cut, bias: true };
+        let deep_pool = Pool { size, stride: step, padding: edge };
+        let pool = Layer::MaxPool(deep_pool.clone());
         let layers = vec![
-            Layer::Conv2d(Conv2d { filters, kernel, stride, padding, groups, bias: true, dilation }),
+            Layer::Conv2d(Convolution { filters, kernel, stride, padding, groups, bias: true, dilation }),
             Layer::Concat(Concat { branches: vec![vec![], vec![pool.clone()]] }),
-            pool,
-            Layer::TransposedConv2d(transposed),
+            pool.clone(),
+            Layer::TransposedConv2d(transposed.clone()),
             Layer::SqueezeExcitation(SqueezeExcitation { reduction }),
             Layer::LayerNorm,
             Layer::GroupNorm(crate::graph::GroupNorm { groups }),
@@ -211,6 +298,20 @@ proptest! {
             Layer::Linear(crate::graph::Linear { outputs, bias: true }),
         ];
         if let Ok(graph) = ModelGraph::new(input, layers) {
+            prop_assert!(graph.len() as u64 <= MAX_PARAMETERS);
+            prop_assert!(graph.activations_per_case() <= MAX_ACTIVATIONS_PER_CASE);
+        }
+        let [channels, height, width] = input;
+        let layers = vec![
+            Layer::Conv3d(Convolution { filters, kernel, stride, padding, groups, bias: true, dilation }),
+            pool.clone(),
+            Layer::AveragePool3d(deep_pool),
+            Layer::TransposedConv3d(transposed),
+            Layer::SqueezeExcitation(SqueezeExcitation { reduction }),
+            Layer::GlobalAveragePool,
+            Layer::Linear(crate::graph::Linear { outputs, bias: true }),
+        ];
+        if let Ok(graph) = ModelGraph::new([channels, depth, height, width], layers) {
             prop_assert!(graph.len() as u64 <= MAX_PARAMETERS);
             prop_assert!(graph.activations_per_case() <= MAX_ACTIVATIONS_PER_CASE);
         }

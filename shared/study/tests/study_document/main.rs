@@ -484,7 +484,7 @@ fn every_layer_refuses_unknown_keys() {
 #[test]
 fn a_hostile_signer_cannot_get_round_the_rules() {
     type Change = fn(&mut Plan);
-    let changes: [(&str, Change); 19] = [
+    let changes: [(&str, Change); 20] = [
         ("format", |plan| plan.format = 2),
         ("sites", |plan| plan.sites.truncate(2)),
         ("sites", |plan| plan.sites.reverse()),
@@ -496,7 +496,8 @@ fn a_hostile_signer_cannot_get_round_the_rules() {
         ("data.labels", |plan| plan.data.labels.truncate(1)),
         ("data.channels: ", |plan| plan.data.channels = 17),
         ("data.width: ", |plan| plan.data.width = 0),
-        ("the graph takes images", |plan| plan.data.height = 32),
+        ("the graph takes cases that are", |plan| plan.data.height = 32),
+        ("the graph takes cases that are", |plan| plan.data.depth = Some(4)),
         ("the graph scores 2 classes", |plan| plan.data.labels.push("third".into())),
         ("rounds.required", |plan| plan.rounds.required.reverse()),
         ("aggregation.weight_cap", |plan| plan.aggregation.weight_cap = 0),

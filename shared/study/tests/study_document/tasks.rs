@@ -1,6 +1,8 @@
 //! Studies of pixels and of values.
 
+use consilium_study::graph::{Layer, Shape};
 use consilium_study::loss::Loss;
+use consilium_study::preprocessing::Window;
 
 use super::*;
 
@@ -92,5 +94,36 @@ fn a_study_of_values_says_between_which() {
             Draft::from_toml(&huber.replace("delta = 0.1", &format!("delta = {delta}"))).is_err(),
             "{delta}"
         );
+    }
+}
+
+/// Volumes are grey, have slices, and are scored as wholes.
+#[test]
+fn a_study_of_volumes_says_how_deep_they_are() {
+    let good = FULL.replace("height = 28", "depth = 16\nheight = 28");
+    assert_ne!(good, FULL);
+    let plan = draft(&good);
+    assert_eq!(plan.model.case(), Shape::Volume([1, 16, 28, 28]));
+    let kinds: Vec<_> = plan.model.layers().iter().map(Layer::kind).collect();
+    assert!(kinds.contains(&"conv3d") && !kinds.contains(&"conv2d"), "{kinds:?}");
+    let study = plan.clone().with_initial_model(Hash::of_bytes(b"initial"));
+    assert_eq!(Study::from_canonical(&study.to_canonical()), Ok(study.clone()));
+    let other =
+        draft(&good.replace("depth = 16", "depth = 17")).with_initial_model(Hash::of_bytes(b"initial"));
+    assert_ne!(study.hash(), other.hash());
+    // What is black and white is the study's, and the model's.
+    let window = draft(&good.replace("depth = 16", "depth = 16\nwindow = [-1000, 400]"));
+    assert_eq!(window.model_identity().preprocessing.window(), Some(Window { low: -1000, high: 400 }));
+    assert_ne!(window.model_identity().hash(), plan.model_identity().hash());
+    let signed = window.with_initial_model(Hash::of_bytes(b"initial"));
+    assert_eq!(Study::from_canonical(&signed.to_canonical()), Ok(signed));
+    for (from, to, key) in [
+        ("depth = 16", "depth = 513", "data.depth"),
+        ("channels = 1", "channels = 3", "data.channels"),
+        ("depth = 16", "depth = 16\nwindow = [400, 400]", "data.window"),
+        ("depth = 16", "window = [-1000, 400]", "data.window"),
+    ] {
+        let error = Draft::from_toml(&good.replace(from, to)).expect_err(to);
+        assert_eq!(error.problems().iter().map(Problem::key).collect::<Vec<_>>(), [key], "{to}: {error}");
     }
 }
