@@ -16,6 +16,7 @@ use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFile;
 use consilium_study::name::StudyName;
+use consilium_study::preprocessing::Window;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -152,6 +153,9 @@ pub struct Shown {
     pub mean: f64,
     /// Then divided by this.
     pub std: f64,
+    /// Which values of a volume are black and white before that, where the study says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Name of each class or finding in the order of the scores.
     pub labels: Vec<String>,
     /// What the model was asked about a case.
@@ -167,12 +171,14 @@ impl Shown {
         format!(
             "{study}: model {model}, {size}, after round {round}{warning}\n\
              figures      loss {loss}, {metric} {telling}, over the federation's held-out cases\n\
-             input        {input}, values from 0 to 1, then (x - {mean}) / {std}\n\
+             input        {input}, values from 0 to 1{window}, then (x - {mean}) / {std}\n\
              scores       {labels} ({task})\n\
              parameters   {parameters}, graph {graph}\n\
              {fixed}Fetch it with: consilium model export {study}",
             study = self.study,
             input = by(&self.input),
+            window =
+                self.window.map_or_else(String::new, |Window { low, high }| format!(" ({low} to {high})")),
             warning = if self.adopted { String::new() } else { format!("\n{NOTHING_ADOPTED}") },
             model = self.model,
             size = bytes(self.bytes),
@@ -236,6 +242,7 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         input: file.identity.graph.case().sides().to_vec(),
         mean: file.identity.preprocessing.mean(),
         std: file.identity.preprocessing.std(),
+        window: file.identity.preprocessing.window(),
         task: file.identity.task.name(),
         labels: file.identity.labels,
     })

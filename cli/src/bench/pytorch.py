@@ -1,8 +1,8 @@
 """One model on PyTorch, as `consilium bench train` measures its own: prints images a second and peak memory as JSON.
 
-usage: pytorch.py MODEL SIDE BATCH train|infer THREADS SECONDS DEVICE
+usage: pytorch.py MODEL SIDE BATCH train|infer THREADS SECONDS DEVICE [DEPTH]
 
-A DEVICE other than cpu is CUDA's of the same number.
+A DEVICE other than cpu is CUDA's of the same number. With DEPTH cases are grey volumes.
 """
 
 import json
@@ -11,7 +11,8 @@ import resource
 import sys
 import time
 
-MODEL, SIDE, BATCH, MODE, THREADS, SECONDS, DEVICE = sys.argv[1:]
+MODEL, SIDE, BATCH, MODE, THREADS, SECONDS, DEVICE = sys.argv[1:8]
+DEPTH = int(sys.argv[8]) if len(sys.argv) > 8 else None
 SIDE, BATCH, THREADS, SECONDS = int(SIDE), int(BATCH), int(THREADS), float(SECONDS)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
@@ -20,12 +21,19 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 torch.set_num_threads(THREADS)
-CHANNELS, CLASSES = 3, 10
+CHANNELS, CLASSES = 1 if DEPTH else 3, 10
+Conv, Norm, MaxPool, MeanPool = (
+    (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AdaptiveAvgPool3d)
+    if DEPTH
+    else (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+)
+# What two halvings leave.
+PLACES = (SIDE // 4) ** 2 * (DEPTH // 4 if DEPTH else 1)
 PLACE = torch.device(DEVICE.replace("gpu", "cuda"))
 
 
-def conv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(inputs, filters, kernel, stride, kernel // 2, bias=bias)
+def conv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> nn.Module:
+    return Conv(inputs, filters, kernel, stride, kernel // 2, bias=bias)
 
 
 def head(values: int) -> list[nn.Module]:
@@ -35,27 +43,27 @@ def head(values: int) -> list[nn.Module]:
 def small_cnn() -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, filters in [(CHANNELS, 32), (32, 64)]:
-        layers += [conv(inputs, filters, bias=True), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, *head(64 * (SIDE // 4) ** 2))
+        layers += [conv(inputs, filters, bias=True), nn.ReLU(), MaxPool(2)]
+    return nn.Sequential(*layers, *head(64 * PLACES))
 
 
 def cnn_bn() -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, filters, halved in [(CHANNELS, 32, False), (32, 64, True), (64, 128, True)]:
-        layers += [conv(inputs, filters, bias=True), nn.BatchNorm2d(filters), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if halved else []
-    return nn.Sequential(*layers, *head(128 * (SIDE // 4) ** 2))
+        layers += [conv(inputs, filters, bias=True), Norm(filters), nn.ReLU()]
+        layers += [MaxPool(2)] if halved else []
+    return nn.Sequential(*layers, *head(128 * PLACES))
 
 
 class Block(nn.Module):
     def __init__(self, inputs: int, filters: int, stride: int):
         super().__init__()
         self.main = nn.Sequential(
-            conv(inputs, filters, stride=stride), nn.BatchNorm2d(filters), nn.ReLU(),
-            conv(filters, filters), nn.BatchNorm2d(filters),
+            conv(inputs, filters, stride=stride), Norm(filters), nn.ReLU(),
+            conv(filters, filters), Norm(filters),
         )  # fmt: skip
         changes = stride != 1 or inputs != filters
-        shortcut = [conv(inputs, filters, 1, stride), nn.BatchNorm2d(filters)] if changes else []
+        shortcut = [conv(inputs, filters, 1, stride), Norm(filters)] if changes else []
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,18 +71,19 @@ class Block(nn.Module):
 
 
 def resnet18() -> nn.Module:
-    layers: list[nn.Module] = [conv(CHANNELS, 64), nn.BatchNorm2d(64), nn.ReLU()]
+    layers: list[nn.Module] = [conv(CHANNELS, 64), Norm(64), nn.ReLU()]
     inputs = 64
     for filters, stride in [(64, 1), (128, 2), (256, 2), (512, 2)]:
         layers += [Block(inputs, filters, stride), Block(filters, filters, 1)]
         inputs = filters
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
+    return nn.Sequential(*layers, MeanPool(1), nn.Flatten(), nn.Linear(512, CLASSES))
 
 
 model = {"small-cnn": small_cnn, "cnn-bn": cnn_bn, "resnet18": resnet18}[MODEL]().to(PLACE)
 model.train(MODE == "train")
 torch.manual_seed(1)
-images = torch.randn(BATCH, CHANNELS, SIDE, SIDE).to(PLACE)
+sides = [DEPTH, SIDE, SIDE] if DEPTH else [SIDE, SIDE]
+images = torch.randn(BATCH, CHANNELS, *sides).to(PLACE)
 labels = (torch.arange(BATCH) % CLASSES).to(PLACE)
 optimiser = torch.optim.Adam(model.parameters(), 1e-3)
 

@@ -16,7 +16,7 @@ use consilium_learning::{
     read_epoch, score, train_on,
 };
 use consilium_memory::{Freed, settle};
-use consilium_study::graph::{ModelSpec, Preset};
+use consilium_study::graph::{ModelSpec, Preset, Shape};
 use consilium_study::recipe::Extent;
 use consilium_study::task::Task;
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,9 @@ use crate::output::{Output, bytes, table};
 
 /// What PyTorch is measured with.
 const SCRIPT: &str = include_str!("pytorch.py");
-/// Channels and classes of every model.
+/// Channels of pictures; volumes have one.
 const CHANNELS: u32 = 3;
+/// Classes of every model.
 const CLASSES: u32 = 10;
 /// Cases that training and scoring go through.
 const CASES: u32 = 256;
@@ -36,7 +37,7 @@ const TURNS: usize = 2;
 
 /// Measure training and scoring of the models that studies name, beside PyTorch
 ///
-/// Images of three channels, ten classes, Adam. PyTorch is measured where the Python that --python names can import it;
+/// Images of three channels, or with --depth grey volumes, ten classes, Adam. PyTorch is measured where the Python that --python names can import it;
 /// otherwise the columns are empty. A ratio above 1 is faster than PyTorch, of memory below 1 smaller. The last column is
 /// what reading, mirroring and shifting images would take of an epoch; PyTorch is measured without.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,6 +48,9 @@ pub(super) struct TrainArgs {
     /// Sides of the images, in pixels
     #[arg(long, value_delimiter = ',', default_value = "28,64", value_parser = clap::value_parser!(u32).range(8..=512))]
     sides: Vec<u32>,
+    /// Slices of volumes; pictures without it
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=512))]
+    depth: Option<u32>,
     /// Cases in a batch
     #[arg(long, value_delimiter = ',', default_value = "32,64", value_parser = clap::value_parser!(u32).range(1..=256))]
     batches: Vec<u32>,
@@ -117,14 +121,17 @@ pub(super) struct Case {
     #[serde(skip)]
     seconds: f64,
     device: DeviceChoice,
+    /// Slices of a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    depth: Option<u32>,
 }
 
 impl Case {
     /// The words that a process is started with, ours and PyTorch's alike.
-    fn words(&self) -> [String; 7] {
-        let Self { model, side, batch, mode, threads, seconds, device } = self;
+    fn words(&self) -> Vec<String> {
+        let Self { model, side, batch, mode, threads, seconds, device, depth } = self;
         let model = model.preset().name().to_owned();
-        [
+        let words = [
             model,
             side.to_string(),
             batch.to_string(),
@@ -132,12 +139,22 @@ impl Case {
             threads.to_string(),
             seconds.to_string(),
             device.to_string(),
-        ]
+        ];
+        words.into_iter().chain(depth.map(|depth| depth.to_string())).collect()
+    }
+
+    /// The shape of what is measured.
+    fn shape(&self) -> Shape {
+        match self.depth {
+            None => [CHANNELS, self.side, self.side].into(),
+            Some(depth) => [1, depth, self.side, self.side].into(),
+        }
     }
 
     /// The case of the last line's ratios: batches of several sizes share one.
     fn key(&self) -> String {
         let Self { model, side, mode, threads, device, .. } = self;
+        let side = self.depth.map_or_else(|| side.to_string(), |depth| format!("{depth}x{side}"));
         let key = format!("{}/{side}/{}/{threads}t", model.preset().name(), mode.name());
         if device.is_cpu() { key } else { format!("{key}/{device}") }
     }
@@ -235,8 +252,8 @@ fn cases(args: &TrainArgs) -> Vec<Case> {
             for &mode in args.modes.iter().filter(|mode| args.device.is_cpu() || **mode == Mode::Train) {
                 for &threads in &args.threads {
                     for &batch in &args.batches {
-                        let (seconds, device) = (args.seconds, args.device);
-                        cases.push(Case { model, side, batch, mode, threads, seconds, device });
+                        let &TrainArgs { seconds, device, depth, .. } = args;
+                        cases.push(Case { model, side, batch, mode, threads, seconds, device, depth });
                     }
                 }
             }
@@ -287,11 +304,12 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<()> {
     settle(Freed::Stays);
     fix_threads(case.threads)?;
     let spec = ModelSpec::Preset { preset: case.model.preset(), norm: None, stem: None };
-    let graph = spec.graph([CHANNELS, case.side, case.side], CLASSES)?;
-    let pixels = CHANNELS * case.side * case.side;
+    let graph = spec.graph(case.shape(), CLASSES)?;
+    let [planes, height, width] = graph.input();
+    let pixels = planes * height * width;
     let pixels = (0..CASES * pixels).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let labels = (0..CASES).map(|case| (case % CLASSES) as u16).collect();
-    let data = Dataset::new([CHANNELS, case.side, case.side], Pixels::Bytes(pixels), labels)?;
+    let data = Dataset::new(graph.input(), Pixels::Bytes(pixels), labels)?;
     let preprocessing = Preprocessing::new(0.5, 0.25)?;
     let model = initial(&graph, 1);
     let mut times = Vec::new();

@@ -17,7 +17,7 @@ use crate::output::{Output, bytes};
 ///
 /// FILE.onnx holds graph, numbers and preprocessing of any model: `pixels` with values between 0 and 1 go in, or for a
 /// model of rows of a table `inputs` as they stand there; `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet or DenseNet under torchvision's names;
-/// its metadata say which ResNet, and with what stem.
+/// its metadata say which network, and with what stem.
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
     /// The model file, as `consilium model export` wrote it

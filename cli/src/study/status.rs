@@ -8,6 +8,7 @@ use consilium_study::document::Study;
 use consilium_study::forecast::Forecast;
 use consilium_study::hash::Hash;
 use consilium_study::name::{Principal, SiteName, StudyName};
+use consilium_study::preprocessing::Window;
 use consilium_study::sign::Signed;
 use serde::Serialize;
 
@@ -154,6 +155,7 @@ impl Known {
             labels: study.data.labels.clone(),
             task: study.data.task.name(),
             images: study.data.case().sides().to_vec(),
+            window: study.data.window,
             inputs: study.data.inputs.clone(),
             graph: study.model.hash(),
             parameters: study.model.len(),
@@ -185,6 +187,8 @@ pub(super) struct Shown {
     task: &'static str,
     images: Vec<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     inputs: Option<Vec<Input>>,
     graph: Hash,
     parameters: usize,
@@ -211,7 +215,8 @@ impl Shown {
             }
             None => {
                 let what = if self.images.len() == 4 { "volumes" } else { "images" };
-                format!("{what} of {}", by(&self.images))
+                let window = |Window { low, high }| format!(", {low} black and {high} white");
+                format!("{what} of {}{}", by(&self.images), self.window.map_or_else(String::new, window))
             }
         };
         format!(

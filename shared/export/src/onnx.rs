@@ -1,8 +1,8 @@
 //! ONNX: the graph with its numbers, its preprocessing and its labels in one file.
 //!
 //! The input `pixels` `[cases, channels, height, width]`, or of volumes `[cases, channels, depth, height, width]`, holds values
-//! between 0 and 1, as the loader of a site makes them; subtracting the mean and dividing by the deviation are the first two nodes. A model of rows of a table has the input
-//! `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
+//! between 0 and 1, as the loader of a site makes them; subtracting the mean and dividing by the deviation are the first two
+//! nodes. A model of rows of a table has the input `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
 //! a mean and a deviation of its own in the same two nodes. The outputs are `logits` and
 //! `probabilities`, both `[cases, classes]`, or where pixels are scored `[cases, classes, rows, columns]`: the softmax of the
 //! logits over the classes, or of each finding the logistic function. A regression has `values` `[cases, 1]` in place of
@@ -57,7 +57,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
                 "pixels",
                 graph.case().sides().iter().map(|&side| Side::Fixed(side.into())).collect(),
                 if writer.is_deep {
-                    "values between 0 (black) and 1 (white): cases, channels, slices, rows, columns"
+                    "values between 0 (black) and 1 (white): cases, channels, slices from the feet, rows from the front, columns from the patient's right"
                 } else {
                     "values between 0 (black) and 1 (white): cases, channels, rows from the top, columns from the left"
                 },

@@ -23,7 +23,7 @@ pub use self::reading::{NotTaken, Taken, from_torchvision};
 pub enum NotInTorchvision {
     /// A layer that none of its networks has at its place.
     #[error(
-        "torchvision has no names for this graph: none of its ResNets and DenseNets goes on with layers.{index} ({kind})"
+        "torchvision has no names for this graph: none of its networks that are known here goes on with layers.{index} ({kind})"
     )]
     Layer {
         /// Number of the layer.
@@ -211,7 +211,7 @@ mod tests {
         let refusal = |graph: ModelGraph| to_torchvision(&file(graph)).unwrap_err().to_string();
         let error = refusal(preset("preset = \"small-cnn\""));
         assert!(
-            error.ends_with("none of its ResNets and DenseNets goes on with layers.0 (conv2d)"),
+            error.ends_with("none of its networks that are known here goes on with layers.0 (conv2d)"),
             "{error}"
         );
         let whole = preset("preset = \"resnet18\"");

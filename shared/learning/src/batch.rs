@@ -14,7 +14,7 @@ use crate::train::LocalTraining;
 
 /// What a step learns from.
 pub(crate) struct Batch {
-    /// Shape `[cases, channels, height, width]`.
+    /// Shape `[cases, planes, height, width]`, the planes being channels, or slices of volumes.
     pub(crate) images: Tensor<4>,
     pub(crate) targets: Targets,
 }

@@ -4,7 +4,7 @@ use consilium_study::graph::ModelGraph;
 use consilium_study::preprocessing::Preprocessing;
 use consilium_study::task::{Label, Task};
 
-/// Values of all pictures, case after case, each `[channels, height, width]`, in 0 to 1.
+/// Values of all cases, one after the other, each `[channels, height, width]`, or `[slices, height, width]` of volumes, in 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pixels {
     /// A byte per value, 255 being 1.
@@ -80,7 +80,7 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// Shape of a picture: channels, height, width.
+    /// Shape of a case: channels or slices, height, width.
     pub const fn shape(&self) -> [u32; 3] {
         self.shape
     }

@@ -3,7 +3,9 @@
 //! Runs on the first GPU, else on Vulkan's software device, and is skipped where there is neither.
 
 use burn::tensor::{Device as Place, Tensor};
-use consilium_study::graph::{Convolution, ModelSection, Norm, Pool, Preset, TransposedConvolution};
+use consilium_study::graph::{
+    Convolution, ModelGraph, ModelSection, Norm, Pool, Preset, Shape, TransposedConvolution,
+};
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
 use consilium_study::task::Label;
@@ -21,7 +23,7 @@ use crate::operation::testing::{assert_close, numbers, values_of, with_gradients
 use crate::operation::transposed::transposed_conv2d;
 use crate::random::LocalSeed;
 use crate::tensors::Leaves;
-use crate::testing::{EVERY_LAYER, cases, graph, recipe, task};
+use crate::testing::{EVERY_LAYER, EVERY_LAYER_OF_VOLUMES, cases, graph, recipe, task};
 use crate::train::{Progress, TrainError, train, train_on};
 
 fn device() -> Option<Device> {
@@ -91,9 +93,21 @@ fn operations_give_what_they_give_on_the_processor() {
 #[test]
 fn a_graph_of_every_layer_gives_what_it_gives_on_the_processor() {
     let Some(device) = device() else { return };
-    let section: ModelSection = toml::from_str(EVERY_LAYER).unwrap();
-    let graph = section.graph([2, 6, 6], 3).unwrap();
-    let model = initial(&graph, 3);
+    let graph =
+        |text: &str, case: Shape| toml::from_str::<ModelSection>(text).unwrap().graph(case, 3).unwrap();
+    a_graph_there(&device, &graph(EVERY_LAYER, [2, 6, 6].into()));
+    a_graph_there(&device, &graph(EVERY_LAYER_OF_VOLUMES, [1, 5, 6, 6].into()));
+    let pooled = r#"layers = [
+        { kind = "max-pool3d", size = 3, stride = 2, padding = 1 },
+        { kind = "flatten" },
+        { kind = "linear", outputs = 3 },
+    ]"#;
+    a_graph_there(&device, &graph(pooled, [1, 5, 6, 6].into()));
+}
+
+fn a_graph_there(device: &Device, graph: &ModelGraph) {
+    let model = initial(graph, 3);
+    let [planes, height, width] = graph.input().map(|side| side as usize);
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let targets = Targets { labels: [0, 2, 1, 1].map(Label::Class).to_vec(), cases: 4, mixed: None };
     for text in [
@@ -104,14 +118,14 @@ fn a_graph_of_every_layer_gives_what_it_gives_on_the_processor() {
         let recipe: Training =
             recipe(&format!("optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 4\nepochs = 1\n{text}"));
         let step = |place: &Place| {
-            let leaves = Leaves::tracked(&graph, &model, place);
+            let leaves = Leaves::tracked(graph, &model, place);
             let mut pass = TrainingPass::new(&seed, 7);
-            let scores =
-                logits(&graph, &leaves, Tensor::from_data(numbers(&[4, 2, 6, 6], 5), place), &mut pass);
+            let cases = Tensor::from_data(numbers(&[4, planes, height, width], 5), place);
+            let scores = logits(graph, &leaves, cases, &mut pass);
             let mut gradient = vec![9.0; graph.len()];
-            leaves.gradient(&graph, loss(scores.clone(), &targets, &recipe).backward(), &mut gradient);
+            leaves.gradient(graph, loss(scores.clone(), &targets, &recipe).backward(), &mut gradient);
             let mut after = model.clone();
-            pass.update_statistics(&graph, &mut after);
+            pass.update_statistics(graph, &mut after);
             [values_of(scores), gradient, after]
         };
         for (there, here) in step(&device.tracked()).iter().zip(&step(&Place::flex().autodiff())) {

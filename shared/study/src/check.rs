@@ -30,6 +30,8 @@ pub const MAX_CHANNELS: u32 = 16;
 pub const MAX_INPUTS: usize = 1024;
 /// Most slices of a volume.
 pub const MAX_DEPTH: u32 = 512;
+/// Most values of a volume: 64 MiB in f32, which is what a decoder of files may answer.
+pub const MAX_VOLUME: u64 = 1 << 24;
 /// Longest side of an image.
 pub const MAX_SIDE: u32 = 2048;
 /// Most `Train` rounds.
@@ -233,6 +235,18 @@ fn data(plan: &Plan, f: &mut Findings) {
 /// Volumes are grey.
 fn volumes(data: &Data, depth: u32, f: &mut Findings) {
     f.between("data.depth", depth.into(), 1, MAX_DEPTH.into());
+    f.require(
+        data.case().values() <= MAX_VOLUME,
+        "data.depth",
+        || {
+            format!(
+                "a {} has {} values, and at most {MAX_VOLUME} are read",
+                data.case(),
+                data.case().values()
+            )
+        },
+        "ask for fewer slices, or for smaller ones",
+    );
     f.require(
         data.inputs.is_none(),
         "data.depth",

@@ -58,7 +58,7 @@ pub struct Data {
     /// Where cases are volumes: slices of each.
     #[n(12)]
     pub depth: Option<u32>,
-    /// Of volumes: which of their values are black and white. Without it, each file's own.
+    /// Of volumes in files of a scanner's values: which of these are black and white. Without it, each file's own.
     #[n(13)]
     pub window: Option<Window>,
 }

@@ -18,8 +18,10 @@ pub enum GraphError {
         /// What is wrong with it.
         fault: GraphFault,
     },
-    /// A case has a side of zero or above [`MAX_SIDE`].
-    #[error("{0} as a case has a side of zero or one that is too long")]
+    /// A case has a side of zero or above [`MAX_SIDE`], or more than [`MAX_ACTIVATIONS_PER_CASE`] values.
+    #[error(
+        "a case cannot be this {0}: each side is from 1 to {MAX_SIDE}, and all values are at most {MAX_ACTIVATIONS_PER_CASE}"
+    )]
     Input(Shape),
     /// More than [`MAX_LAYERS`].
     #[error("{count} layers, at most {MAX_LAYERS} are allowed")]

@@ -16,7 +16,7 @@ use super::decoder::Decoder;
 use super::local::{LocalPath, LocalText};
 use super::mask::{self, Mask};
 use super::picture::{Picture, over_depth};
-use super::protocol::{ArchiveDefect, ArchivePiece, Part};
+use super::protocol::{ArchiveDefect, ArchivePiece, LONGEST_BODY, Part};
 use super::reason::Reason;
 use super::source::{Criteria, Target};
 use super::split::{Side, SplitKey, Subject};
@@ -60,8 +60,17 @@ pub(super) fn load(
             let (height, width, channels) = (height as usize, width as usize, channels as usize);
             let (numbers, slices) = (numbers as usize, slices.map(|slices| slices as usize));
             begun = Some(Begun { part, height, width, channels, depth: slices, numbers, masks, pictures: 0 });
+            // What a child says is believed as little as a file.
+            let sides = [slices.unwrap_or(1), height, width, channels];
+            let size = sides.into_iter().try_fold(1_usize, usize::checked_mul);
+            if size.is_none_or(|size| !(1..=LONGEST_BODY as usize).contains(&size)) {
+                return Err(ArchiveDefect::DecoderFailed);
+            }
             if slices.is_some() != target.depth().is_some() {
                 return Err(ArchiveDefect::OtherCases);
+            }
+            if target.window().is_some() {
+                return Err(ArchiveDefect::NoUnit);
             }
             let is_of_task = criteria.numbers_in_label().map_or(masks, |wanted| wanted == numbers);
             if is_of_task { Ok(()) } else { Err(ArchiveDefect::OtherTask) }

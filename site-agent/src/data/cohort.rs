@@ -108,6 +108,9 @@ pub enum LoadError {
     /// A table for a study of pictures.
     #[error("the study is about pictures, and the source is a table of numbers")]
     RowsForPictures,
+    /// A table for a study of volumes.
+    #[error("the study is about volumes, and the source is a table of numbers")]
+    RowsForVolumes,
     /// Files of pictures for a study of volumes.
     #[error("the study is about volumes, and the source has files of pictures")]
     PicturesForVolumes,
@@ -141,13 +144,17 @@ impl LoadError {
                 "Name pictures under [source] in site.toml (kind = \"images\", \"dicom\" or \"npz\")."
                     .to_owned()
             }
-            Self::PicturesForVolumes => {
+            Self::PicturesForVolumes | Self::RowsForVolumes | Self::Archive(ArchiveDefect::OtherCases) => {
                 "Name volumes under [source] in site.toml: NIfTI files (kind = \"nifti\"), or an archive whose \
                  train_images have the shape [n, depth, height, width] (kind = \"npz\")."
                     .to_owned()
             }
             Self::PicturesForRows => {
                 "Name a table under [source] in site.toml: kind = \"table\", table = \"data/cases.csv\"."
+                    .to_owned()
+            }
+            Self::Archive(ArchiveDefect::NoUnit) => {
+                "Name NIfTI files under [source] in site.toml (kind = \"nifti\"), or ask the consortium for a study without `window`."
                     .to_owned()
             }
             Self::Archive(_) => "Fetch the archive again, or convert it to the MedMNIST layout.".to_owned(),
@@ -200,7 +207,10 @@ pub fn load(
         (Source::Table { table, site }, Case::Row(inputs)) => {
             rows::load(table, site.as_deref(), inputs, criteria, key)
         }
-        (Source::Table { .. }, Case::Picture(_)) => Err(LoadError::RowsForPictures),
+        (Source::Table { .. }, Case::Picture(target)) => Err(match target.depth() {
+            None => LoadError::RowsForPictures,
+            Some(_) => LoadError::RowsForVolumes,
+        }),
         (_, Case::Row(_)) => Err(LoadError::PicturesForRows),
     }
 }
@@ -222,7 +232,7 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Of cases of this shape: channels, height, width.
+    /// Of cases of this shape: channels or slices, height, width.
     pub(super) fn new(shape: [u32; 3]) -> Self {
         Self { shape, sides: Default::default(), patients: BTreeSet::new(), counts: Counts::default() }
     }

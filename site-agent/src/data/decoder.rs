@@ -23,8 +23,8 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// good picture must not be set aside for that.
 pub const PATIENCE: u32 = 5;
 
-/// A decoded file: shape `[channels, height, width]` of the target, or `[height, width]` for a mask, every value between
-/// 0 and 1.
+/// A decoded file: shape `[channels, height, width]` or `[depth, height, width]` of the target, or `[height, width]` for a mask,
+/// every value between 0 and 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// The values.
@@ -236,6 +236,9 @@ fn is_of_a_child(reason: &Reason) -> bool {
             | Reason::NoPixels
             | Reason::TooLarge
             | Reason::NotAMask
+            | Reason::NotAVolume
+            | Reason::SeveralVolumes
+            | Reason::NoOrientation
             | Reason::DecoderFailed
     ) && reason.to_canonical().len() <= 256
 }

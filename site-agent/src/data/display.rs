@@ -24,6 +24,12 @@ pub enum Shading {
     /// The range of the format: colour, PNG, JPEG.
     #[n(2)]
     FullRange,
+    /// The study's window, of a volume.
+    #[n(3)]
+    StudyWindow,
+    /// The volume's own 0.5th and 99.5th percentile.
+    #[n(4)]
+    Percentiles,
 }
 
 impl Window {

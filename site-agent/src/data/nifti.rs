@@ -20,8 +20,12 @@ use super::protocol::Facts;
 use super::reason::{Defect, Reason};
 use super::source::Target;
 
-/// Most bytes of a file that is unpacked: 512 x 512 x 600 in 16 bits.
-const MOST_BYTES: u64 = 300 << 20;
+/// Most bytes of a file that is unpacked: 512 x 512 x 600 in 16 bits, and 1 MiB for headers.
+const MOST_BYTES: u64 = 301 << 20;
+/// Bytes that are unpacked at once.
+const PIECE: usize = 4 << 20;
+/// Most times that voxels may be further apart along one axis than along another.
+const MOST_UNEQUAL: f64 = 1000.0;
 /// Length of the header, which is also its first number.
 const HEADER: usize = 348;
 /// Length of a NIfTI-2 header.
@@ -33,10 +37,19 @@ const TAIL: f64 = 0.005;
 
 /// Whether these are the first bytes of a NIfTI file, or of one that is gzipped.
 pub fn looks_like_one(start: &[u8]) -> bool {
-    let numbers = [HEADER as u32, HEADER_2];
+    if !start.starts_with(&[0x1F, 0x8B, 8]) {
+        return begins_with_header(start);
+    }
+    let mut first = [0; 4];
+    // What does not unpack that far may be one.
+    MultiGzDecoder::new(start).read_exact(&mut first).map_or(true, |()| begins_with_header(&first))
+}
+
+/// Whether these bytes begin with the length of a header.
+fn begins_with_header(bytes: &[u8]) -> bool {
     let begins =
-        |number: u32| start.starts_with(&number.to_le_bytes()) || start.starts_with(&number.to_be_bytes());
-    start.starts_with(&[0x1F, 0x8B, 8]) || numbers.into_iter().any(begins)
+        |number: u32| bytes.starts_with(&number.to_le_bytes()) || bytes.starts_with(&number.to_be_bytes());
+    begins(HEADER as u32) || begins(HEADER_2)
 }
 
 /// Decodes a whole file and brings it to the wanted size.
@@ -75,9 +88,20 @@ fn unpacked(file: Vec<u8>) -> Result<Vec<u8>, Reason> {
         return Ok(file);
     }
     let mut bytes = Vec::new();
-    let mut packed = MultiGzDecoder::new(file.as_slice()).take(MOST_BYTES + 1);
-    packed.read_to_end(&mut bytes).map_err(|_| Reason::Malformed(Defect::BadDeflate))?;
-    if bytes.len() as u64 > MOST_BYTES { Err(Reason::TooLarge) } else { Ok(bytes) }
+    let mut packed = MultiGzDecoder::new(file.as_slice());
+    loop {
+        // Not twice as much each time: memory is short here.
+        bytes.try_reserve_exact(PIECE).map_err(|_| Reason::TooLarge)?;
+        let piece = packed.by_ref().take(PIECE as u64).read_to_end(&mut bytes);
+        if piece.map_err(|_| Reason::Malformed(Defect::BadDeflate))? == 0 {
+            break;
+        }
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(Reason::TooLarge);
+        }
+    }
+    // Other things are gzipped, too.
+    if begins_with_header(&bytes) { Ok(bytes) } else { Err(Reason::NotAnImage) }
 }
 
 /// An axis of a volume in the order that is wanted.
@@ -137,8 +161,13 @@ impl<'a> Scan<'a> {
         let voxels =
             bytes[start as usize..].get(..count * size).ok_or(Reason::Malformed(Defect::Truncated))?;
         let scale = f64::from(header.scl_slope);
-        let (slope, intercept) = if scale == 0.0 { (1.0, 0.0) } else { (scale, f64::from(header.scl_inter)) };
-        if !slope.is_finite() || !intercept.is_finite() {
+        // No slope is no scaling.
+        let (slope, intercept) = if scale == 0.0 || !scale.is_finite() {
+            (1.0, 0.0)
+        } else {
+            (scale, f64::from(header.scl_inter))
+        };
+        if !intercept.is_finite() {
             return Err(nonsense);
         }
         let axes = axes(&directions(&header)?, lengths).ok_or(nonsense)?;
@@ -158,11 +187,12 @@ impl<'a> Scan<'a> {
 
     fn shading(&self, window: Option<Window>) -> (Shade, Shading) {
         if let Some(Window { low, high }) = window {
-            return (Shade { low: low.into(), high: high.into() }, Shading::Window);
+            return (Shade { low: low.into(), high: high.into() }, Shading::StudyWindow);
         }
         let count = self.voxels.len() / self.size;
         let mut values: Vec<f64> = (0..count)
-            .step_by(count.div_ceil(SAMPLES).max(1))
+            // An odd step meets all columns.
+            .step_by(count.div_ceil(SAMPLES) | 1)
             .map(|place| self.value(place))
             .filter(|value| value.is_finite())
             .collect();
@@ -173,7 +203,7 @@ impl<'a> Scan<'a> {
         // A structure of fewer voxels than the tails is all there is to see.
         let (low, high) =
             if at(tail) < at(last - tail) { (at(tail), at(last - tail)) } else { (at(0), at(last)) };
-        (Shade { low, high }, Shading::OwnRange)
+        (Shade { low, high }, Shading::Percentiles)
     }
 }
 
@@ -239,7 +269,9 @@ fn directions(header: &NiftiHeader) -> Result<[[f64; 3]; 3], Reason> {
 fn by_quaternion(header: &NiftiHeader) -> [[f64; 3]; 3] {
     let [b, c, d] = [header.quatern_b, header.quatern_c, header.quatern_d].map(f64::from);
     let a = (1.0 - (b * b + c * c + d * d)).max(0.0).sqrt();
-    let [hand, first, second, third] = [0, 1, 2, 3].map(|index| f64::from(header.pixdim[index]));
+    let hand = header.pixdim[0];
+    // Distances are positive; a sign there turns nothing over, as in `nifti1_io` and nibabel.
+    let [first, second, third] = [1, 2, 3].map(|index| f64::from(header.pixdim[index]).abs());
     let third = if hand < 0.0 { -third } else { third };
     [
         [a * a + b * b - c * c - d * d, 2.0 * (b * c + a * d), 2.0 * (b * d - a * c)]
@@ -255,7 +287,9 @@ fn by_quaternion(header: &NiftiHeader) -> [[f64; 3]; 3] {
 fn axes(directions: &[[f64; 3]; 3], lengths: [usize; 3]) -> Option<[Axis; 3]> {
     const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     let spacing = directions.map(|[x, y, z]| (x * x + y * y + z * z).sqrt());
-    if !spacing.iter().all(|&spacing| spacing.is_finite() && spacing > 0.0) {
+    let least = spacing.into_iter().fold(f64::MAX, f64::min);
+    // What is no number is not below anything.
+    if !spacing.iter().all(|&spacing| spacing > 0.0 && spacing <= MOST_UNEQUAL * least) {
         return None;
     }
     let strides = [1, lengths[0], lengths[0] * lengths[1]];
@@ -284,182 +318,4 @@ pub(crate) fn example() -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A file of 16-bit voxels with axes of these lengths. `directions` as in [`directions`]; a quaternion in their place if it is
-    /// given.
-    pub(super) fn file(
-        lengths: [u16; 3],
-        voxels: &[i16],
-        directions: [[f32; 3]; 3],
-        quaternion: Option<([f32; 3], f32)>,
-    ) -> Vec<u8> {
-        let mut header = vec![0; HEADER + 4];
-        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &(HEADER as u32).to_le_bytes());
-        for (index, side) in [3, lengths[0], lengths[1], lengths[2], 1, 1, 1, 1].into_iter().enumerate() {
-            put(40 + 2 * index, &side.to_le_bytes());
-        }
-        put(70, &4_i16.to_le_bytes());
-        put(72, &16_i16.to_le_bytes());
-        put(108, &352.0_f32.to_le_bytes());
-        put(112, &2.0_f32.to_le_bytes());
-        put(116, &(-10.0_f32).to_le_bytes());
-        let spacing = directions.map(|axis| axis.iter().map(|side| side * side).sum::<f32>().sqrt());
-        let hand = quaternion.map_or(0.0, |(_, hand)| hand);
-        for (index, side) in [hand, spacing[0], spacing[1], spacing[2]].into_iter().enumerate() {
-            put(76 + 4 * index, &side.to_le_bytes());
-        }
-        match quaternion {
-            Some((parts, _)) => {
-                put(252, &1_i16.to_le_bytes());
-                for (index, part) in parts.into_iter().enumerate() {
-                    put(256 + 4 * index, &part.to_le_bytes());
-                }
-            }
-            None => {
-                put(254, &1_i16.to_le_bytes());
-                for body in 0..3 {
-                    for (axis, direction) in directions.iter().enumerate() {
-                        put(280 + 16 * body + 4 * axis, &direction[body].to_le_bytes());
-                    }
-                }
-            }
-        }
-        put(344, b"n+1\0");
-        header.extend(voxels.iter().flat_map(|voxel| voxel.to_le_bytes()));
-        header
-    }
-
-    fn target(depth: u32, height: u32, width: u32, window: Option<[i32; 2]>) -> Target {
-        Target::of([1, depth, height, width].into(), window.map(Window::from)).unwrap()
-    }
-
-    /// Slices from feet to head, rows from front to back, columns from right to left, of 2 x 3 x 4.
-    const PHANTOM: [usize; 3] = [2, 3, 4];
-
-    /// Its file as a scanner would write it whose axes run along these of the body (0 left-right, 1 front-back, 2 feet-head), each the
-    /// way that x, y, z grow or against it.
-    fn stored(order: [usize; 3], grows: [bool; 3]) -> ([u16; 3], Vec<i16>, [[f32; 3]; 3]) {
-        // What the body's axes are in the phantom, and whether the phantom's index grows with x, y, z.
-        let of_body = |body: usize| (2 - body, body == 2);
-        let length = |axis: usize| PHANTOM[of_body(order[axis]).0];
-        let mut voxels = Vec::new();
-        for k in 0..length(2) {
-            for j in 0..length(1) {
-                for i in 0..length(0) {
-                    let mut at = [0; 3];
-                    for (axis, index) in [i, j, k].into_iter().enumerate() {
-                        let (place, phantom_grows) = of_body(order[axis]);
-                        at[place] =
-                            if phantom_grows == grows[axis] { index } else { PHANTOM[place] - 1 - index };
-                    }
-                    voxels.push(i16::try_from(12 * at[0] + 4 * at[1] + at[2]).unwrap());
-                }
-            }
-        }
-        let directions = [0, 1, 2].map(|axis| {
-            let mut direction = [0.05; 3];
-            direction[order[axis]] = if grows[axis] { 1.0 } else { -1.0 };
-            direction
-        });
-        ([0, 1, 2].map(|axis| length(axis) as u16), voxels, directions)
-    }
-
-    #[test]
-    fn an_asymmetric_phantom_comes_out_the_same_from_every_orientation() {
-        // Twice the voxel, less ten.
-        let wanted: Vec<f32> = (0..24).map(|voxel| voxel as f32 / 23.0).collect();
-        let mut seen = std::collections::BTreeSet::new();
-        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-            for grows in (0..8).map(|bits| [bits & 1 != 0, bits & 2 != 0, bits & 4 != 0]) {
-                let (lengths, voxels, directions) = stored(order, grows);
-                let file = file(lengths, &voxels, directions, None);
-                seen.insert(file.clone());
-                let (facts, values) = read(file, target(2, 3, 4, Some([-10, 36]))).unwrap();
-                assert_eq!(values, wanted, "{order:?} {grows:?}");
-                let as_wanted = order == [0, 1, 2] && grows == [false, false, true];
-                assert_eq!(
-                    (facts.turned, facts.rows, facts.columns),
-                    (!as_wanted, 3, 4),
-                    "{order:?} {grows:?}"
-                );
-            }
-        }
-        assert_eq!(seen.len(), 48);
-    }
-
-    /// Rotations by quaternions, and the left hand of the third axis, as `nifti1.h` has them.
-    #[test]
-    fn a_quaternion_says_what_its_rotation_does() {
-        let half = std::f32::consts::FRAC_1_SQRT_2;
-        for (parts, hand, order, grows) in [
-            ([0.0, 0.0, 0.0], 1.0, [0, 1, 2], [true, true, true]),
-            ([0.0, 0.0, 0.0], -1.0, [0, 1, 2], [true, true, false]),
-            ([0.0, 0.0, 1.0], 1.0, [0, 1, 2], [false, false, true]),
-            // A quarter about z: x becomes y, y becomes -x.
-            ([0.0, 0.0, half], 1.0, [1, 0, 2], [true, false, true]),
-            // A quarter about x: y becomes z, z becomes -y.
-            ([half, 0.0, 0.0], 0.0, [0, 2, 1], [true, true, false]),
-            // A third about the diagonal: x becomes y, y becomes z, z becomes x.
-            ([0.5, 0.5, 0.5], 1.0, [1, 2, 0], [true, true, true]),
-        ] {
-            let (lengths, voxels, _) = stored(order, grows);
-            let plain = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-            let file = file(lengths, &voxels, plain, Some((parts, hand)));
-            let (_, values) = read(file, target(2, 3, 4, Some([-10, 36]))).unwrap();
-            let wanted: Vec<f32> = (0..24).map(|voxel| voxel as f32 / 23.0).collect();
-            assert_eq!(values, wanted, "{parts:?} {hand}");
-        }
-    }
-
-    /// Two bright voxels of ten thousand, and one that is no number, leave the others their shades.
-    #[test]
-    fn without_a_window_the_tails_are_cut() {
-        let mut voxels: Vec<i16> = (0..1000).map(|voxel| (voxel % 100) as i16).collect();
-        voxels[7] = 30_000;
-        let plain = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]];
-        let (facts, values) =
-            read(file([10, 10, 10], &voxels, plain, None), target(10, 10, 10, None)).unwrap();
-        assert_eq!(facts.shading, Shading::OwnRange);
-        assert_eq!((values[0], values[7], values[99]), (0.0, 1.0, 1.0));
-        assert!((values[50] - 50.0 / 99.0).abs() < 0.02, "{}", values[50]);
-        // All alike is black.
-        let (_, values) = read(file([2, 2, 2], &[5; 8], plain, None), target(2, 2, 2, None)).unwrap();
-        assert_eq!(values, [0.0; 8]);
-    }
-
-    #[test]
-    fn what_is_no_volume_has_a_reason() {
-        let good = example();
-        let changed = |at: usize, bytes: &[u8]| {
-            let mut file = good.clone();
-            file[at..at + bytes.len()].copy_from_slice(bytes);
-            read(file, target(2, 2, 2, None)).map(drop)
-        };
-        assert_eq!(changed(0, &[]), Ok(()));
-        let damaged = |defect| Err(Reason::Malformed(defect));
-        assert_eq!(changed(0, &540_i32.to_le_bytes()), Err(Reason::NotAVolume));
-        assert_eq!(changed(344, b"ni1\0"), Err(Reason::NotAVolume), "its voxels are in another file");
-        assert_eq!(changed(40, &[2]), Err(Reason::NotAVolume), "a picture");
-        assert_eq!(changed(40, &[4, 0, 2, 0, 3, 0, 2, 0, 2, 0]), Err(Reason::SeveralVolumes));
-        assert_eq!(changed(40, &[4]), Ok(()), "a series of one");
-        assert_eq!(changed(42, &[0]), damaged(Defect::BadNumber), "a side of nothing");
-        assert_eq!(changed(42, &[3]), damaged(Defect::Truncated));
-        assert_eq!(changed(42, &[255; 6]), damaged(Defect::Truncated), "more than there can be");
-        assert_eq!(changed(70, &32_i16.to_le_bytes()), Err(Reason::UnsupportedPixels), "complex numbers");
-        assert_eq!(changed(70, &3_i16.to_le_bytes()), damaged(Defect::BadNumber));
-        assert_eq!(changed(108, &1e9_f32.to_le_bytes()), damaged(Defect::BadNumber));
-        assert_eq!(changed(108, &f32::NAN.to_le_bytes()), Ok(()), "as before there were extensions");
-        assert_eq!(changed(112, &f32::INFINITY.to_le_bytes()), damaged(Defect::BadNumber));
-        assert_eq!(changed(254, &[0]), Err(Reason::NoOrientation));
-        assert_eq!(changed(280, &[0; 4]), damaged(Defect::BadNumber), "an axis that leads nowhere");
-        assert_eq!(read(b"no volume".to_vec(), target(2, 2, 2, None)).map(drop), Err(Reason::NotAVolume));
-        assert_eq!(
-            read(vec![0x1F, 0x8B, 8, 0], target(2, 2, 2, None)).map(drop),
-            damaged(Defect::BadDeflate)
-        );
-        assert!(looks_like_one(&good) && !looks_like_one(b"\x89PNG\r\n\x1a\n"));
-    }
-}
+mod tests;

@@ -96,7 +96,7 @@ fn send<R: Read + Seek>(
     }
     let slices = depth.unwrap_or(1);
     let values = [slices, height, width].into_iter().fold(channels, u64::saturating_mul);
-    if height > LONGEST_SIDE || width > LONGEST_SIDE || values > MOST_VOLUME {
+    if [slices, height, width].into_iter().any(|side| side > LONGEST_SIDE) || values > MOST_VOLUME {
         return Err(ArchiveDefect::TooLarge.into());
     }
     let cases = images.shape()[0];

@@ -75,7 +75,7 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Facts {
-    /// `PNG`, `JPEG` or the name of the transfer syntax.
+    /// `PNG`, `JPEG`, `NIfTI-1` or the name of the transfer syntax.
     #[n(0)]
     pub format: String,
     /// Rows as stored.
@@ -181,6 +181,10 @@ pub enum ArchiveDefect {
          study is about pictures"
     )]
     OtherCases,
+    /// An archive for a study with a window.
+    #[n(11)]
+    #[error("the study's window is in the unit of a scanner's values, and an archive has bytes")]
+    NoUnit,
 }
 
 /// A piece of an archive on its way to the parent.

@@ -331,6 +331,8 @@ fn seen(facts: &Facts) -> String {
         Shading::Window => "shown in the window of its header",
         Shading::OwnRange => "shown from its darkest to its brightest value",
         Shading::FullRange => "shown in the full range of its format",
+        Shading::StudyWindow => "shown in the window of the study",
+        Shading::Percentiles => "shown from its 0.5th to its 99.5th percentile",
     };
     let turned = if facts.turned { ", turned to the common orientation" } else { "" };
     let Facts { format, rows, columns, bits, .. } = facts;

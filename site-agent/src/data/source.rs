@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use consilium_study::check::MAX_VOLUME;
 use consilium_study::data::Input;
 use consilium_study::graph::Shape;
 use consilium_study::preprocessing::Window;
@@ -116,7 +117,8 @@ pub struct Target {
 /// Why a study's size of case cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a picture has 1 or 3 channels and 1 to {limit} pixels a side, a volume 1 to {slices} grey slices of such sides; this is an {shape}",
+    "a picture has 1 or 3 channels and 1 to {limit} pixels a side, a volume 1 to {slices} grey slices of such sides and at most \
+     {MAX_VOLUME} values; asked for is {shape}",
     limit = Target::LONGEST_SIDE,
     slices = Target::MOST_SLICES
 )]
@@ -143,9 +145,13 @@ impl Target {
             Shape::Volume([channels, depth, height, width]) => (Some(depth), [channels, height, width]),
             Shape::Row(_) => return Err(InvalidTarget { shape }),
         };
-        let is_deep_enough =
-            depth.is_none_or(|depth| channels == 1 && (1..=Self::MOST_SLICES).contains(&depth));
-        if is_deep_enough && matches!(channels, 1 | 3) && side.contains(&height) && side.contains(&width) {
+        let is_a_volume =
+            |depth| channels == 1 && (1..=Self::MOST_SLICES).contains(&depth) && shape.values() <= MAX_VOLUME;
+        if depth.is_none_or(is_a_volume)
+            && matches!(channels, 1 | 3)
+            && side.contains(&height)
+            && side.contains(&width)
+        {
             let depth = depth.map(|depth| depth as u16);
             Ok(Self { channels: channels as u8, height: height as u16, width: width as u16, depth, window })
         } else {

@@ -46,7 +46,7 @@ pub(super) struct Assignment {
     pub(super) site: SiteName,
     #[n(2)]
     pub(super) round: RoundNumber,
-    /// Of each picture: channels, height, width.
+    /// Of each case: channels or slices, height, width.
     #[n(3)]
     pub(super) shape: [u32; 3],
     #[n(4)]

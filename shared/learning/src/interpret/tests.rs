@@ -48,9 +48,9 @@ fn gradients_are_slopes_over_depth() {
     slopes(&section.graph([1, 5, 6, 6], 3).unwrap());
 }
 
-/// A volume of one slice is a picture to a layer of pictures, and to one over depth whose kernel is one deep.
+/// A volume of one slice is flattened as a picture is.
 #[test]
-fn a_preset_over_depth_scores_one_slice_as_a_picture_would_be() {
+fn a_volume_of_one_slice_is_flattened_as_a_picture_is() {
     let section: ModelSection = toml::from_str("preset = \"logistic\"").unwrap();
     let (flat, deep) = (section.graph([1, 6, 6], 3).unwrap(), section.graph([1, 1, 6, 6], 3).unwrap());
     assert_ne!(flat.hash(), deep.hash());

@@ -324,6 +324,28 @@ mod tests {
         }
     }
 
+    /// The gradient of a largest value goes where it stood. All values differ.
+    #[test]
+    fn a_pools_gradient_goes_to_the_largest() {
+        let sides = [1, 2, 5, 6, 4];
+        let values = crate::tensors::values(&numbers(&sides, 1));
+        for (size, stride, padding) in [(2, None, 0), (3, Some(2), 1), (3, Some(1), 1)] {
+            let pool = Pool { size, stride, padding };
+            let device = Device::flex().autodiff();
+            let input = leaf::<5>(&device, sides, 1);
+            let largest = whole(max_pool3d(volumes(input.clone()), &pool));
+            let slopes = Tensor::<5>::from_data(numbers(&largest.dims(), 4), &device);
+            let gradients = (largest.clone() * slopes.clone()).sum().backward();
+            let mut wanted = vec![0.0; values.len()];
+            for (largest, slope) in values_of(largest).into_iter().zip(values_of(slopes)) {
+                let place = values.iter().position(|value| value.to_bits() == largest.to_bits()).unwrap();
+                wanted[place] += slope;
+            }
+            let got = values_of(input.grad(&gradients).expect("a leaf has a gradient"));
+            assert_close(&got, &wanted, 1e-6);
+        }
+    }
+
     /// Divergence stays visible.
     #[test]
     fn no_number_wins_in_a_pool() {

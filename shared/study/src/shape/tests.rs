@@ -1,6 +1,6 @@
 use super::*;
 use crate::canonical::Canonical as _;
-use crate::graph::{ModelGraph, ModelSection};
+use crate::graph::{Convolution, ModelGraph, ModelSection, TransposedConvolution};
 use proptest::prelude::*;
 
 fn error_of(layers: &str) -> String {
@@ -174,9 +174,10 @@ fn volumes_pass_both_kinds_of_layers() {
     let fan_in: Vec<_> = graph.parameters().iter().map(ParameterSpec::fan_in).collect();
     assert_eq!(fan_in, [27, 1, 36, 1, 6, 1, 16, 1]);
     assert_eq!(graph.multiply_adds_per_case(), 60 * (4 * 27) + 60 * (6 * 36) + 60 * (6 * 2 * 8) + 2 * 16);
-    // Outputs, the row too, and what lies under kernels: 3 of 3 slices of 9x7, 2 of 6 slices of 5x4.
+    // Outputs, the row too, and what lies under kernels and windows: 3 of 3 slices of 9x7, 2 of 6 slices of 5x4, 3 of 2
+    // slices of 2x2.
     let outputs = 4 * 60 + 6 * 60 + 2 * 480 + 2 * 120 + 2 * 8 + 16 + 2;
-    assert_eq!(graph.activations_per_case(), outputs + 3 * 3 * 63 + 6 * 2 * 6 * 20);
+    assert_eq!(graph.activations_per_case(), outputs + 3 * 3 * 63 + 6 * 2 * 6 * 20 + 2 * 3 * 2 * 4);
     assert_eq!((graph.input(), graph.depth(), graph.input_len()), ([6, 9, 7], Some(6), 378));
     assert_eq!(ModelGraph::from_canonical(&graph.to_canonical()), Ok(graph));
 
@@ -211,7 +212,7 @@ fn volumes_pass_both_kinds_of_layers() {
         (
             conv,
             Shape::Volume([1, 0, 9, 7]),
-            "volume 1x0x9x7 as a case has a side of zero or one that is too long",
+            "a case cannot be this volume 1x0x9x7: each side is from 1 to 1048576, and all values are at most 268435456",
         ),
     ] {
         assert_eq!(of(layers, input).unwrap_err().to_string(), want);
