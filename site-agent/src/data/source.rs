@@ -335,6 +335,11 @@ mod tests {
     fn only_grey_and_colour_of_sane_sizes() {
         assert!(Target::new(1, 28, 28).is_ok());
         assert!(Target::new(3, 1024, 1).is_ok());
+        let volume = |sides: [u32; 4]| Target::of(sides.into(), None).map(Target::shape);
+        assert_eq!(volume([1, 512, 128, 256]), Ok([512, 128, 256]));
+        for sides in [[1, 512, 129, 256], [1, 513, 8, 8], [1, 0, 8, 8], [3, 8, 8, 8]] {
+            assert!(volume(sides).is_err(), "{sides:?}");
+        }
         for (channels, height, width) in [(0, 1, 1), (2, 8, 8), (1, 0, 8), (1, 8, 1025), (1, 65_544, 8)] {
             assert!(Target::new(channels, height, width).is_err());
         }

@@ -124,6 +124,8 @@ fn a_study_of_volumes_says_how_deep_they_are() {
         ("depth = 16", "window = [-1000, 400]", "data.window"),
     ] {
         let error = Draft::from_toml(&good.replace(from, to)).expect_err(to);
-        assert_eq!(error.problems().iter().map(Problem::key).collect::<Vec<_>>(), [key], "{to}: {error}");
+        // So many slices are too much for a batch, too.
+        let keys = error.problems().iter().map(Problem::key).filter(|key| *key != "training");
+        assert_eq!(keys.collect::<Vec<_>>(), [key], "{to}: {error}");
     }
 }
