@@ -194,7 +194,7 @@ fn other_things_that_are_packed_are_passed_over() {
     assert_eq!(read(packed, target(1, 1, 2, None)).map(drop), Err(Reason::NotAnImage));
 }
 
-/// Two bright voxels of ten thousand, and one that is no number, leave the others their shades.
+/// One bright voxel of a thousand leaves the others their shades.
 #[test]
 fn without_a_window_the_tails_are_cut() {
     let mut voxels: Vec<i16> = (0..1000).map(|voxel| (voxel % 100) as i16).collect();
