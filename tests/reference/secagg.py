@@ -796,29 +796,32 @@ def evaluation_counts(
 ) -> list[int]:
     """The count words of an evaluation over cases (p, q, y) (6.8)."""
 
-    def loss(x: float) -> int:
-        if math.isnan(x) or x < 0:
-            return 16 * 65536
-        return 16 * 65536 if x == 0 else fixed_point(-math.log(x), 0.0, 16.0, 16.0)
+    def loss(x: float) -> float:
+        if math.isnan(x) or x <= 0:
+            return 16.0
+        return min(max(-math.log(x), 0.0), 16.0)
 
     def bin_of(x: float, bins: int) -> int:
         return 0 if math.isnan(x) or x < 0 else int(min(float(bins - 1), math.floor(min(x, 2.0) * bins)))
 
     scored = [1] if k == 2 else list(range(k))
-    losses = baseline_losses = brier = 0
+    losses = squared_losses = baseline_losses = brier = squared_brier = 0
     confusion = [0] * (k * k)
     above = {c: [0, 0] for c in scored}
     histograms = {c: [0] * (2 * B) for c in scored}
     confidence = [[0, 0, 0] for _ in range(16)]
     for p32, q32, y in cases:
         p, q = [float(x) for x in p32], [float(x) for x in q32]
-        losses += loss(p[y])
-        baseline_losses += loss(q[y])
+        losses += fixed_point(loss(p[y]), 0.0, 16.0, 16.0)
+        squared_losses += fixed_point(loss(p[y]) ** 2, 0.0, 256.0, 256.0)
+        baseline_losses += fixed_point(loss(q[y]), 0.0, 16.0, 16.0)
         squares = 0.0
         for c in range(k):
             off = p[c] - (1.0 if c == y else 0.0)
             squares = squares + off * off
+        squares = 2.0 if math.isnan(squares) else min(squares, 2.0)
         brier += fixed_point(squares, 0.0, 2.0, 2.0)
+        squared_brier += fixed_point(squares**2, 0.0, 4.0, 4.0)
         predicted = 0
         for c in range(1, k):
             if p[c] > p[predicted]:
@@ -831,7 +834,8 @@ def evaluation_counts(
         one[0] += 1
         one[1] += 1 if predicted == y else 0
         one[2] += fixed_point(p[predicted], 0.0, 1.0, 0.0)
-    words = [len(cases), 0 if willing else 1] + wide(losses) + wide(baseline_losses) + wide(brier) + confusion
+    words = [len(cases), 0 if willing else 1] + wide(losses) + wide(squared_losses) + wide(baseline_losses)
+    words += wide(brier) + wide(squared_brier) + confusion
     for c in scored:
         words += above[c] + histograms[c]
     for cases_of_bin, correct, sum_of_bin in confidence:

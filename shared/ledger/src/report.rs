@@ -293,22 +293,24 @@ impl fmt::Display for RoundReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "round {}: model {} {}", self.round, self.candidate.short(), self.verdict)?;
         let Some(figures) = &self.figures else { return Ok(()) };
-        write!(f, "; {} held-out cases, loss {:.4}", figures.cases, figures.loss)?;
-        if let Some(start) = figures.start_loss {
-            write!(f, " (before {start:.4})")?;
-        }
+        write!(f, "; {} held-out cases", figures.cases)?;
         for (name, metric) in [
+            ("loss", Metric::Loss),
             ("accuracy", Metric::Accuracy),
             ("AUROC", Metric::Auroc),
             ("kappa", Metric::Kappa),
             ("Dice", Metric::Dice),
             ("MAE", Metric::Mae),
+            ("RMSE", Metric::Rmse),
             ("R2", Metric::R2),
         ] {
             let Some(figure) = figures.get(metric) else { continue };
             write!(f, ", {name} {figure:.4}")?;
             if let Some([low, high]) = figures.intervals.get(&metric) {
                 write!(f, " (95 %: {low:.3} to {high:.3})")?;
+            }
+            if let Some(start) = figures.start_loss.filter(|_| metric == Metric::Loss) {
+                write!(f, ", before {start:.4}")?;
             }
         }
         let Some(temperature) = figures.temperature else { return Ok(()) };

@@ -14,6 +14,7 @@ pub mod exact;
 mod figures;
 mod interval;
 mod labelled;
+mod sampled;
 mod shape;
 mod temperature;
 mod train;

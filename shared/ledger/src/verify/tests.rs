@@ -42,7 +42,7 @@ fn a_good_story_tells_who_trained_what() {
         "18 entries, all in order",
         "ada takes part: approval = \"automatic\"",
         "round 1, attempt 1 (train): 3 of 4 counted: ada, bonn, chur; dax is missing (no complete upload",
-        "was adopted; 120 held-out cases, loss 0.5000 (before 0.7000), accuracy 0.8500, AUROC 0.9100",
+        "was adopted; 120 held-out cases, loss 0.5000, before 0.7000, accuracy 0.8500, AUROC 0.9100",
         "no formal guarantee",
         "trained by ada, bonn, chur",
     ] {

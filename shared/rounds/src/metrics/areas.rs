@@ -1,17 +1,16 @@
 //! Areas of masks: what of a class a site saw in a picture, and what the model did.
 
-use super::interval::{self, Interval};
-use super::{UNIT, Wide};
+use super::interval::Interval;
+use super::sampled::{SAMPLED_WORDS, Sampled};
 
-/// Words of a class: pictures, and its coefficients and their squares (wide).
-pub(super) const AREA_WORDS: usize = 5;
+/// Words of a class: pictures, and their coefficients.
+pub(super) const AREA_WORDS: usize = 1 + SAMPLED_WORDS;
 
 /// Dice coefficients (Dice 1945) of one class, summed over the pictures that have it in mask or prediction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AreaCounts {
     pictures: u32,
-    coefficients: Wide,
-    squares: Wide,
+    coefficients: Sampled,
 }
 
 impl AreaCounts {
@@ -21,44 +20,32 @@ impl AreaCounts {
         if both == 0 {
             return;
         }
-        let coefficient = 2.0 * shared as f64 / both as f64;
         self.pictures += 1;
-        self.coefficients.add((coefficient * UNIT).round() as u64);
-        self.squares.add((coefficient * coefficient * UNIT).round() as u64);
+        self.coefficients.add(2.0 * shared as f64 / both as f64);
     }
 
     pub(super) fn words(self) -> [u32; AREA_WORDS] {
-        let ([low, high], [square_low, square_high]) = (self.coefficients.words(), self.squares.words());
+        let [low, high, square_low, square_high] = self.coefficients.words();
         [self.pictures, low, high, square_low, square_high]
     }
 
-    pub(super) fn from_words([pictures, low, high, square_low, square_high]: [u32; AREA_WORDS]) -> Self {
-        let (coefficients, squares) =
-            (Wide::from_words([low, high]), Wide::from_words([square_low, square_high]));
-        Self { pictures, coefficients, squares }
+    pub(super) fn from_words([pictures, coefficients @ ..]: [u32; AREA_WORDS]) -> Self {
+        Self { pictures, coefficients: Sampled::from_words(coefficients) }
     }
 
     /// Whether so many cases can have such a sum.
     pub(super) fn is_possible(self, cases: u32) -> bool {
-        let most = u64::from(self.pictures) * UNIT as u64;
-        // A square is no larger than its coefficient; each is rounded.
-        let squares = self.coefficients.get().saturating_add(self.pictures.into());
-        self.pictures <= cases && self.coefficients.get() <= most && self.squares.get() <= squares
+        self.pictures <= cases && self.coefficients.is_possible(self.pictures, 1)
     }
 
     /// The mean over the pictures.
     pub(super) fn mean(self) -> Option<f64> {
-        (self.pictures > 0).then(|| self.coefficients.get() as f64 / UNIT / f64::from(self.pictures))
+        (self.pictures > 0).then(|| self.coefficients.mean(self.pictures))
     }
 
     /// Its 95 % interval, from the variance between pictures. None with fewer than two.
     pub(super) fn interval(self) -> Option<Interval> {
-        let (mean, count) = (self.mean()?, f64::from(self.pictures));
-        if self.pictures < 2 {
-            return None;
-        }
-        let spread = (self.squares.get() as f64 / UNIT - count * mean * mean).max(0.0) / (count - 1.0);
-        interval::of_figure(mean, spread / count, [0.0, 1.0])
+        self.coefficients.interval(self.pictures, [0.0, 1.0])
     }
 }
 

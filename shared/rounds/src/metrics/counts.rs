@@ -4,9 +4,10 @@ use consilium_study::task::{Label, Task, held};
 
 use super::areas::{AREA_WORDS, AreaCounts, overlaps};
 use super::labelled::LabelledCounts;
+use super::sampled::{SAMPLED_WORDS, Sampled};
 use super::shape::EvaluationShape;
 use super::values::ValueCounts;
-use super::{Wide, clipped, fixed};
+use super::{LOSS_CLIP, Wide, clipped, fixed};
 
 /// What is known of a case that was scored.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +37,7 @@ pub struct EvaluationCounts {
     pub(super) cases: u32,
     /// Sites that would not train from the candidate.
     pub(super) declines: u32,
-    pub(super) loss: Wide,
+    pub(super) loss: Sampled,
     pub(super) start_loss: Wide,
     pub(super) detail: Detail,
 }
@@ -91,7 +92,7 @@ impl EvaluationCounts {
         let truth = truth.into();
         let classes = self.shape.classes();
         self.cases += 1;
-        self.loss.add(fixed(loss(candidate, truth)));
+        self.loss.add(clipped(loss(candidate, truth)));
         self.start_loss.add(fixed(start_loss));
         match (&mut self.detail, truth) {
             (Detail::Labelled(counts), Truth::Label(label)) => {
@@ -146,7 +147,7 @@ impl EvaluationCounts {
         }
         let mut rest = words;
         let [cases, declines] = [(); 2].map(|()| take(&mut rest, 1)[0]);
-        let [loss, start_loss] = [(); 2].map(|()| take_wide(&mut rest));
+        let (loss, start_loss) = (take_sampled(&mut rest), take_wide(&mut rest));
         let detail = match shape.task() {
             Task::Segmentation => {
                 let areas = rest.as_chunks::<AREA_WORDS>().0;
@@ -170,8 +171,8 @@ impl EvaluationCounts {
         if self.declines > self.cases {
             return Err(MalformedCounts::Inconsistent("the number of sites that decline"));
         }
-        let most_loss = u64::from(self.cases) * fixed(f64::INFINITY);
-        if [self.loss, self.start_loss].iter().any(|loss| loss.get() > most_loss) {
+        let most = u64::from(self.cases) * fixed(f64::INFINITY);
+        if !self.loss.is_possible(self.cases, LOSS_CLIP as u32) || self.start_loss.get() > most {
             return Err(MalformedCounts::Inconsistent("a clipped loss"));
         }
         match &self.detail {
@@ -257,4 +258,9 @@ pub(super) fn take<'w>(rest: &mut &'w [u32], count: usize) -> &'w [u32] {
 pub(super) fn take_wide(rest: &mut &[u32]) -> Wide {
     let words = take(rest, 2);
     Wide::from_words([words[0], words[1]])
+}
+
+pub(super) fn take_sampled(rest: &mut &[u32]) -> Sampled {
+    let words = take(rest, SAMPLED_WORDS);
+    Sampled::from_words([words[0], words[1], words[2], words[3]])
 }

@@ -9,7 +9,7 @@ use super::areas::AreaCounts;
 use super::counts::{Detail, EvaluationCounts, total};
 use super::interval::{self, Interval, Intervals};
 use super::labelled::{LabelledCounts, ScoreCounts};
-use super::{UNIT, temperature};
+use super::{LOSS_CLIP, UNIT, temperature};
 
 /// What an evaluation says. With more than two classes, score figures are means over the classes that occur,
 /// each against all others; of findings all figures are means over the findings. `None` where the cases do not define a figure (an AUROC needs both kinds).
@@ -119,11 +119,13 @@ impl EvaluationCounts {
         let cases = f64::from(self.cases);
         let mut figures = Figures {
             cases: u64::from(self.cases),
-            loss: self.loss.get() as f64 / UNIT / cases,
+            loss: self.loss.mean(self.cases),
             start_loss: Some(self.start_loss.get() as f64 / UNIT / cases),
             declines: self.declines,
             ..Figures::default()
         };
+        let of_loss = self.loss.interval(self.cases, [0.0, LOSS_CLIP]);
+        figures.intervals.extend(of_loss.map(|interval| (Metric::Loss, interval)));
         match &self.detail {
             Detail::Labelled(counts) => counts.fill_in(&mut figures, self.cases),
             Detail::Areas(areas) => {
@@ -137,8 +139,14 @@ impl EvaluationCounts {
                 (figures.mae, figures.rmse) =
                     (Some(span * errors.mean), Some(span * errors.root_mean_square));
                 figures.r2 = errors.explained;
-                let interval = errors.interval.map(|limits| limits.map(|limit| span * limit));
-                figures.intervals.extend(interval.map(|interval| (Metric::Mae, interval)));
+                let of_range = |interval: Interval| interval.map(|limit| span * limit);
+                for (metric, interval) in [
+                    (Metric::Mae, errors.of_mean.map(of_range)),
+                    (Metric::Rmse, errors.of_root_mean_square.map(of_range)),
+                    (Metric::R2, errors.of_explained),
+                ] {
+                    figures.intervals.extend(interval.map(|interval| (metric, interval)));
+                }
             }
         }
         Some(figures)
@@ -173,6 +181,7 @@ impl LabelledCounts {
         note(Metric::BalancedAccuracy, of_shares(&recalled));
         note(Metric::Sensitivity, of_shares(&sensitivities));
         note(Metric::Specificity, of_shares(&specificities));
+        note(Metric::Brier, self.brier.interval(cases, [0.0, 2.0]));
         note(
             Metric::Kappa,
             kappa.and_then(|(kappa, variance)| interval::of_figure(kappa, variance, [-1.0, 1.0])),
@@ -182,7 +191,7 @@ impl LabelledCounts {
         figures.balanced_accuracy = mean_share(&recalled);
         figures.sensitivity = mean_share(&sensitivities);
         figures.specificity = mean_share(&specificities);
-        figures.brier = Some(self.brier.get() as f64 / UNIT / f64::from(cases));
+        figures.brier = Some(self.brier.mean(cases));
         figures.calibration_error = Some(calibration_error);
         figures.kappa = kappa.map(|(kappa, _)| kappa);
         figures.temperature = fitted.map(|fitted| fitted.temperature);

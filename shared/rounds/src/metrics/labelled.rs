@@ -2,7 +2,8 @@
 
 use consilium_study::task::Label;
 
-use super::counts::{MalformedCounts, argmax, likelier, squared_error, take, take_wide, total};
+use super::counts::{MalformedCounts, argmax, likelier, squared_error, take, take_sampled, take_wide, total};
+use super::sampled::Sampled;
 use super::shape::{CONFIDENCE_BINS, EvaluationShape, bin};
 use super::temperature::tempered_losses;
 use super::{LOSS_CLIP, UNIT, Wide, fixed};
@@ -32,7 +33,7 @@ pub(super) struct ConfidenceBin {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LabelledCounts {
     pub(super) shape: EvaluationShape,
-    pub(super) brier: Wide,
+    pub(super) brier: Sampled,
     /// `[label][prediction]`, row by row; nothing of findings.
     pub(super) confusion: Vec<u32>,
     pub(super) scores: Vec<ScoreCounts>,
@@ -52,7 +53,7 @@ impl LabelledCounts {
         };
         Self {
             shape,
-            brier: Wide::default(),
+            brier: Sampled::default(),
             confusion: vec![0; shape.confusion_len()],
             scores: vec![score; shape.scored().len()],
             confidence: vec![ConfidenceBin::default(); CONFIDENCE_BINS],
@@ -63,7 +64,7 @@ impl LabelledCounts {
     /// Adds a case: its probabilities, one per class or finding, and its label, which is of the shape's task.
     pub(super) fn add(&mut self, probabilities: &[f32], label: Label) {
         let shape = self.shape;
-        self.brier.add((squared_error(probabilities, label) * UNIT).round() as u64);
+        self.brier.add(squared_error(probabilities, label));
         for (sum, loss) in self.tempered.iter_mut().zip(tempered_losses(probabilities, label)) {
             sum.add(fixed(loss));
         }
@@ -114,7 +115,7 @@ impl LabelledCounts {
 
     /// Reads what [`Self::write`] wrote; there are as many words as the shape has.
     pub(super) fn read(shape: EvaluationShape, rest: &mut &[u32]) -> Self {
-        let brier = take_wide(rest);
+        let brier = take_sampled(rest);
         let confusion = take(rest, shape.confusion_len()).to_vec();
         let scores = shape
             .scored()
@@ -140,6 +141,9 @@ impl LabelledCounts {
 
     /// Whether every way of counting the cases gives this number.
     pub(super) fn check(&self, cases: u32) -> Result<(), MalformedCounts> {
+        if !self.brier.is_possible(cases, 2) {
+            return Err(MalformedCounts::Inconsistent("the Brier score"));
+        }
         let cases = u64::from(cases);
         let agree = |what, sum: u64| {
             if sum == cases { Ok(()) } else { Err(MalformedCounts::Inconsistent(what)) }
@@ -168,9 +172,6 @@ impl LabelledCounts {
         }
         if self.tempered.iter().any(|loss| loss.get() > cases * fixed(LOSS_CLIP)) {
             return Err(MalformedCounts::Inconsistent("a clipped loss"));
-        }
-        if self.brier.get() > cases * 2 * steps {
-            return Err(MalformedCounts::Inconsistent("the Brier score"));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use consilium_study::task::{Range, Task};
 use minicbor::{Decode, Encode};
 
 use super::areas::AREA_WORDS;
+use super::sampled::SAMPLED_WORDS;
 use super::temperature::TEMPERATURES;
 use super::values::VALUE_WORDS;
 
@@ -11,8 +12,8 @@ use super::values::VALUE_WORDS;
 pub(crate) const CONFIDENCE_BINS: usize = 16;
 /// Words of one confidence bin: cases, correct ones, and the sum of confidences (wide).
 const CONFIDENCE_WORDS: usize = 4;
-/// Words of every evaluation: cases, sites that decline, and two losses (wide).
-const COMMON_WORDS: usize = 6;
+/// Words of every evaluation: cases, sites that decline, losses, and those of the start (wide).
+const COMMON_WORDS: usize = 2 + SAMPLED_WORDS + 2;
 
 /// What is counted; decides the number of words and travels in the study.
 #[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
@@ -143,7 +144,7 @@ impl EvaluationShape {
             Task::Classification | Task::Ordinal | Task::MultiLabel => {}
         }
         let per_score = 2 + 2 * self.bins();
-        let (brier, diagram) = (2, CONFIDENCE_BINS * CONFIDENCE_WORDS);
+        let (brier, diagram) = (SAMPLED_WORDS, CONFIDENCE_BINS * CONFIDENCE_WORDS);
         let scores = self.confusion_len() + self.scored().len() * per_score;
         COMMON_WORDS + brier + scores + diagram + 2 * self.temperatures()
     }
