@@ -4,7 +4,7 @@
 //! device it runs on, so the tests hold each of these against ours on the processor.
 
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions};
-use burn::tensor::{Tensor, activation, module};
+use burn::tensor::{Int, Tensor, activation, module};
 use consilium_study::graph::{Convolution, Pool, TransposedConvolution};
 
 use super::normalisation::{EPSILON, Sets, Then};
@@ -39,6 +39,24 @@ pub(super) fn max_pool(input: Tensor<4>, pool: &Pool) -> Tensor<4> {
     options.stride = [pool.stride() as usize; 2];
     options.padding = [(pool.padding as usize, pool.padding as usize); 2];
     module::max_pool2d(input, options)
+}
+
+/// As [`super::planes::pick`].
+pub(super) fn pick(input: Tensor<4>, taken: &[Option<usize>]) -> Tensor<4> {
+    let [cases, planes, height, width] = input.dims();
+    let device = input.device();
+    let zeros = Tensor::zeros([cases, 1, height, width], &device);
+    let places: Vec<i64> = taken.iter().map(|place| place.unwrap_or(planes).cast_signed() as i64).collect();
+    Tensor::cat(vec![input, zeros], 1).select(1, Tensor::<1, Int>::from_data(places.as_slice(), &device))
+}
+
+/// As [`super::planes::largest`]; whether a value that is no number wins is the device's affair.
+pub(super) fn largest(input: Tensor<4>, taken: Vec<usize>, window: usize) -> Tensor<4> {
+    let [cases, _, height, width] = input.dims();
+    let windows = taken.len() / window;
+    let taken: Vec<_> = taken.into_iter().map(Some).collect();
+    let under = pick(input, &taken).reshape([cases, windows, window, height, width]);
+    under.max_dim(2).reshape([cases, windows, height, width])
 }
 
 /// As [`super::normalisation::normalise`]; the moments, biased and `[sets]`, stay on the device.

@@ -46,6 +46,7 @@ pub(crate) mod volume;
 mod anywhere;
 mod depthwise;
 mod kernel;
+mod planes;
 mod product;
 mod scratch;
 #[cfg(test)]

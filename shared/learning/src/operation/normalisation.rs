@@ -4,18 +4,26 @@
 //! Szegedy 2015), a group of channels of one case for a group (Wu and He 2018). Planes, the images
 //! of single channels, are summed one by one in a fixed order, whatever the number of threads.
 
+mod planes;
+
 use burn::backend::Flex;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
+use burn::backend::autodiff::checkpoint::strategy::{
+    BalancedCheckpointing, CheckpointStrategy, NoCheckpointing,
+};
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
-use rayon::prelude::*;
 
+pub(super) use self::planes::{sum, sum_of_pairs};
+
+use self::planes::Map;
 use super::rectifier::rectified;
-use super::{Tracked, anywhere, flex, on_flex, plain, sides, tracked, wide};
+use super::{Tracked, TrackedTensor, anywhere, flex, on_flex, plain, sides, tracked};
 use crate::tensors::values;
 
 /// Added to a variance before its root.
@@ -120,6 +128,10 @@ pub(crate) fn normalise_by(
     Tensor::from_primitive::<Flex>(map.forward(&input, &plain(scale), &plain(shift), moments))
 }
 
+/// Values from which on a result is not kept for the layer behind it, but made again when that goes back: a pass over memory
+/// is cheap beside a convolution, and there is such a result for every second that a residual network keeps.
+const LARGE: usize = 1 << 22;
+
 /// On tensors that take part in differentiation; with the moments of `input` where none are `given`.
 fn differentiate(
     input: Tensor<4>,
@@ -132,18 +144,52 @@ fn differentiate(
     let values = input.primitive().to_contiguous();
     let map = Map::new(sides(&values), sets, then);
     let moments = given.cloned().unwrap_or_else(|| map.moments(values.storage()));
-    let result = map.forward(&values, scale.primitive(), shift.primitive(), &moments);
-    let nodes = [input.node(), scale.node(), shift.node()];
-    let given = given.is_some();
-    let result = match Normalisation.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+    let parents = [input, scale, shift];
+    let record = if values.storage::<f32>().len() < LARGE {
+        record::<NoCheckpointing>
+    } else {
+        record::<BalancedCheckpointing>
+    };
+    (record(&parents, values, map, &moments, given.is_some()), moments)
+}
+
+/// The result, and how it is differentiated.
+fn record<C: CheckpointStrategy>(
+    parents: &[TrackedTensor; 3],
+    values: FlexTensor,
+    map: Map,
+    moments: &Moments,
+    given: bool,
+) -> Tensor<4> {
+    let [_, scale, shift] = parents;
+    let result = map.forward(&values, scale.primitive(), shift.primitive(), moments);
+    drop(values);
+    let nodes = parents.each_ref().map(TrackedTensor::node);
+    let again = Again { nodes: nodes.each_ref().map(NodeGuard::id), map, moments: moments.clone() };
+    let operation = Normalisation.prepare::<C>(nodes).memory_bound().retro_forward(again).parents(parents);
+    let result = match operation.stateful() {
         OpsKind::Tracked(mut step) => {
-            let (input, scale) = (step.checkpoint(&input), step.checkpoint(&scale));
-            let shift = step.checkpoint(&shift);
+            let [input, scale, shift] = parents.each_ref().map(|parent| step.checkpoint(parent));
             step.finish(State { input, scale, shift, map, moments: moments.clone(), given }, result)
         }
         OpsKind::UnTracked(step) => step.finish(result),
     };
-    (Tensor::from_primitive::<Tracked>(result), moments)
+    Tensor::from_primitive::<Tracked>(result)
+}
+
+/// Makes a result again, out of input, scale and shift.
+#[derive(Debug)]
+struct Again {
+    nodes: [NodeId; 3],
+    map: Map,
+    moments: Moments,
+}
+
+impl RetroForward for Again {
+    fn forward(&self, states: &mut BackwardStates, result: NodeId) {
+        let [input, scale, shift] = self.nodes.map(|node| states.get_state::<FlexTensor>(&node));
+        states.save(result, self.map.forward(&input.to_contiguous(), &scale, &shift, &self.moments));
+    }
 }
 
 #[derive(Debug)]
@@ -188,198 +234,6 @@ impl Backward<Flex, 3> for Normalisation {
             gradients.register::<Flex>(node.id, flex(gradient, &[map.channels]));
         }
     }
-}
-
-/// Which plane belongs to which set.
-#[derive(Clone, Copy, Debug)]
-struct Map {
-    cases: usize,
-    channels: usize,
-    plane: usize,
-    sets: Sets,
-    then: Then,
-}
-
-/// What a plane's values go through: `(value - mean) * inverse * scale + shift`.
-#[derive(Clone, Copy, Debug)]
-struct Line {
-    mean: f32,
-    inverse: f32,
-    scale: f32,
-    shift: f32,
-}
-
-impl Line {
-    /// Before what happens then.
-    #[inline(always)]
-    fn of(self, value: f32) -> f32 {
-        (value - self.mean) * (self.scale * self.inverse) + self.shift
-    }
-
-    /// The slope that reaches it, given the one behind what happens then.
-    #[inline(always)]
-    fn slope(self, then: Then, value: f32, slope: f32) -> f32 {
-        if then == Then::Keep || self.of(value) > 0.0 { slope } else { 0.0 }
-    }
-}
-
-impl Map {
-    fn new([cases, channels, height, width]: [usize; 4], sets: Sets, then: Then) -> Self {
-        Self { cases, channels, plane: height * width, sets, then }
-    }
-
-    /// Number of sets.
-    fn count(&self) -> usize {
-        match self.sets {
-            Sets::Channels => self.channels,
-            Sets::Groups(groups) => self.cases * groups,
-        }
-    }
-
-    /// Values in a set.
-    fn size(&self) -> usize {
-        self.cases * self.channels * self.plane / self.count().max(1)
-    }
-
-    /// The set of a plane; planes are numbered case by case.
-    fn set_of(&self, plane: usize) -> usize {
-        match self.sets {
-            Sets::Channels => plane % self.channels,
-            Sets::Groups(groups) => plane / (self.channels / groups),
-        }
-    }
-
-    /// Sums over each set of what `value` gives for each plane, divided by the set's size.
-    fn mean_over_sets(&self, values: impl Iterator<Item = f32>) -> Vec<f32> {
-        let mut sums = vec![0.0_f64; self.count()];
-        for (plane, value) in values.enumerate() {
-            sums[self.set_of(plane)] += f64::from(value);
-        }
-        let size = self.size() as f64;
-        sums.into_iter().map(|sum| (sum / size) as f32).collect()
-    }
-
-    fn per_channel(&self, values: impl Iterator<Item = f32>) -> Vec<f32> {
-        let mut sums = vec![0.0_f32; self.channels];
-        for (plane, value) in values.enumerate() {
-            sums[plane % self.channels] += value;
-        }
-        sums
-    }
-
-    /// Two passes: the variance around the mean, not the difference of two large numbers.
-    fn moments(&self, input: &[f32]) -> Moments {
-        let planes = || input.par_chunks_exact(self.plane);
-        let sums: Vec<f32> = planes().map(|values| wide(|| sum(values))).collect();
-        let means = self.mean_over_sets(sums.into_iter());
-        let squares: Vec<f32> = planes()
-            .enumerate()
-            .map(|(plane, values)| {
-                let mean = means[self.set_of(plane)];
-                wide(|| sum_of(values, |value| (value - mean) * (value - mean)))
-            })
-            .collect();
-        let variances = self.mean_over_sets(squares.into_iter());
-        Moments { means, variances }
-    }
-
-    /// The line of each plane.
-    fn lines(&self, scale: &[f32], shift: &[f32], moments: &Moments) -> Vec<Line> {
-        let line = |plane| {
-            let (set, channel) = (self.set_of(plane), plane % self.channels);
-            let inverse = 1.0 / (moments.variances[set] + EPSILON).sqrt();
-            Line { mean: moments.means[set], inverse, scale: scale[channel], shift: shift[channel] }
-        };
-        (0..self.cases * self.channels).map(line).collect()
-    }
-
-    fn forward(
-        &self,
-        input: &FlexTensor,
-        scale: &FlexTensor,
-        shift: &FlexTensor,
-        moments: &Moments,
-    ) -> FlexTensor {
-        let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
-        let lines = self.lines(scale.storage(), shift.storage(), moments);
-        let values = input.storage::<f32>();
-        let mut out = vec![0.0; values.len()];
-        let planes = out.par_chunks_exact_mut(self.plane).zip(values.par_chunks_exact(self.plane));
-        planes.zip(&lines).for_each(|((out, values), line)| {
-            wide(|| out.iter_mut().zip(values).for_each(|(out, value)| *out = self.then.of(line.of(*value))));
-        });
-        flex(out, &sides(input))
-    }
-
-    /// Per plane: the sum of the slope, and of the slope times the normalised input.
-    fn slope_sums(&self, input: &[f32], slope: &[f32], lines: &[Line]) -> Vec<(f32, f32)> {
-        let planes = input.par_chunks_exact(self.plane).zip(slope.par_chunks_exact(self.plane));
-        planes
-            .zip(lines)
-            .map(|((values, slope), line)| {
-                wide(|| {
-                    let slope_at = |value, slope| line.slope(self.then, value, slope);
-                    let level = sum_of_pairs(values, slope, slope_at);
-                    let tilt = |value, slope| (value - line.mean) * slope_at(value, slope);
-                    (level, sum_of_pairs(values, slope, tilt) * line.inverse)
-                })
-            })
-            .collect()
-    }
-
-    fn input_gradient(&self, input: &[f32], slope: &[f32], lines: &[Line], sums: &[(f32, f32)]) -> Vec<f32> {
-        let scaled = |which: fn(&(f32, f32)) -> f32| {
-            self.mean_over_sets(sums.iter().zip(lines).map(|(sum, line)| line.scale * which(sum)))
-        };
-        let (level, tilt) = (scaled(|sum| sum.0), scaled(|sum| sum.1));
-        let mut out = vec![0.0; input.len()];
-        let planes = out.par_chunks_exact_mut(self.plane).zip(input.par_chunks_exact(self.plane));
-        let planes = planes.zip(slope.par_chunks_exact(self.plane)).zip(lines);
-        planes.enumerate().for_each(|(plane, (((out, values), slope), line))| {
-            let set = self.set_of(plane);
-            let (level, tilt) = (level[set], tilt[set] * line.inverse);
-            wide(|| {
-                for ((out, &value), &slope) in out.iter_mut().zip(values).zip(slope) {
-                    let slope = line.slope(self.then, value, slope);
-                    *out = line.inverse * (line.scale * slope - level - (value - line.mean) * tilt);
-                }
-            });
-        });
-        out
-    }
-}
-
-const LANES: usize = 16;
-
-/// Sum in sixteen lanes: as fast as the processor adds, and in one order everywhere.
-#[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f32 {
-    sum_of(values, |value| value)
-}
-
-#[inline(always)]
-fn sum_of(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|&value| of(value)).sum();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane += of(value));
-    }
-    lanes.iter().sum::<f32>() + rest
-}
-
-#[inline(always)]
-pub(super) fn sum_of_pairs(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let (lefts, rights) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
-    let rest = lefts.remainder().iter().zip(rights.remainder());
-    let rest: f32 = rest.map(|(&left, &right)| of(left, right)).sum();
-    for (left, right) in lefts.zip(rights) {
-        for (lane, (&left, &right)) in lanes.iter_mut().zip(left.iter().zip(right)) {
-            *lane += of(left, right);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -470,6 +324,29 @@ mod tests {
                 assert_close(fused, apart, 1e-6);
             }
         }
+    }
+
+    /// What is made again is what was there, so gradients are the same to the bit.
+    #[test]
+    fn a_result_that_is_made_again_gives_the_same_gradients() {
+        let device = Device::flex().autodiff();
+        let run = |record: fn(&[TrackedTensor; 3], FlexTensor, Map, &Moments, bool) -> Tensor<4>| {
+            let (x, s, b) = (leaf(&device, [3, 4, 5, 3], 1), leaf(&device, [4], 2), leaf(&device, [4], 3));
+            let values = tracked(x.clone()).primitive().to_contiguous();
+            let map = Map::new(sides(&values), Sets::Channels, Then::Rectify);
+            let moments = map.moments(values.storage());
+            let parents = [tracked(x.clone()), tracked(s.clone()), tracked(b.clone())];
+            let normal = record(&parents, values, map, &moments, false);
+            // Squares need it going back, from both sides.
+            let gradients = (normal.clone() * normal.clone() * normal).sum().backward();
+            let missing = "every leaf has a gradient";
+            [
+                values_of(x.grad(&gradients).expect(missing)),
+                values_of(s.grad(&gradients).expect(missing)),
+                values_of(b.grad(&gradients).expect(missing)),
+            ]
+        };
+        assert_eq!(run(record::<NoCheckpointing>), run(record::<BalancedCheckpointing>));
     }
 
     #[test]

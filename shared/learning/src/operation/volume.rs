@@ -4,10 +4,11 @@
 //! is. A kernel of three sides is one of two over slices that lie beneath each other as channels: the same products, in
 //! convolutions that are quick already. The other way, through burn's own, would be a second set of operations to keep exact.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use consilium_study::graph::{Convolution, Pool, TransposedConvolution};
 
 use super::convolution::conv2d;
+use super::planes::{largest, pick};
 use super::pooling::{average_pool, max_pool};
 use super::transposed::transposed_conv2d;
 
@@ -77,26 +78,31 @@ impl Volumes {
     /// The slices under each of a row of windows, `[cases * windows, window, channels, height, width]`: `under` names them,
     /// window after window of so many places, and none for a slice of zeros.
     fn under(self, window: usize, under: &[Option<usize>]) -> Tensor<5> {
-        let (cases, depth) = (self.cases(), self.depth);
         let [_, channels, height, width] = self.slices.dims();
-        let mut volumes = self.slices.reshape([cases, depth, channels, height, width]);
-        let device = volumes.device();
-        if under.contains(&None) {
-            let zeros = Tensor::zeros([cases, 1, channels, height, width], &device);
-            volumes = Tensor::cat(vec![volumes, zeros], 1);
-        }
-        let places: Vec<i64> =
-            under.iter().map(|place| place.unwrap_or(depth).cast_signed() as i64).collect();
-        let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
-        let windows = cases * under.len() / window;
-        volumes.select(1, places).reshape([windows, window, channels, height, width])
+        let windows = self.cases() * under.len() / window;
+        let of_slice = |slice: &Option<usize>| {
+            let first = slice.map(|slice| slice * channels);
+            (0..channels).map(move |channel| first.map(|first| first + channel))
+        };
+        let taken = under.iter().flat_map(of_slice).collect();
+        pick(self.cases_of_planes(), taken).reshape([windows, window, channels, height, width])
     }
 
     /// The slices under windows as so many more channels, `[cases * windows, channels * window, height, width]`.
     fn stacked(self, window: usize, under: &[Option<usize>]) -> Tensor<4> {
-        let stacks = self.under(window, under).swap_dims(1, 2);
-        let [windows, channels, window, height, width] = stacks.dims();
-        stacks.reshape([windows, channels * window, height, width])
+        let [_, channels, height, width] = self.slices.dims();
+        let windows = self.cases() * under.len() / window;
+        let place = |slice: Option<usize>, channel| slice.map(|slice| slice * channels + channel);
+        let of_window = |slices: &[Option<usize>]| by_channel(channels, slices, place);
+        let taken = under.chunks_exact(window).flat_map(of_window).collect();
+        pick(self.cases_of_planes(), taken).reshape([windows, channels * window, height, width])
+    }
+
+    /// All planes of a case in a row, slice by slice: `[cases, depth * channels, height, width]`.
+    fn cases_of_planes(self) -> Tensor<4> {
+        let (cases, depth) = (self.cases(), self.depth);
+        let [_, channels, height, width] = self.slices.dims();
+        self.slices.reshape([cases, depth * channels, height, width])
     }
 }
 
@@ -146,11 +152,17 @@ pub(crate) fn transposed_conv3d(
 /// Largest value of each window. Padding never wins.
 pub(crate) fn max_pool3d(input: Volumes, pool: &Pool) -> Volumes {
     let (depth, input) = (input.depth, input.map(|slices| max_pool(slices, pool)));
+    let ([_, channels, height, width], cases, size) =
+        (input.slices.dims(), input.cases(), pool.size as usize);
     // Half of a window at most is padding, so the slice at the rim lies under it, too.
     let under: Vec<_> =
-        places(depth, pool).map(|place| Some(place.clamp(0, depth.cast_signed() - 1) as usize)).collect();
-    let windows = input.under(pool.size as usize, &under);
-    pooled(windows.max_dim(1), under.len() / pool.size as usize)
+        places(depth, pool).map(|place| place.clamp(0, depth.cast_signed() - 1) as usize).collect();
+    let of_window =
+        |slices: &[usize]| by_channel(channels, slices, |slice, channel| slice * channels + channel);
+    let taken = under.chunks_exact(size).flat_map(of_window).collect();
+    let depth = under.len() / size;
+    let slices = largest(input.cases_of_planes(), taken, size);
+    Volumes { slices: slices.reshape([cases * depth, channels, height, width]), depth }
 }
 
 /// Mean of each window. Padding counts as zeros.
@@ -158,8 +170,9 @@ pub(crate) fn average_pool3d(input: Volumes, pool: &Pool) -> Volumes {
     let (depth, input) = (input.depth, input.map(|slices| average_pool(slices, pool)));
     let inside = |place: isize| usize::try_from(place).ok().filter(|place| *place < depth);
     let under: Vec<_> = places(depth, pool).map(inside).collect();
-    let windows = input.under(pool.size as usize, &under);
-    pooled(windows.mean_dim(1), under.len() / pool.size as usize)
+    let (depth, windows) = (under.len() / pool.size as usize, input.under(pool.size as usize, &under));
+    let [slices, _, channels, height, width] = windows.dims();
+    Volumes { slices: windows.mean_dim(1).reshape([slices, channels, height, width]), depth }
 }
 
 /// Where the windows of a pool lie over depth, place after place.
@@ -170,9 +183,10 @@ fn places(depth: usize, pool: &Pool) -> impl Iterator<Item = isize> {
     (0..after).flat_map(move |at| (0..size).map(move |tap| at * stride + tap - padding))
 }
 
-fn pooled(windows: Tensor<5>, depth: usize) -> Volumes {
-    let [slices, _, channels, height, width] = windows.dims();
-    Volumes { slices: windows.reshape([slices, channels, height, width]), depth }
+/// What `of` says of each slice and channel, all slices of a channel first.
+fn by_channel<S: Copy, T>(channels: usize, slices: &[S], of: impl Fn(S, usize) -> T) -> Vec<T> {
+    let pairs = (0..channels).flat_map(|channel| slices.iter().map(move |slice| (*slice, channel)));
+    pairs.map(|(slice, channel)| of(slice, channel)).collect()
 }
 
 #[cfg(test)]

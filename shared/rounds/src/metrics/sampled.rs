@@ -66,7 +66,9 @@ mod tests {
             let mut words = [0; SAMPLED_WORDS];
             for site in &sites {
                 let mut sums = Sampled::default();
-                site.iter().for_each(|figure| sums.add(*figure));
+                for figure in site {
+                    sums.add(*figure);
+                }
                 words.iter_mut().zip(sums.words()).for_each(|(sum, word)| *sum += word);
             }
             let (sums, figures) = (Sampled::from_words(words), sites.concat());
