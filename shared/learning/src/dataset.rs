@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(nan, Err(InvalidDataset::NotFinite));
         let of =
             |labels: &[Label]| Dataset::new([1, 1, 1], Pixels::Bytes(vec![0; 3]), labels.to_vec()).unwrap();
-        let graph = crate::testing::graph(consilium_study::graph::Preset::Logistic, None);
+        let graph = crate::testing::graph(Preset::Logistic, None);
         let graph = ModelGraph::new([1, 1, 1], graph.layers().to_vec()).unwrap();
         let (class, findings) = (Label::Class, Label::Findings);
         assert_eq!(of(&[class(0), class(1), class(1)]).check(&graph), Ok(()));

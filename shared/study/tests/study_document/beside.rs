@@ -17,7 +17,7 @@ fn with(line: &str) -> String {
 }
 
 fn refused(text: &str) -> String {
-    Draft::from_toml(text).unwrap_err().to_string()
+    Draft::from_toml(text).expect_err("no study").to_string()
 }
 
 #[test]
