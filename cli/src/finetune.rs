@@ -239,6 +239,7 @@ mod tests {
             inputs: None,
             task: Task::Classification,
             range: None,
+            beside: None,
         }
     }
 

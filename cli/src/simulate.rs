@@ -44,7 +44,7 @@ pub struct SimulateArgs {
     pub study: PathBuf,
     /// A MedMNIST archive (.npz), or a folder of images, DICOM or NIfTI files with labels.csv (path,label and, if wanted,
     /// patient,split) or metadata.csv (filename,finding,patientid); for a study with inputs a table (.csv: label, the
-    /// inputs and, if wanted, patient,split)
+    /// inputs and, if wanted, patient,split); where a study's inputs lie beside pictures, labels.csv has their columns, too
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Number of sites; by default as many as the study names, or as the column has values

@@ -104,6 +104,7 @@ fn write_model(path: &Path, slope: f32) {
         inputs: None,
         task: Task::Segmentation,
         range: None,
+        beside: None,
     };
     let origin = Origin { study: identity.hash(), round: 1, tuned_from: None };
     let file = ModelFile { identity, origin: Some(origin), model: vec![0.0, slope, 0.0, 0.0] };

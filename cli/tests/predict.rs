@@ -56,6 +56,7 @@ fn model_of(folder: &Path, case: Shape, window: Option<Window>) -> ModelFile {
         inputs: None,
         task: Task::Classification,
         range: None,
+        beside: None,
     };
     let file = ModelFile { identity, origin: None, model };
     std::fs::write(folder.join("model.safetensors"), file.to_bytes()).unwrap();

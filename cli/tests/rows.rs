@@ -34,6 +34,7 @@ fn released(model: Vec<f32>, origin: Option<Origin>) -> ModelFile {
         inputs: Some(inputs()),
         task: Task::Classification,
         range: None,
+        beside: None,
     };
     ModelFile { identity, origin, model }
 }

@@ -79,6 +79,7 @@ fn write_model(path: &Path) {
         inputs: Some(vec![number("hand"), number("arm")]),
         task: Task::Regression,
         range: Some(Range { low: 0.0, high: 20.0 }),
+        beside: None,
     };
     let origin = Origin { study: identity.hash(), round: 1, tuned_from: None };
     let file = ModelFile { identity, origin: Some(origin), model: vec![0.01, 0.02, 0.1] };

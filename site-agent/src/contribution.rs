@@ -30,7 +30,7 @@ pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
         labels: data.labels.clone(),
         task: data.task,
         range: data.range,
-        case: Case::of(data.inputs.as_ref(), data.case(), data.window)?,
+        case: Case::of(data.inputs.as_ref(), (data.case(), data.window), data.beside.as_ref())?,
         holdout: data.holdout.get(),
     })
 }

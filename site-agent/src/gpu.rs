@@ -118,6 +118,8 @@ impl Training<'_> {
             shape: cases.shape(),
             cases: cases.len() as u64,
             of_bytes: matches!(cases.pixels(), Pixels::Bytes(_)),
+            // A study has far fewer than fit into an `u32`.
+            columns: cases.columns() as u32,
             labels: match cases.labels().first() {
                 Some(Label::Findings(_)) => Labels::Findings,
                 Some(Label::Value(_)) => Labels::Values,
@@ -145,6 +147,8 @@ impl Training<'_> {
             }
         }
         write_pieces(to, &Order::Labels, &labels)?;
+        let beside = (0..self.cases.len()).flat_map(|case| bytes_of(self.cases.numbers(case)));
+        write_pieces(to, &Order::Beside, &beside.collect::<Vec<u8>>())?;
         write_pieces(to, &Order::Correction, &bytes_of(self.correction.unwrap_or_default()))?;
         write_frame(to, &Order::Go, &[])
     }

@@ -7,7 +7,7 @@ use consilium_learning::{
     Dataset, Link, ModelFile, ModelIdentity, Origin, Pixels, Preprocessing, Scores, score,
 };
 use consilium_study::data::Input;
-use consilium_study::graph::{ModelGraph, ModelSection, Role, Shape};
+use consilium_study::graph::{CaseShape, ModelGraph, ModelSection, Role, Shape};
 use consilium_study::hash::Hash;
 use consilium_study::task::{Label, Range, Task};
 use consilium_tests::reference::{ONNX, folder, python, run};
@@ -85,7 +85,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = f32> {
     })
 }
 
-fn graph(spec: &str, input: impl Into<Shape>) -> ModelGraph {
+fn graph(spec: &str, input: impl Into<CaseShape>) -> ModelGraph {
     toml::from_str::<ModelSection>(spec).expect("a model").graph(input, 3).expect("a graph")
 }
 
@@ -111,6 +111,7 @@ fn model(graph: &ModelGraph) -> ModelFile {
         inputs: None,
         task: Task::Classification,
         range: None,
+        beside: None,
     };
     let origin = Some(Origin { study: identity.hash(), round: 7, tuned_from: None });
     ModelFile { identity, origin, model }
@@ -379,6 +380,57 @@ fn onnxruntime_scales_rows_as_this_program_does() {
         assert_eq!(got["metadata"], json!(file.about()), "{spec}");
         assert_logits(spec, &got["logits"], &scores);
         assert_logits(spec, &got["alone"], &scores);
+    }
+}
+
+/// Numbers beside a picture go in as they stand in the table, through a second input that is scaled inside.
+#[test]
+fn numbers_beside_pictures_are_the_same_there() {
+    let Some(python) = python(&ONNX, Path::new(env!("CARGO_TARGET_TMPDIR"))) else { return };
+    let inputs = vec![
+        Input::Number { column: "age".to_owned(), mean: 53.0, std: 9.6 },
+        Input::Indicator { column: "pain".to_owned(), is: "4".to_owned() },
+    ];
+    let layers = r#"layers = [
+        { kind = "conv2d", filters = 6, kernel = 3, padding = 1 },
+        { kind = "global-average-pool" },
+        { kind = "concat", branches = [ [], [
+            { kind = "columns" },
+            { kind = "layer-norm" },
+            { kind = "linear", outputs = 5 },
+            { kind = "activation", function = "tanh" },
+          ] ] },
+        { kind = "residual", main = [ { kind = "columns" }, { kind = "linear", outputs = 11 } ] },
+        { kind = "concat", branches = [ [ { kind = "columns" } ], [] ] },
+        { kind = "linear", outputs = 3 },
+    ]"#;
+    let specs = [layers, "preset = \"logistic\"", "preset = \"small-cnn\"", "preset = \"resnet18\""];
+    let shapes = [Shape::Image([3, 16, 16]), Shape::Volume([1, 16, 16, 16])];
+    for (spec, shape) in specs.into_iter().flat_map(|spec| shapes.map(|shape| (spec, shape))) {
+        let mut file = model(&graph(spec, CaseShape::new(shape, 2)));
+        file.identity.beside = Some(inputs.clone());
+        let (mut pixels, mut scaled, mut written) = (Vec::new(), Vec::new(), Vec::new());
+        let size = file.identity.graph.input_len();
+        for (case, picture) in numbers(0).take(CASES * size).collect::<Vec<f32>>().chunks(size).enumerate() {
+            let picture = picture.iter().map(|number| 0.5 + 0.5 * number).collect::<Vec<f32>>();
+            let row = [format!("{}", 40 + 7 * case), format!("{}", case % 5)];
+            scaled.extend(inputs.iter().zip(&row).map(|(input, text)| input.of(text).expect("a number")));
+            let row = [40.0 + 7.0 * case as f32, f32::from(u8::from(case % 5 == 4))];
+            written.extend(picture.iter().chain(&row).flat_map(|value| value.to_le_bytes()));
+            pixels.extend(picture);
+        }
+        let ModelIdentity { graph, preprocessing, task, .. } = &file.identity;
+        let unknown = vec![Label::unknown(*task); CASES];
+        let cases = Dataset::new(graph.input(), Pixels::Floats(pixels), unknown).expect("pictures");
+        let cases = cases.beside(2, scaled).expect("cases");
+        let scores = score(graph, *preprocessing, *task, &file.model, &cases).expect("scores");
+        let got = outputs(&python, "onnx_outputs.py", ("model.onnx", &to_onnx(&file, 1.0)), &written, &[]);
+        let what = format!("{spec} {shape}");
+        assert_eq!(got["beside"], json!([["inputs", "cases", 2]]), "{what}");
+        assert_eq!(got["metadata"], json!(file.about()), "{what}");
+        assert_probabilities(&what, &got["probabilities"], &scores);
+        assert_logits(&what, &got["logits"], &scores);
+        assert_logits(&what, &got["alone"], &scores);
     }
 }
 

@@ -227,10 +227,12 @@ pub(crate) fn all_cases(plan: &Plan, sources: &[Source]) -> anyhow::Result<Datas
 
 /// All cases of some data sets, one after the other.
 pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Result<Dataset> {
-    let mut shape = None;
+    let (mut shape, mut columns) = (None, 0);
     let (mut pixels, mut labels, mut masks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut beside = Vec::new();
     for part in parts {
-        shape = Some(part.shape());
+        (shape, columns) = (Some(part.shape()), part.columns());
+        beside.extend((0..part.len()).flat_map(|case| part.numbers(case)));
         masks.extend((0..part.len()).flat_map(|case| part.mask(case)));
         labels.extend_from_slice(part.labels());
         match part.pixels() {
@@ -240,11 +242,12 @@ pub(crate) fn join<'a>(parts: impl Iterator<Item = &'a Dataset>) -> anyhow::Resu
     }
     let Some(shape) = shape else { bail!("there are no cases") };
     let pixels = Pixels::Floats(pixels);
-    if masks.is_empty() {
-        Ok(Dataset::new(shape, pixels, labels)?)
+    let cases = if masks.is_empty() {
+        Dataset::new(shape, pixels, labels)?
     } else {
-        Ok(Dataset::with_masks(shape, pixels, masks)?)
-    }
+        Dataset::with_masks(shape, pixels, masks)?
+    };
+    Ok(cases.beside(columns, beside)?)
 }
 
 #[cfg(test)]

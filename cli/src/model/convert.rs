@@ -16,7 +16,7 @@ use crate::output::{Output, bytes};
 /// Write a model file for other programs: ONNX, or the names of torchvision
 ///
 /// FILE.onnx holds graph, numbers and preprocessing of any model: `pixels` with values between 0 and 1 go in, or for a
-/// model of rows of a table `inputs` as they stand there; `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet or DenseNet under torchvision's names;
+/// model of rows of a table `inputs` as they stand there, or both; `probabilities` and `logits` come out. FILE.safetensors holds the numbers of a ResNet or DenseNet under torchvision's names;
 /// its metadata say which network, and with what stem.
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
@@ -147,6 +147,7 @@ mod tests {
             inputs,
             task: Task::Classification,
             range: None,
+            beside: None,
         };
         let file = folder.join(format!("{}.safetensors", preset.name()));
         std::fs::write(&file, ModelFile { identity, origin: None, model }.to_bytes()).unwrap();

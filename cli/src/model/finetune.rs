@@ -31,7 +31,8 @@ pub(super) struct FinetuneArgs {
     #[arg(value_name = "MODEL.safetensors")]
     model: PathBuf,
     /// A folder of DICOM or NIfTI files or pictures with labels.csv (path,label and, if wanted, patient,split), an archive (.npz), or for
-    /// a model of rows a table (.csv: label, the inputs and, if wanted, patient,split)
+    /// a model of rows a table (.csv: label, the inputs and, if wanted, patient,split). Where numbers lie beside pictures, labels.csv
+    /// has the inputs' columns, too
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Where to write the adapted model; a file that is there is never touched
@@ -162,6 +163,12 @@ fn source(data: &Path, identity: &ModelIdentity) -> anyhow::Result<Source> {
         ensure!(identity.inputs.is_none(), "this model reads rows of a table: name the table with --data");
         return Ok(Table::of_folder(data)?.files(data)?.source(data.to_owned()));
     }
+    ensure!(
+        identity.beside.is_none(),
+        "this model reads numbers beside each picture, and {} is no folder: name one with --data that holds the pictures and \
+         labels.csv, with the columns path, label and those of the study's inputs",
+        data.display()
+    );
     match identity.inputs {
         Some(_) => Ok(Source::Table { table: data.to_owned(), site: None }),
         None => Ok(Source::Npz { file: data.to_owned() }),
@@ -183,7 +190,8 @@ fn cohort(
     story: &Story,
 ) -> anyhow::Result<Cohort> {
     let window = identity.preprocessing.window();
-    let case = Case::of(identity.inputs.as_ref(), identity.graph.case(), window)
+    let picture = (identity.graph.case(), window);
+    let case = Case::of(identity.inputs.as_ref(), picture, identity.beside.as_ref())
         .context("no picture becomes this model's input")?;
     let criteria = Criteria {
         labels: identity.labels.clone(),

@@ -1,9 +1,10 @@
-//! `consilium model predict`: what a model says about pictures, or about rows of tables.
+//! `consilium model predict`: what a model says about pictures, about rows of tables, or about pictures with such rows.
 //!
 //! The model file alone says how a case becomes an input. Pictures go the way of a site's: its decoder, in a
 //! process of its own, brings them to the model's size, and its scoring computes the probabilities.
 
 mod areas;
+mod beside;
 mod rows;
 
 use std::collections::VecDeque;
@@ -41,13 +42,14 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Prints for each picture the probability of every label, or of a model of pixels the share of pixels of each class, or the value that a regression estimates. Pictures are read as the sites of the study read theirs:
 /// DICOM, PNG and JPEG; a model of volumes reads NIfTI. In a folder, other files are passed over. A picture that cannot be read is
 /// named with the reason, the others go on, and the command fails at the end. A model of rows takes tables (.csv) with the
-/// columns of its study's inputs, and answers for each row.
+/// columns of its study's inputs, and answers for each row. A model that reads such numbers beside pictures takes tables, too, with a
+/// column `path` of the file of each row, below the table's own folder; a folder stands for the labels.csv in it.
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
     /// The model file, as `consilium model export` wrote it
     #[arg(value_name = "MODEL.safetensors")]
     model: PathBuf,
-    /// Pictures, or folders of pictures; for a model of rows tables
+    /// Pictures, or folders of pictures; for a model of rows, or of pictures with rows beside them, tables
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Divide outputs by this before they become probabilities: the temperature that the study's card gives
@@ -74,10 +76,14 @@ pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
     if let Some(inputs) = file.identity.inputs.clone() {
         return rows::run(&file, &inputs, args.temperature, &args.paths, output);
     }
+    let mut left = match &file.identity.beside {
+        Some(inputs) => beside::find(&args.model, inputs, &args.paths)?,
+        None => find(&args.paths),
+    };
+    let of_tables = file.identity.beside.is_some();
     let mut predictor = Predictor::new(file, args)?;
     let mut meter = Meter::new(output);
     let mut counts = Counts::default();
-    let mut left = find(&args.paths);
     let found = left.len();
     while !left.is_empty() {
         let lines = predictor.some(&mut left, &mut counts, &mut |left| meter.show(found - left, found))?;
@@ -92,19 +98,27 @@ pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
         bail!("{failed} of {} pictures could not be read", scored + failed);
     }
     if scored == 0 {
-        bail!("there is no DICOM, PNG or JPEG file");
+        bail!(if of_tables { "there is no row" } else { "there is no DICOM, PNG or JPEG file" });
     }
     Ok(())
 }
 
-/// A file to score, or why it is not known which files a path means.
+/// A file to score, or why it is not: it is not known which files a path means, or a number beside it lacks.
 struct Found {
     path: PathBuf,
     /// Its path in the folder that was named, or its own name.
     name: PathBuf,
     /// Whether it was named itself, and not a folder above it.
     is_named: bool,
-    unlisted: Option<Unreadable>,
+    /// The numbers beside it.
+    beside: Vec<f32>,
+    refused: Option<Finding>,
+}
+
+impl Found {
+    fn new(path: PathBuf, name: PathBuf, is_named: bool) -> Self {
+        Self { path, name, is_named, beside: Vec::new(), refused: None }
+    }
 }
 
 /// The files that paths mean, folders searched.
@@ -113,23 +127,19 @@ fn find(paths: &[PathBuf]) -> VecDeque<Found> {
     for path in paths {
         let own = || path.file_name().map_or_else(|| path.clone(), PathBuf::from);
         if !path.is_dir() {
-            found.push_back(Found { path: path.clone(), name: own(), is_named: true, unlisted: None });
+            found.push_back(Found::new(path.clone(), own(), true));
             continue;
         }
         match files_below(path) {
             Ok(files) => {
                 found.extend(files.into_iter().map(|file| {
                     let name = file.strip_prefix(path).unwrap_or(&file).to_owned();
-                    Found { path: file, name, is_named: false, unlisted: None }
+                    Found::new(file, name, false)
                 }));
             }
             Err(why) => {
-                found.push_back(Found {
-                    path: path.clone(),
-                    name: own(),
-                    is_named: true,
-                    unlisted: Some(why),
-                });
+                let refused = Some(Finding::unreadable(&why));
+                found.push_back(Found { refused, ..Found::new(path.clone(), own(), true) });
             }
         }
     }
@@ -163,25 +173,28 @@ impl Predictor {
         counts: &mut Counts,
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Vec<Line>> {
-        let (mut pixels, mut scored) = (Vec::new(), 0);
+        let (mut pixels, mut numbers, mut scored) = (Vec::new(), Vec::new(), 0);
         let mut pictures = Vec::new();
         let graph = &self.file.identity.graph;
         let values = self.target.values().max(graph.places() * graph.classes());
         let most = (VALUES_TOGETHER / values).clamp(1, TOGETHER);
         while scored < most {
             progress(left.len());
-            let Some(Found { path, name, is_named, unlisted }) = left.pop_front() else { break };
-            let picture = match unlisted {
-                Some(why) => Err(why),
-                None => decode_file(&path, self.target, &mut self.decoder),
+            let Some(Found { path, name, is_named, beside, refused }) = left.pop_front() else { break };
+            let picture = match refused {
+                Some(finding) => Err(finding),
+                None => match decode_file(&path, self.target, &mut self.decoder) {
+                    Err(Unreadable::File(Reason::NotAnImage)) if !is_named => {
+                        counts.passed_over += 1;
+                        continue;
+                    }
+                    decoded => decoded.map_err(|why| Finding::unreadable(&why)),
+                },
             };
-            if !is_named && picture == Err(Unreadable::File(Reason::NotAnImage)) {
-                counts.passed_over += 1;
-                continue;
-            }
             match &picture {
                 Ok(picture) => {
                     pixels.extend_from_slice(&picture.values);
+                    numbers.extend(beside);
                     scored += 1;
                 }
                 Err(_) => counts.failed += 1,
@@ -189,7 +202,7 @@ impl Predictor {
             pictures.push((path, name, picture.map(|picture| picture.facts)));
         }
         counts.scored += scored;
-        let scores = scores_of(&self.file, self.link, pixels, scored)?;
+        let scores = scores_of(&self.file, self.link, pixels, numbers, scored)?;
         let mut scores = scores.iter();
         let mut lines = Vec::new();
         for (path, name, picture) in pictures {
@@ -205,7 +218,7 @@ impl Predictor {
                         Finding::scored(&self.file.identity, scores)
                     }
                 }
-                Err(why) => Finding::Unreadable { reason: why.code(), explanation: why.to_string() },
+                Err(finding) => finding,
             };
             lines.push(Line { file: path.display().to_string(), row: None, finding });
         }
@@ -213,8 +226,14 @@ impl Predictor {
     }
 }
 
-/// Scores of so many cases whose values follow each other.
-fn scores_of(file: &ModelFile, link: Link, values: Vec<f32>, cases: usize) -> anyhow::Result<Scores> {
+/// Scores of so many cases whose values follow each other, and so do the numbers beside them.
+fn scores_of(
+    file: &ModelFile,
+    link: Link,
+    values: Vec<f32>,
+    beside: Vec<f32>,
+    cases: usize,
+) -> anyhow::Result<Scores> {
     let identity = &file.identity;
     // Scoring wants cases with labels, and looks at none of them.
     let (shape, pixels) = (identity.graph.input(), Pixels::Floats(values));
@@ -223,6 +242,7 @@ fn scores_of(file: &ModelFile, link: Link, values: Vec<f32>, cases: usize) -> an
     } else {
         Dataset::new(shape, pixels, vec![Label::unknown(identity.task); cases])?
     };
+    let cases = cases.beside(identity.graph.columns(), beside)?;
     Ok(score(&identity.graph, identity.preprocessing, link, &file.model, &cases)?)
 }
 
@@ -267,6 +287,10 @@ enum Finding {
 }
 
 impl Finding {
+    fn unreadable(why: &Unreadable) -> Self {
+        Self::Unreadable { reason: why.code(), explanation: why.to_string() }
+    }
+
     fn scored(identity: &ModelIdentity, scores: &[f32]) -> Self {
         if let Some(range) = identity.range {
             let label = identity.labels.first().cloned().unwrap_or_default();

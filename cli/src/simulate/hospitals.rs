@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use consilium_learning::Dataset;
 use consilium_rounds::reason::Withdrawal;
 use consilium_site_agent::contribution::{criteria, enough};
@@ -46,6 +47,12 @@ pub(super) fn deal(plan: &mut Plan, dealing: &Dealing<'_>, root: &Path) -> anyho
     if plan.data.inputs.is_some() {
         return deal_table(Table::of_cases(dealing.data)?, plan, dealing, root, &test);
     }
+    ensure!(
+        plan.data.beside.is_none(),
+        "the study reads numbers beside each picture, and {} is no folder: name one with --data that holds the pictures and \
+         labels.csv, with the columns path, label and those of the study's inputs",
+        dealing.data.display()
+    );
     let count = dealing.sites.map_or(plan.sites.len(), usize::from);
     name_sites(plan, numbered(&plan.sites, count));
     let folders = folders(&plan.sites, root);

@@ -157,6 +157,7 @@ impl Known {
             images: study.data.case().sides().to_vec(),
             window: study.data.window,
             inputs: study.data.inputs.clone(),
+            beside: study.data.beside.clone(),
             graph: study.model.hash(),
             parameters: study.model.len(),
             initial_model: study.initial_model(),
@@ -190,6 +191,8 @@ pub(super) struct Shown {
     window: Option<Window>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inputs: Option<Vec<Input>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside: Option<Vec<Input>>,
     graph: Hash,
     parameters: usize,
     initial_model: Hash,
@@ -208,15 +211,22 @@ pub(super) struct Shown {
 impl Shown {
     pub(super) fn people(&self) -> String {
         let sites: Vec<_> = self.sites.iter().map(SiteName::as_str).collect();
+        let row = |inputs: &[Input]| {
+            let columns: Vec<_> = inputs.iter().map(Input::column).collect();
+            format!("{} inputs from the columns {}", inputs.len(), dedup(columns).join(", "))
+        };
         let cases = match &self.inputs {
-            Some(inputs) => {
-                let columns: Vec<_> = inputs.iter().map(Input::column).collect();
-                format!("rows of {} inputs from the columns {}", inputs.len(), dedup(columns).join(", "))
-            }
+            Some(inputs) => format!("rows of {}", row(inputs)),
             None => {
                 let what = if self.images.len() == 4 { "volumes" } else { "images" };
                 let window = |Window { low, high }| format!(", {low} black and {high} white");
-                format!("{what} of {}{}", by(&self.images), self.window.map_or_else(String::new, window))
+                let beside = |inputs: &Vec<Input>| format!(", beside each {}", row(inputs));
+                format!(
+                    "{what} of {}{}{}",
+                    by(&self.images),
+                    self.window.map_or_else(String::new, window),
+                    self.beside.as_ref().map_or_else(String::new, beside)
+                )
             }
         };
         format!(

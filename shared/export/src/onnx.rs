@@ -3,7 +3,7 @@
 //! The input `pixels` `[cases, channels, height, width]`, or of volumes `[cases, channels, depth, height, width]`, holds values
 //! between 0 and 1, as the loader of a site makes them; subtracting the mean and dividing by the deviation are the first two
 //! nodes. A model of rows of a table has the input `inputs` `[cases, inputs]` in its place: what stands in the columns, and 1 or 0 where a column is compared with a text; each has
-//! a mean and a deviation of its own in the same two nodes. The outputs are `logits` and
+//! a mean and a deviation of its own in the same two nodes. A model of pictures with such rows beside them has both inputs. The outputs are `logits` and
 //! `probabilities`, both `[cases, classes]`, or where pixels are scored `[cases, classes, rows, columns]`: the softmax of the
 //! logits over the classes, or of each finding the logistic function. A regression has `values` `[cases, 1]` in place of
 //! probabilities: its logits brought to the study's range. Operators are those of set 17 (ONNX 1.12, 2022). Each layer's value
@@ -47,6 +47,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         blocks: graph.parameters().iter(),
         model: &file.model,
         is_deep: graph.depth().is_some(),
+        beside: None,
         nodes: vec![],
         initializers: vec![],
     };
@@ -64,12 +65,14 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
             );
             (writer.preprocessing(preprocessing.mean(), preprocessing.std()), wanted)
         }
-        Some(inputs) => {
-            let columns = inputs.iter().map(column).collect::<Vec<_>>().join(", ");
-            let wanted = value("inputs", vec![Side::Fixed(side(inputs.len()))], &columns);
-            (writer.scaling(inputs), wanted)
-        }
+        Some(inputs) => (writer.row_as_case(inputs), row(inputs)),
     };
+    let mut wanted = vec![wanted];
+    if let Some(inputs) = &file.identity.beside {
+        writer.beside =
+            Some(writer.scaling(inputs, ["beside.mean", "beside.std", "beside.centred", "beside"]));
+        wanted.push(row(inputs));
+    }
     writer.layers("layers", graph.layers(), input);
     let last = writer.nodes.last_mut().expect("the preprocessing gave two nodes");
     last.output = vec!["logits".to_owned()];
@@ -108,7 +111,7 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         node: writer.nodes,
         name: "consilium".to_owned(),
         initializer: writer.initializers,
-        input: vec![wanted],
+        input: wanted,
         output: vec![
             value(answer, sides(), &format!("of each label: {labels}")),
             value("logits", sides(), "scores before probabilities are made of them"),
@@ -129,6 +132,12 @@ pub fn to_onnx(file: &ModelFile, temperature: f64) -> Vec<u8> {
         metadata_props: about.map(|(key, value)| Property { key: key.to_owned(), value }).collect(),
     };
     model.encode_to_vec()
+}
+
+/// A row of numbers that goes in.
+fn row(inputs: &[Input]) -> ValueInfo {
+    let columns = inputs.iter().map(column).collect::<Vec<_>>().join(", ");
+    value("inputs", vec![Side::Fixed(side(inputs.len()))], &columns)
 }
 
 /// What a number of a row is, for people.
@@ -163,6 +172,8 @@ struct Writer<'a> {
     model: &'a [f32],
     /// Whether cases are volumes.
     is_deep: bool,
+    /// The numbers beside pictures, scaled.
+    beside: Option<String>,
     nodes: Vec<Node>,
     initializers: Vec<Tensor>,
 }
@@ -175,18 +186,23 @@ impl<'a> Writer<'a> {
         self.node("Div", "input", [centred, deviation], [])
     }
 
-    /// Rows have a mean and a deviation for each number. Layers see them as images of one place, with as many channels.
-    fn scaling(&mut self, inputs: &[Input]) -> String {
+    /// Layers see rows that are cases as images of one place, with as many channels.
+    fn row_as_case(&mut self, inputs: &[Input]) -> String {
+        let scaled = self.scaling(inputs, ["mean", "std", "centred", "scaled"]);
+        let sides = self.integers("sides", &[0, -1, 1, 1]);
+        self.node("Reshape", "input", [scaled, sides], [])
+    }
+
+    /// Rows have a mean and a deviation for each number. Takes the names of both and of what comes of them.
+    fn scaling(&mut self, inputs: &[Input], [mean, deviation, centred, scaled]: [&str; 4]) -> String {
         let scale = |input: &Input| match input {
             Input::Number { mean, std, .. } => (*mean as f32, *std as f32),
             Input::Indicator { .. } => (0.0, 1.0),
         };
         let (means, deviations): (Vec<f32>, Vec<f32>) = inputs.iter().map(scale).unzip();
-        let [means, deviations] = [self.row("mean", &means), self.row("std", &deviations)];
-        let sides = self.integers("sides", &[0, -1, 1, 1]);
-        let centred = self.node("Sub", "centred", [String::from("inputs"), means], []);
-        let scaled = self.node("Div", "scaled", [centred, deviations], []);
-        self.node("Reshape", "input", [scaled, sides], [])
+        let [means, deviations] = [self.row(mean, &means), self.row(deviation, &deviations)];
+        let centred = self.node("Sub", centred, [String::from("inputs"), means], []);
+        self.node("Div", scaled, [centred, deviations], [])
     }
 
     /// Layers in order; returns the name of what comes out.
@@ -253,6 +269,7 @@ impl<'a> Writer<'a> {
             Layer::SqueezeExcitation(_) => self.squeeze_excitation(name, input),
             Layer::TransposedConv2d(conv) => self.transposed(name, conv, Over::Slices, input),
             Layer::TransposedConv3d(conv) => self.transposed(name, conv, Over::Volume, input),
+            Layer::Columns => self.beside.clone().expect("a model file says what its columns are"),
             Layer::Keep | Layer::Join(_) => unreachable!("the walk over the layers has what they lay aside"),
         }
     }

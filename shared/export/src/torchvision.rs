@@ -118,6 +118,7 @@ mod tests {
             task: Task::Classification,
             graph,
             range: None,
+            beside: None,
         };
         let origin = Origin { study: identity.hash(), round: 3, tuned_from: None };
         let model = (0..identity.graph.len()).map(|index| index as f32).collect();

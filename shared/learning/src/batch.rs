@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use consilium_study::recipe::Sampling;
 use consilium_study::task::Label;
 
 use crate::augment;
 use crate::dataset::Dataset;
+use crate::interpret::Cases;
 use crate::loss::{Mixed, Targets};
 use crate::random::{Draws, Purpose};
 use crate::train::LocalTraining;
 
 /// What a step learns from.
 pub(crate) struct Batch {
-    /// Shape `[cases, planes, height, width]`, the planes being channels, or slices of volumes.
-    pub(crate) images: Tensor<4>,
+    pub(crate) cases: Cases,
     pub(crate) targets: Targets,
 }
 
@@ -64,14 +64,15 @@ impl<'a> Batches<'a> {
         self.next = (first + self.task.recipe.batch()).min(self.order.len());
         let places = &self.order[first..self.next];
 
-        let LocalTraining { recipe, preprocessing, seed, .. } = self.task;
+        let LocalTraining { graph, recipe, preprocessing, seed, .. } = self.task;
         let (augment, unit) = (recipe.augment(), (1.0 / preprocessing.std()) as f32);
         let size = self.data.case_len();
-        let [channels, height, width] = self.data.shape().map(|side| side as usize);
+        let [_, height, width] = self.data.shape().map(|side| side as usize);
         let mut images = vec![0.0; places.len() * size];
-        let mut labels = Vec::new();
+        let (mut beside, mut labels) = (Vec::new(), Vec::new());
         for (&Place { case, before }, image) in places.iter().zip(images.chunks_exact_mut(size)) {
             self.data.read(case as usize, *preprocessing, image);
+            beside.extend_from_slice(self.data.numbers(case as usize));
             let mut mask = self.data.mask(case as usize).to_vec();
             let index = u64::from(before) << 32 | u64::from(case);
             let mut draws = Draws::local(seed, Purpose::Augmentation, self.epoch, index);
@@ -84,11 +85,9 @@ impl<'a> Batches<'a> {
         let mut targets = Targets { labels, cases: places.len(), mixed: None };
         if augment.mixup > 0.0 {
             let mut draws = Draws::local(seed, Purpose::Mixup, self.epoch, first as u64);
-            targets.mixed = Some(mix(&mut images, &targets.labels, augment.mixup, &mut draws));
+            targets.mixed = Some(mix([&mut images, &mut beside], &targets.labels, augment.mixup, &mut draws));
         }
-        let shape = [places.len(), channels, height, width];
-        let images = Tensor::from_data(TensorData::new(images, shape), &self.device);
-        Batch { images, targets }
+        Batch { cases: Cases::of(graph, images, beside, &self.device), targets }
     }
 }
 
@@ -142,18 +141,20 @@ fn balanced(labels: &[Label], draws: &mut Draws) -> Vec<Place> {
     labels.iter().map(|_| decks[draws.below(classes) as usize].take(draws)).collect()
 }
 
-/// Mixes each image of a batch with that of a shuffled batch, all in one share drawn from `Beta(alpha, alpha)` (Zhang et al.
-/// 2018). Returns what the others are.
-fn mix(images: &mut [f32], labels: &[Label], alpha: f64, draws: &mut Draws) -> Mixed {
+/// Mixes each case of a batch with that of a shuffled batch, all in one share drawn from `Beta(alpha, alpha)` (Zhang et al.
+/// 2018): its image, and the numbers beside it. Returns what the others are.
+fn mix(parts: [&mut [f32]; 2], labels: &[Label], alpha: f64, draws: &mut Draws) -> Mixed {
     let share = draws.beta(alpha);
     let mut others: Vec<u32> = (0..u32::try_from(labels.len()).expect(NUMBERED)).collect();
     draws.shuffle(&mut others);
-    let before = images.to_vec();
-    let size = images.len() / labels.len();
     let (own, rest) = (share as f32, (1.0 - share) as f32);
-    for (image, &other) in images.chunks_exact_mut(size).zip(&others) {
-        let other = &before[other as usize * size..][..size];
-        image.iter_mut().zip(other).for_each(|(value, other)| *value = own * *value + rest * other);
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        let before = part.to_vec();
+        let size = part.len() / labels.len();
+        for (case, &other) in part.chunks_exact_mut(size).zip(&others) {
+            let other = &before[other as usize * size..][..size];
+            case.iter_mut().zip(other).for_each(|(value, other)| *value = own * *value + rest * other);
+        }
     }
     Mixed { labels: others.iter().map(|&other| labels[other as usize]).collect(), share }
 }
@@ -178,7 +179,8 @@ mod tests {
         let mut bytes = Vec::new();
         for _ in 0..6 {
             let batch = batches.next_batch();
-            bytes.extend(values(&batch.images.into_data()).iter().flat_map(|value| value.to_be_bytes()));
+            bytes
+                .extend(values(&batch.cases.images.into_data()).iter().flat_map(|value| value.to_be_bytes()));
             let classes = batch.targets.labels.iter().filter_map(|label| label.class());
             bytes.extend(classes.flat_map(u16::to_be_bytes));
         }
@@ -244,7 +246,7 @@ mod tests {
         labels.push(1);
         let data = Dataset::new([1, 8, 8], Pixels::Bytes(vec![100; 8 * 64]), labels).unwrap();
         let batch = Batches::new(&task, &data, Device::flex().autodiff()).next_batch();
-        let images = values(&batch.images.into_data());
+        let images = values(&batch.cases.images.into_data());
         let rare: Vec<&[f32]> = images
             .chunks(64)
             .zip(&batch.targets.labels)
@@ -261,15 +263,16 @@ mod tests {
         let labels: Vec<Label> = (0..6).map(Label::Class).collect();
         for seed in 0..50 {
             let mut images: Vec<f32> = (0..18).map(|place| (place / 3) as f32).collect();
-            let mixed = mix(&mut images, &labels, 0.4, &mut Draws::initial(seed, 0));
+            let mut beside: Vec<f32> = (0..12).map(|place| (place / 2) as f32).collect();
+            let mixed = mix([&mut images, &mut beside], &labels, 0.4, &mut Draws::initial(seed, 0));
             let mut others = mixed.labels.clone();
             others.sort_unstable();
             assert_eq!(others, labels, "the others are the same batch in another order");
-            for (case, image) in images.chunks(3).enumerate() {
+            for (case, (image, numbers)) in images.chunks(3).zip(beside.chunks(2)).enumerate() {
                 let want = mixed.share * case as f64
                     + (1.0 - mixed.share) * f64::from(mixed.labels[case].class().unwrap());
                 assert!(
-                    image.iter().all(|value| (f64::from(*value) - want).abs() < 1e-5),
+                    image.iter().chain(numbers).all(|value| (f64::from(*value) - want).abs() < 1e-5),
                     "{image:?} {want}"
                 );
             }

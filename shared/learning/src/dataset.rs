@@ -1,4 +1,4 @@
-//! Cases in memory: pictures with their labels, as training and scoring read them.
+//! Cases in memory: pictures with their labels, and rows of numbers beside them, as training and scoring read them.
 
 use consilium_study::graph::ModelGraph;
 use consilium_study::preprocessing::Preprocessing;
@@ -30,6 +30,10 @@ pub struct Dataset {
     labels: Vec<Label>,
     /// Class of each pixel, case after case, each `[height, width]`; empty where cases are labelled as wholes.
     masks: Vec<u8>,
+    /// Numbers beside each case.
+    columns: usize,
+    /// These numbers, shape `[cases, columns]`, as the model gets them.
+    beside: Vec<f32>,
 }
 
 impl Dataset {
@@ -56,7 +60,7 @@ impl Dataset {
         if let Some(case) = labels.iter().position(|label| *label == Label::Mask) {
             return Err(InvalidDataset::NoMask { case });
         }
-        Ok(Self { shape, pixels, labels, masks: Vec::new() })
+        Ok(Self { shape, pixels, labels, masks: Vec::new(), columns: 0, beside: Vec::new() })
     }
 
     /// The same of pictures with masks: the class of each pixel, case after case, each `[height, width]`.
@@ -68,6 +72,17 @@ impl Dataset {
         }
         let whole = Self::new(shape, pixels, vec![0_u16; cases])?;
         Ok(Self { labels: vec![Label::Mask; cases], masks, ..whole })
+    }
+
+    /// The same cases with `columns` numbers beside each, shape `[cases, columns]`.
+    pub fn beside(self, columns: usize, numbers: Vec<f32>) -> Result<Self, InvalidDataset> {
+        if numbers.len() as u64 != (columns as u64).saturating_mul(self.len() as u64) {
+            return Err(InvalidDataset::NumbersLength { got: numbers.len(), cases: self.len(), columns });
+        }
+        if numbers.iter().any(|number| !number.is_finite()) {
+            return Err(InvalidDataset::NumberNotFinite);
+        }
+        Ok(Self { columns, beside: numbers, ..self })
     }
 
     /// Number of cases.
@@ -99,6 +114,16 @@ impl Dataset {
     pub fn mask(&self, index: usize) -> &[u8] {
         let places = self.places();
         if self.masks.is_empty() { &[] } else { &self.masks[index * places..][..places] }
+    }
+
+    /// How many numbers lie beside each case.
+    pub const fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The numbers beside case `index`.
+    pub fn numbers(&self, index: usize) -> &[f32] {
+        &self.beside[index * self.columns..][..self.columns]
     }
 
     /// Number of cases of which each of `labels` labels is true, or in whose masks it is.
@@ -139,13 +164,17 @@ impl Dataset {
         };
         let masks =
             if self.masks.is_empty() { Vec::new() } else { pick(&self.masks, self.places(), indices) };
-        Self { shape: self.shape, pixels, labels: pick(&self.labels, 1, indices), masks }
+        let (labels, beside) = (pick(&self.labels, 1, indices), pick(&self.beside, self.columns, indices));
+        Self { shape: self.shape, pixels, labels, masks, columns: self.columns, beside }
     }
 
     /// Checks the cases against the model that is to read them, and that all are of one task.
     pub fn check(&self, graph: &ModelGraph) -> Result<(), InvalidDataset> {
         if self.shape != graph.input() {
             return Err(InvalidDataset::Shape { got: self.shape, want: graph.input() });
+        }
+        if self.columns != graph.columns() {
+            return Err(InvalidDataset::Columns { got: self.columns, want: graph.columns() });
         }
         let classes = graph.classes();
         let misfit = |task| self.labels.iter().position(|label| !label.fits(task, classes));
@@ -215,6 +244,27 @@ pub enum InvalidDataset {
     /// A value is infinite or not a number.
     #[error("a picture holds a value that is not finite")]
     NotFinite,
+    /// The number of numbers is not cases times columns.
+    #[error("{got} numbers are not {columns} beside each of {cases} cases")]
+    NumbersLength {
+        /// Number of numbers.
+        got: usize,
+        /// Number of cases.
+        cases: usize,
+        /// Numbers beside each.
+        columns: usize,
+    },
+    /// A number beside a case is infinite or not a number.
+    #[error("a number beside a picture is not finite")]
+    NumberNotFinite,
+    /// The model reads more or fewer numbers beside a case.
+    #[error("{got} numbers lie beside each picture, the model reads {want}")]
+    Columns {
+        /// Numbers beside each case.
+        got: usize,
+        /// What the model reads.
+        want: usize,
+    },
     /// A case that has a mask comes without one.
     #[error("case {case} has a mask, and there is none beside the pictures")]
     NoMask {
@@ -264,6 +314,8 @@ pub enum InvalidDataset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consilium_study::graph::{CaseShape, ModelSpec, Preset};
+    use proptest::prelude::*;
 
     #[test]
     fn bytes_and_floats_read_alike() {
@@ -297,7 +349,7 @@ mod tests {
         assert_eq!(nan, Err(InvalidDataset::NotFinite));
         let of =
             |labels: &[Label]| Dataset::new([1, 1, 1], Pixels::Bytes(vec![0; 3]), labels.to_vec()).unwrap();
-        let graph = crate::testing::graph(consilium_study::graph::Preset::Logistic, None);
+        let graph = crate::testing::graph(Preset::Logistic, None);
         let graph = ModelGraph::new([1, 1, 1], graph.layers().to_vec()).unwrap();
         let (class, findings) = (Label::Class, Label::Findings);
         assert_eq!(of(&[class(0), class(1), class(1)]).check(&graph), Ok(()));
@@ -335,6 +387,53 @@ mod tests {
         assert_eq!(alone, Err(InvalidDataset::NoMask { case: 0 }));
         for (mean, std) in [(0.0, 0.0), (f64::NAN, 1.0), (0.0, f64::INFINITY), (0.0, 1e-300)] {
             assert!(Preprocessing::new(mean, std).is_err(), "{mean} {std}");
+        }
+    }
+
+    #[test]
+    fn numbers_beside_cases_are_checked_as_cases_are() {
+        let three = || Dataset::new([1, 1, 1], Pixels::Bytes(vec![0, 1, 2]), vec![0_u16, 1, 0]).unwrap();
+        for (columns, numbers) in [(2, 5), (2, 7), (0, 1), (usize::MAX, 6)] {
+            let refused = three().beside(columns, vec![0.5; numbers]);
+            let want = InvalidDataset::NumbersLength { got: numbers, cases: 3, columns };
+            assert_eq!(refused, Err(want));
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            let refused = three().beside(1, vec![0.0, bad, 0.0]);
+            assert_eq!(refused, Err(InvalidDataset::NumberNotFinite));
+        }
+        let logistic = |columns| {
+            let graph = ModelSpec::Preset { preset: Preset::Logistic, norm: None, stem: None };
+            graph.graph(CaseShape::new([1, 1, 1], columns), 2).unwrap()
+        };
+        let two = three().beside(2, vec![0.5; 6]).unwrap();
+        assert_eq!(two.check(&logistic(2)), Ok(()));
+        assert_eq!(two.check(&logistic(3)), Err(InvalidDataset::Columns { got: 2, want: 3 }));
+        assert_eq!(two.check(&logistic(0)), Err(InvalidDataset::Columns { got: 2, want: 0 }));
+        assert_eq!(three().check(&logistic(2)), Err(InvalidDataset::Columns { got: 0, want: 2 }));
+        // No case at all has its columns all the same.
+        assert_eq!(two.select(&[]).check(&logistic(2)), Ok(()));
+    }
+
+    proptest! {
+        /// Whatever is selected in whatever order, numbers stay with their pictures.
+        #[test]
+        fn numbers_go_with_their_pictures(
+            cases in 1_usize..20, columns in 0_usize..4, picked in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
+        ) {
+            let pixels = (0..cases * 2).map(|place| (place / 2) as f32).collect();
+            let numbers = (0..cases * columns).map(|place| (place / columns.max(1)) as f32).collect();
+            let all = Dataset::new([1, 1, 2], Pixels::Floats(pixels), vec![0_u16; cases]).unwrap();
+            let all = all.beside(columns, numbers).unwrap();
+            let picked: Vec<usize> = picked.iter().map(|index| index.index(cases)).collect();
+            let some = all.select(&picked);
+            prop_assert_eq!((some.len(), some.columns()), (picked.len(), columns));
+            let Pixels::Floats(pixels) = some.pixels() else { panic!("these cases are floats") };
+            for (place, case) in picked.into_iter().enumerate() {
+                let same = pixels[2 * place..][..2].iter().chain(some.numbers(place));
+                prop_assert!(same.clone().all(|value| value.to_bits() == (case as f32).to_bits()));
+                prop_assert_eq!(same.count(), 2 + columns);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Training and scoring are two types, not a switch: the layers that differ (batch normalisation
 //! and dropout) ask the [`Pass`] they run in, and neither pass can turn into the other.
 
-use burn::tensor::{Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData, activation};
 use consilium_study::graph::{Activation, Function, Join, Joining, Layer, ModelGraph, ParameterSpec, Role};
 
 use crate::operation::convolution::conv2d;
@@ -23,19 +23,49 @@ const MOMENTUM: f32 = 0.1;
 
 const CHECKED: &str = "a checked graph gives each layer the kind of input it needs";
 
-/// Scores `[cases, classes]`, before softmax, of `input` `[cases, planes, height, width]`, the planes being those of
-/// [`ModelGraph::input`]. Where pixels are scored, those of a case follow each other, row after row:
+/// What a model reads of some cases.
+pub(crate) struct Cases {
+    /// Shape `[cases, planes, height, width]`, the planes being those of [`ModelGraph::input`].
+    pub(crate) images: Tensor<4>,
+    /// Shape `[cases, columns]`, where numbers lie beside pictures.
+    pub(crate) beside: Option<Tensor<2>>,
+}
+
+impl Cases {
+    /// Of images and the numbers beside them, of each case after those of the one before.
+    pub(crate) fn of(graph: &ModelGraph, images: Vec<f32>, beside: Vec<f32>, device: &Device) -> Self {
+        let [planes, height, width] = graph.input().map(|side| side as usize);
+        let cases = images.len() / (planes * height * width);
+        let images = TensorData::new(images, [cases, planes, height, width]);
+        let columns = graph.columns();
+        let beside = (columns > 0).then(|| TensorData::new(beside, [cases, columns]));
+        Self {
+            images: Tensor::from_data(images, device),
+            beside: beside.map(|beside| Tensor::from_data(beside, device)),
+        }
+    }
+}
+
+impl From<Tensor<4>> for Cases {
+    fn from(images: Tensor<4>) -> Self {
+        Self { images, beside: None }
+    }
+}
+
+/// Scores `[cases, classes]`, before softmax, of `cases`. Where pixels are scored, those of a case follow each other, row after row:
 /// `[cases * height * width, classes]`.
 pub(crate) fn logits(
     graph: &ModelGraph,
     leaves: &Leaves,
-    input: Tensor<4>,
+    cases: impl Into<Cases>,
     pass: &mut impl Pass,
 ) -> Tensor<2> {
-    let [cases, planes, height, width] = input.dims();
+    let Cases { images, beside } = cases.into();
+    let [cases, planes, height, width] = images.dims();
     let depth = graph.depth().map_or(1, |depth| depth as usize);
-    let input = Volumes::from_tall(input.reshape([cases, planes / depth, depth * height, width]), depth);
-    match run(graph.layers(), Signal::Places(input), &mut leaves.cursor(), pass) {
+    let images = Volumes::from_tall(images.reshape([cases, planes / depth, depth * height, width]), depth);
+    let mut run = Run { beside: beside.as_ref(), blocks: &mut leaves.cursor(), pass };
+    match run.layers(graph.layers(), Signal::Places(images)) {
         Signal::Row(scores) => scores,
         Signal::Places(Volumes { slices: scores, .. }) => {
             let [slices, classes, height, width] = scores.dims();
@@ -194,115 +224,131 @@ impl Signal {
     }
 }
 
-/// Runs `layers` in order. A rectifier behind a normalisation or a residual block runs in the same pass over memory.
-fn run(layers: &[Layer], input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
-    const RECTIFIER: Layer = Layer::Activation(Activation { function: Function::Relu });
-    let (mut signal, mut left) = (input, layers);
-    let mut kept = Vec::new();
-    while let Some((layer, after)) = left.split_first() {
-        let joins = matches!(
-            layer,
-            Layer::BatchNorm
-                | Layer::GroupNorm(_)
-                | Layer::Residual(_)
-                | Layer::Join(Join { by: Joining::Add })
-        );
-        let then = if joins && after.first() == Some(&RECTIFIER) { Then::Rectify } else { Then::Keep };
-        signal = match layer {
-            Layer::Keep => {
-                kept.push(signal.clone());
-                signal
-            }
-            Layer::Join(Join { by }) => match (kept.pop().expect(CHECKED), by) {
-                (one, Joining::Concat) => Signal::concat(vec![one, signal]),
-                (one, Joining::Add) => one.add(signal, then),
-            },
-            layer => apply(layer, then, signal, blocks, pass),
-        };
-        left = if then == Then::Rectify { &after[1..] } else { after };
-    }
-    signal
+/// A graph on its way through some cases.
+struct Run<'a, 'l, P> {
+    /// The numbers beside their pictures, shape `[cases, columns]`.
+    beside: Option<&'a Tensor<2>>,
+    blocks: &'a mut Cursor<'l>,
+    pass: &'a mut P,
 }
 
-/// Recursion ends after one level: a checked graph has no layer with branches in a branch.
-fn apply(layer: &Layer, then: Then, input: Signal, blocks: &mut Cursor, pass: &mut impl Pass) -> Signal {
-    match layer {
-        Layer::Conv2d(conv) => {
-            let weight = blocks.kernel();
-            let bias = conv.bias.then(|| blocks.row());
-            input.by_slice(|slices| conv2d(slices, weight, bias, conv))
+impl<P: Pass> Run<'_, '_, P> {
+    /// Runs `layers` in order. A rectifier behind a normalisation or a residual block runs in the same pass over memory.
+    fn layers(&mut self, layers: &[Layer], input: Signal) -> Signal {
+        const RECTIFIER: Layer = Layer::Activation(Activation { function: Function::Relu });
+        let (mut signal, mut left) = (input, layers);
+        let mut kept = Vec::new();
+        while let Some((layer, after)) = left.split_first() {
+            let joins = matches!(
+                layer,
+                Layer::BatchNorm
+                    | Layer::GroupNorm(_)
+                    | Layer::Residual(_)
+                    | Layer::Join(Join { by: Joining::Add })
+            );
+            let then = if joins && after.first() == Some(&RECTIFIER) { Then::Rectify } else { Then::Keep };
+            signal = match layer {
+                Layer::Keep => {
+                    kept.push(signal.clone());
+                    signal
+                }
+                Layer::Join(Join { by }) => match (kept.pop().expect(CHECKED), by) {
+                    (one, Joining::Concat) => Signal::concat(vec![one, signal]),
+                    (one, Joining::Add) => one.add(signal, then),
+                },
+                layer => self.apply(layer, then, signal),
+            };
+            left = if then == Then::Rectify { &after[1..] } else { after };
         }
-        Layer::Conv3d(conv) => {
-            let weight = blocks.kernel();
-            let bias = conv.bias.then(|| blocks.row());
-            Signal::Places(conv3d(input.into_places(), weight, bias, conv))
-        }
-        Layer::GroupNorm(norm) => {
-            let (scale, shift) = (blocks.row(), blocks.row());
-            let sets = Sets::Groups(norm.groups as usize);
-            let volumes = input.into_places();
-            let depth = volumes.depth;
-            let normal = normalise(volumes.tall(), scale, shift, sets, then).0;
-            Signal::Places(Volumes::from_tall(normal, depth))
-        }
-        Layer::BatchNorm => {
-            let (scale, shift, frozen) = (blocks.row(), blocks.row(), blocks.is_at_frozen());
-            let blocks = BatchNorm { scale, shift, mean: blocks.row(), variance: blocks.row(), frozen };
-            input.by_slice(|slices| pass.batch_norm(slices, blocks, then))
-        }
-        Layer::Activation(activation) => match input {
-            Signal::Row(row) => Signal::Row(activate(activation.function, row)),
-            places @ Signal::Places(_) if activation.function == Function::Relu => places.by_slice(rectify),
-            places @ Signal::Places(_) => places.by_slice(|slices| activate(activation.function, slices)),
-        },
-        Layer::MaxPool(pool) => input.by_slice(|slices| max_pool(slices, pool)),
-        Layer::AveragePool(pool) => input.by_slice(|slices| average_pool(slices, pool)),
-        Layer::MaxPool3d(pool) => Signal::Places(max_pool3d(input.into_places(), pool)),
-        Layer::AveragePool3d(pool) => Signal::Places(average_pool3d(input.into_places(), pool)),
-        Layer::GlobalAveragePool => Signal::Row(input.into_places().means()),
-        Layer::Flatten => Signal::Row(input.into_places().tall().flatten(1, 3)),
-        Layer::Linear(linear) => Signal::Row(connect(input.into_row(), linear.bias, blocks)),
-        Layer::Dropout(dropout) => match input {
-            Signal::Row(row) => Signal::Row(drop_values(row, dropout.rate, pass)),
-            places @ Signal::Places(_) => places.by_slice(|slices| drop_values(slices, dropout.rate, pass)),
-        },
-        Layer::Residual(residual) => {
-            let main = run(&residual.main, input.clone(), blocks, pass);
-            let shortcut = run(&residual.shortcut, input, blocks, pass);
-            main.add(shortcut, then)
-        }
-        Layer::LayerNorm => {
-            let (scale, shift) = (blocks.row(), blocks.row());
-            match input {
-                places @ Signal::Places(_) => places.by_slice(|slices| layer_norm(slices, scale, shift)),
-                Signal::Row(row) => {
-                    let [cases, features] = row.dims();
-                    let normal = layer_norm(row.reshape([cases, features, 1, 1]), scale, shift);
-                    Signal::Row(normal.reshape([cases, features]))
+        signal
+    }
+
+    /// Recursion ends after one level: a checked graph has no layer with branches in a branch.
+    fn apply(&mut self, layer: &Layer, then: Then, input: Signal) -> Signal {
+        let (beside, blocks, pass) = (self.beside, &mut *self.blocks, &mut *self.pass);
+        match layer {
+            Layer::Conv2d(conv) => {
+                let weight = blocks.kernel();
+                let bias = conv.bias.then(|| blocks.row());
+                input.by_slice(|slices| conv2d(slices, weight, bias, conv))
+            }
+            Layer::Conv3d(conv) => {
+                let weight = blocks.kernel();
+                let bias = conv.bias.then(|| blocks.row());
+                Signal::Places(conv3d(input.into_places(), weight, bias, conv))
+            }
+            Layer::GroupNorm(norm) => {
+                let (scale, shift) = (blocks.row(), blocks.row());
+                let sets = Sets::Groups(norm.groups as usize);
+                let volumes = input.into_places();
+                let depth = volumes.depth;
+                let normal = normalise(volumes.tall(), scale, shift, sets, then).0;
+                Signal::Places(Volumes::from_tall(normal, depth))
+            }
+            Layer::BatchNorm => {
+                let (scale, shift, frozen) = (blocks.row(), blocks.row(), blocks.is_at_frozen());
+                let blocks = BatchNorm { scale, shift, mean: blocks.row(), variance: blocks.row(), frozen };
+                input.by_slice(|slices| pass.batch_norm(slices, blocks, then))
+            }
+            Layer::Activation(activation) => match input {
+                Signal::Row(row) => Signal::Row(activate(activation.function, row)),
+                places @ Signal::Places(_) if activation.function == Function::Relu => {
+                    places.by_slice(rectify)
+                }
+                places @ Signal::Places(_) => places.by_slice(|slices| activate(activation.function, slices)),
+            },
+            Layer::MaxPool(pool) => input.by_slice(|slices| max_pool(slices, pool)),
+            Layer::AveragePool(pool) => input.by_slice(|slices| average_pool(slices, pool)),
+            Layer::MaxPool3d(pool) => Signal::Places(max_pool3d(input.into_places(), pool)),
+            Layer::AveragePool3d(pool) => Signal::Places(average_pool3d(input.into_places(), pool)),
+            Layer::GlobalAveragePool => Signal::Row(input.into_places().means()),
+            Layer::Flatten => Signal::Row(input.into_places().tall().flatten(1, 3)),
+            Layer::Linear(linear) => Signal::Row(connect(input.into_row(), linear.bias, blocks)),
+            Layer::Dropout(dropout) => match input {
+                Signal::Row(row) => Signal::Row(drop_values(row, dropout.rate, pass)),
+                places @ Signal::Places(_) => {
+                    places.by_slice(|slices| drop_values(slices, dropout.rate, pass))
+                }
+            },
+            Layer::Residual(residual) => {
+                let main = self.layers(&residual.main, input.clone());
+                let shortcut = self.layers(&residual.shortcut, input);
+                main.add(shortcut, then)
+            }
+            Layer::LayerNorm => {
+                let (scale, shift) = (blocks.row(), blocks.row());
+                match input {
+                    places @ Signal::Places(_) => places.by_slice(|slices| layer_norm(slices, scale, shift)),
+                    Signal::Row(row) => {
+                        let [cases, features] = row.dims();
+                        let normal = layer_norm(row.reshape([cases, features, 1, 1]), scale, shift);
+                        Signal::Row(normal.reshape([cases, features]))
+                    }
                 }
             }
+            Layer::Concat(concat) => {
+                let branch = |branch: &Vec<Layer>| self.layers(branch, input.clone());
+                Signal::concat(concat.branches.iter().map(branch).collect())
+            }
+            Layer::SqueezeExcitation(_) => {
+                let volumes = input.into_places();
+                let hidden = activation::relu(connect(volumes.means(), true, blocks));
+                let gates = activation::sigmoid(connect(hidden, true, blocks));
+                Signal::Places(volumes.scaled(gates))
+            }
+            Layer::TransposedConv2d(conv) => {
+                let weight = blocks.kernel();
+                let bias = conv.bias.then(|| blocks.row());
+                input.by_slice(|slices| transposed_conv2d(slices, weight, bias, conv))
+            }
+            Layer::TransposedConv3d(conv) => {
+                let weight = blocks.kernel();
+                let bias = conv.bias.then(|| blocks.row());
+                Signal::Places(transposed_conv3d(input.into_places(), weight, bias, conv))
+            }
+            Layer::Columns => Signal::Row(beside.expect(CHECKED).clone()),
+            Layer::Keep | Layer::Join(_) => unreachable!("the walk over the layers has what they lay aside"),
         }
-        Layer::Concat(concat) => {
-            let branch = |branch: &Vec<Layer>| run(branch, input.clone(), blocks, pass);
-            Signal::concat(concat.branches.iter().map(branch).collect())
-        }
-        Layer::SqueezeExcitation(_) => {
-            let volumes = input.into_places();
-            let hidden = activation::relu(connect(volumes.means(), true, blocks));
-            let gates = activation::sigmoid(connect(hidden, true, blocks));
-            Signal::Places(volumes.scaled(gates))
-        }
-        Layer::TransposedConv2d(conv) => {
-            let weight = blocks.kernel();
-            let bias = conv.bias.then(|| blocks.row());
-            input.by_slice(|slices| transposed_conv2d(slices, weight, bias, conv))
-        }
-        Layer::TransposedConv3d(conv) => {
-            let weight = blocks.kernel();
-            let bias = conv.bias.then(|| blocks.row());
-            Signal::Places(transposed_conv3d(input.into_places(), weight, bias, conv))
-        }
-        Layer::Keep | Layer::Join(_) => unreachable!("the walk over the layers has what they lay aside"),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use burn::tensor::{Device as Place, Tensor};
 use consilium_study::graph::{
-    Convolution, ModelGraph, ModelSection, Norm, Pool, Preset, Shape, TransposedConvolution,
+    CaseShape, Convolution, ModelGraph, ModelSection, Norm, Pool, Preset, TransposedConvolution,
 };
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
@@ -23,7 +23,7 @@ use crate::operation::testing::{assert_close, numbers, values_of, with_gradients
 use crate::operation::transposed::transposed_conv2d;
 use crate::random::LocalSeed;
 use crate::tensors::Leaves;
-use crate::testing::{EVERY_LAYER, EVERY_LAYER_OF_VOLUMES, cases, graph, recipe, task};
+use crate::testing::{BESIDE, EVERY_LAYER, EVERY_LAYER_OF_VOLUMES, cases, graph, reads, recipe, task};
 use crate::train::{Progress, TrainError, train, train_on};
 
 fn device() -> Option<Device> {
@@ -94,9 +94,10 @@ fn operations_give_what_they_give_on_the_processor() {
 fn a_graph_of_every_layer_gives_what_it_gives_on_the_processor() {
     let Some(device) = device() else { return };
     let graph =
-        |text: &str, case: Shape| toml::from_str::<ModelSection>(text).unwrap().graph(case, 3).unwrap();
+        |text: &str, case: CaseShape| toml::from_str::<ModelSection>(text).unwrap().graph(case, 3).unwrap();
     a_graph_there(&device, &graph(EVERY_LAYER, [2, 6, 6].into()));
     a_graph_there(&device, &graph(EVERY_LAYER_OF_VOLUMES, [1, 5, 6, 6].into()));
+    a_graph_there(&device, &graph(BESIDE, CaseShape::new([2, 6, 6], 3)));
     let pooled = r#"layers = [
         { kind = "max-pool3d", size = 3, stride = 2, padding = 1 },
         { kind = "flatten" },
@@ -107,7 +108,6 @@ fn a_graph_of_every_layer_gives_what_it_gives_on_the_processor() {
 
 fn a_graph_there(device: &Device, graph: &ModelGraph) {
     let model = initial(graph, 3);
-    let [planes, height, width] = graph.input().map(|side| side as usize);
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let targets = Targets { labels: [0, 2, 1, 1].map(Label::Class).to_vec(), cases: 4, mixed: None };
     for text in [
@@ -120,8 +120,7 @@ fn a_graph_there(device: &Device, graph: &ModelGraph) {
         let step = |place: &Place| {
             let leaves = Leaves::tracked(graph, &model, place);
             let mut pass = TrainingPass::new(&seed, 7);
-            let cases = Tensor::from_data(numbers(&[4, planes, height, width], 5), place);
-            let scores = logits(graph, &leaves, cases, &mut pass);
+            let scores = logits(graph, &leaves, reads(graph, 4, place), &mut pass);
             let mut gradient = vec![9.0; graph.len()];
             leaves.gradient(graph, loss(scores.clone(), &targets, &recipe).backward(), &mut gradient);
             let mut after = model.clone();

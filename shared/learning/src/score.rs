@@ -1,13 +1,13 @@
 //! What a model says about cases.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use consilium_study::graph::ModelGraph;
 
 use consilium_study::preprocessing::Preprocessing;
 use consilium_study::task::Task;
 
 use crate::dataset::{Dataset, InvalidDataset};
-use crate::interpret::{ScoringPass, logits};
+use crate::interpret::{Cases, ScoringPass, logits};
 use crate::loss::probabilities;
 use crate::tensors::{Leaves, values};
 
@@ -116,7 +116,6 @@ pub fn score_each(
     let device = Device::flex();
     let leaves = Leaves::constant(graph, model, &device);
     let size = data.case_len();
-    let [channels, height, width] = data.shape().map(|side| side as usize);
     let together = (BATCH_ACTIVATIONS / graph.activations_per_case().max(1)).clamp(1, BATCH) as usize;
     for first in (0..data.len()).step_by(together) {
         let past = (first + together).min(data.len());
@@ -124,9 +123,9 @@ pub fn score_each(
         for (case, image) in (first..past).zip(images.chunks_exact_mut(size)) {
             data.read(case, preprocessing, image);
         }
-        let images = TensorData::new(images, [past - first, channels, height, width]);
-        let images = Tensor::from_data(images, &device);
-        let scores = logits(graph, &leaves, images, &mut ScoringPass);
+        let beside = (first..past).flat_map(|case| data.numbers(case)).copied().collect();
+        let cases = Cases::of(graph, images, beside, &device);
+        let scores = logits(graph, &leaves, cases, &mut ScoringPass);
         let scores = probabilities(&values(&scores.into_data()), graph.classes(), link);
         let of_cases = scores.chunks_exact(graph.places() * graph.classes());
         (first..past).zip(of_cases).for_each(|(case, scores)| each(case, scores));

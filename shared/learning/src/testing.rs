@@ -1,11 +1,14 @@
 //! What tests of training train.
 
+use burn::tensor::{Device, Tensor};
 use consilium_study::graph::{ModelGraph, ModelSpec, Norm, Preset};
 use consilium_study::name::SiteName;
 use consilium_study::preprocessing::Preprocessing;
 use consilium_study::recipe::Training;
 
 use crate::dataset::{Dataset, Pixels};
+use crate::interpret::Cases;
+use crate::operation::testing::numbers;
 use crate::random::{Draws, LocalSeed};
 use crate::train::LocalTraining;
 
@@ -91,6 +94,32 @@ pub(crate) const EVERY_LAYER_OF_VOLUMES: &str = r#"
         { kind = "activation", function = "tanh" },
         { kind = "linear", outputs = 3, bias = false },
     ]"#;
+
+/// Numbers beside a picture in branches of both kinds, as they are and behind layers.
+pub(crate) const BESIDE: &str = r#"
+    layers = [
+        { kind = "conv2d", filters = 4, kernel = 3 },
+        { kind = "activation", function = "tanh" },
+        { kind = "flatten" },
+        { kind = "linear", outputs = 5 },
+        { kind = "concat", branches = [ [], [
+            { kind = "columns" },
+            { kind = "layer-norm" },
+            { kind = "linear", outputs = 4 },
+            { kind = "activation", function = "tanh" },
+          ] ] },
+        { kind = "residual", main = [ { kind = "columns" }, { kind = "linear", outputs = 9 } ] },
+        { kind = "concat", branches = [ [ { kind = "columns" } ], [] ] },
+        { kind = "linear", outputs = 3, bias = false },
+    ]"#;
+
+/// Numbers for a graph to read: of so many cases.
+pub(crate) fn reads(graph: &ModelGraph, cases: usize, device: &Device) -> Cases {
+    let [planes, height, width] = graph.input().map(|side| side as usize);
+    let images = Tensor::from_data(numbers(&[cases, planes, height, width], 5), device);
+    let beside = || Tensor::from_data(numbers(&[cases, graph.columns()], 6), device);
+    Cases { images, beside: (graph.columns() > 0).then(beside) }
+}
 
 pub(crate) const SHORT: &str =
     "optimiser = \"adam\"\nlearning_rate = 0.003\nbatch = 8\nepochs = 2\naugment = { flip = true, crop = 1 }";

@@ -172,7 +172,7 @@ fn steps_on(
         let cases = batch.targets.cases;
         let leaves = Leaves::tracked(graph, &model, &device);
         let mut pass = TrainingPass::new(&task.seed, step);
-        let scores = logits(graph, &leaves, batch.images, &mut pass);
+        let scores = logits(graph, &leaves, batch.cases, &mut pass);
         let loss = loss(scores, &batch.targets, recipe);
         let loss_value: f32 = loss.clone().into_scalar();
         if !loss_value.is_finite() {
@@ -215,6 +215,9 @@ fn pull(graph: &ModelGraph, start: &[f32], model: &[f32], gradient: &mut [f32], 
         }
     }
 }
+
+#[cfg(test)]
+mod beside;
 
 #[cfg(test)]
 mod tests {

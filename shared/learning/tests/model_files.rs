@@ -21,6 +21,7 @@ fn identity(model: &str) -> ModelIdentity {
         inputs: None,
         task: Task::Classification,
         range: None,
+        beside: None,
     }
 }
 

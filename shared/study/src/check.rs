@@ -3,14 +3,14 @@
 //! A problem names the key as it stands in the file, says why the value cannot be, and what to write
 //! instead. All problems are found in one pass, so that a file is not mended line by line over an afternoon.
 
+mod inputs;
 mod tasks;
 
 use std::fmt;
 
 use crate::augment::Augment;
 use crate::document::{
-    CHUNK, Data, Evaluation, FORMAT, Input, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders,
-    least_honest,
+    CHUNK, Data, Evaluation, FORMAT, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders, least_honest,
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::quantity::HumanDuration;
@@ -26,7 +26,7 @@ pub const MAX_SITES: usize = 200;
 pub const MAX_LABELS: usize = 64;
 /// Most colour channels of an image.
 pub const MAX_CHANNELS: u32 = 16;
-/// Most inputs of a row.
+/// Most inputs of a row, be it the case or beside a picture.
 pub const MAX_INPUTS: usize = 1024;
 /// Most slices of a volume.
 pub const MAX_DEPTH: u32 = 512;
@@ -185,14 +185,12 @@ fn data(plan: &Plan, f: &mut Findings) {
         || "a label is named twice".into(),
         "give each class its own name",
     );
-    match &data.inputs {
-        Some(given) => inputs(data, given, f),
-        None => {
-            f.between("data.channels", data.channels.into(), 1, MAX_CHANNELS.into());
-            f.between("data.height", data.height.into(), 1, MAX_SIDE.into());
-            f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
-        }
+    if data.inputs.is_none() {
+        f.between("data.channels", data.channels.into(), 1, MAX_CHANNELS.into());
+        f.between("data.height", data.height.into(), 1, MAX_SIDE.into());
+        f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
     }
+    inputs::rules(data, f);
     if let Some(depth) = data.depth {
         volumes(data, depth, f);
     }
@@ -261,52 +259,6 @@ fn volumes(data: &Data, depth: u32, f: &mut Findings) {
     );
 }
 
-fn inputs(data: &Data, inputs: &[Input], f: &mut Findings) {
-    f.between("data.inputs", inputs.len() as u64, 1, MAX_INPUTS as u64);
-    let one = |value: f64, wanted: f64| value.to_bits() == wanted.to_bits();
-    let follows = data.channels as usize == inputs.len()
-        && (data.height, data.width) == (1, 1)
-        && one(data.mean, 0.0)
-        && one(data.std, 1.0);
-    f.require(
-        follows,
-        "data.inputs",
-        || "beside inputs a size or a scale of pictures is signed".into(),
-        "sign a study whose rows have the size and scale of their inputs",
-    );
-    for input in inputs.iter().take(MAX_INPUTS) {
-        f.text("data.inputs", input.column(), MAX_LABEL);
-        match input {
-            Input::Number { column, mean, std } => f.require(
-                mean.is_finite() && (1e-9..=1e12).contains(std) && (*mean != 0.0 || mean.is_sign_positive()),
-                "data.inputs",
-                || format!("{mean} and {std} are no mean and standard deviation of \"{column}\""),
-                "write the mean and the standard deviation over the training cases, for example 50.0 and 10.0",
-            ),
-            Input::Indicator { is, .. } => f.text("data.inputs", is, MAX_LABEL),
-        }
-    }
-    let written = |input: &Input| match input {
-        Input::Number { column, .. } => (column.clone(), None),
-        Input::Indicator { column, is } => (column.clone(), Some(is.clone())),
-    };
-    let mut all: Vec<_> = inputs.iter().take(MAX_INPUTS).map(written).collect();
-    all.sort();
-    f.require(
-        ascending(&all),
-        "data.inputs",
-        || "an input is named twice".into(),
-        "name each column, or each text of a column, once",
-    );
-    let reserved = ["label", "patient", "split", "site"];
-    f.require(
-        !all.iter().any(|(column, _)| reserved.contains(&column.as_str())),
-        "data.inputs",
-        || "the columns label, patient, split and site have their own meaning".into(),
-        "give the input's column another name",
-    );
-}
-
 fn model(plan: &Plan, f: &mut Findings) {
     let augment = plan.training.augment();
     let of_numbers = Augment { noise: augment.noise, mixup: augment.mixup, ..Augment::default() };
@@ -322,6 +274,13 @@ fn model(plan: &Plan, f: &mut Findings) {
         "model",
         || format!("the graph takes cases that are {}, the data has {case}", plan.model.case()),
         "make the graph for the sides and channels under [data]",
+    );
+    let columns = plan.data.model_input().columns as usize;
+    f.require(
+        plan.model.columns() == columns,
+        "model",
+        || format!("the graph reads {} numbers beside a case, the data has {columns}", plan.model.columns()),
+        "make the graph for the inputs under [data]",
     );
     f.require(
         plan.model.classes() == plan.classes(),

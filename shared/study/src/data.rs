@@ -1,10 +1,10 @@
-//! What a case of a study is: a picture, or a row of a table.
+//! What a case of a study is: a picture, a row of a table, or a picture with such a row beside it.
 
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::is_default;
-use crate::graph::Shape;
+use crate::graph::{CaseShape, Shape};
 use crate::preprocessing::Window;
 use crate::quantity::Share;
 use crate::task::{Range, Task};
@@ -12,8 +12,9 @@ use crate::task::{Range, Task};
 /// What a case is, and how it becomes numbers.
 ///
 /// A case is a picture of `[channels, height, width]`, with `depth` a volume of `[channels, depth, height, width]`, or with
-/// `inputs` a row of so many numbers, `[inputs, 1, 1]`. Where a
-/// study has inputs, the size of a picture, mean and standard deviation are not written, because they follow.
+/// `inputs` a row of so many numbers, `[inputs, 1, 1]`. Where cases are
+/// rows, the size of a picture, mean and standard deviation are not written, because they follow. Where they are written, and
+/// `inputs` too, that row lies beside each picture: [`Data::beside`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Encode, Decode)]
 #[serde(try_from = "Section", into = "Section")]
 #[cbor(map)]
@@ -61,6 +62,9 @@ pub struct Data {
     /// Of volumes in files of a scanner's values: which of these are black and white. Without it, each file's own.
     #[n(13)]
     pub window: Option<Window>,
+    /// Where numbers lie beside pictures or volumes: what is taken from the row of each.
+    #[n(14)]
+    pub beside: Option<Vec<Input>>,
 }
 
 impl Data {
@@ -71,6 +75,17 @@ impl Data {
             None => [channels, height, width].into(),
             Some(depth) => [channels, depth, height, width].into(),
         }
+    }
+
+    /// What a model reads of a case.
+    pub fn model_input(&self) -> CaseShape {
+        let columns = self.beside.as_ref().map_or(0, Vec::len);
+        CaseShape::new(self.case(), u32::try_from(columns).unwrap_or(u32::MAX))
+    }
+
+    /// What is taken from a row of a table: of one that is a case, or of one that lies beside a picture.
+    pub fn columns(&self) -> &[Input] {
+        self.inputs.as_ref().or(self.beside.as_ref()).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -205,11 +220,10 @@ struct InputSection {
 #[derive(Debug, thiserror::Error)]
 enum Mismatch {
     #[error(
-        "`{0}` is missing: cases are pictures with `channels`, `height`, `width`, `mean` and `std`, or rows with `inputs`"
+        "`{0}` is missing: cases are pictures with `channels`, `height`, `width`, `mean` and `std`, where `inputs` may lie \
+         beside them, or rows with `inputs` and none of these"
     )]
     NoPicture(&'static str),
-    #[error("`{0}` belongs to pictures; a row has the size and scale of its `inputs`")]
-    PictureBesideInputs(&'static str),
     #[error("an input has either `is`, or `mean` and `std`; \"{0}\" has both")]
     NumberOrText(String),
     #[error("input \"{0}\" has `mean` or `std` alone; write both, or neither for 0 and 1")]
@@ -222,6 +236,10 @@ impl TryFrom<Section> for Data {
     fn try_from(section: Section) -> Result<Self, Mismatch> {
         let Section { labels, channels, depth, window, height, width, mean, std, .. } = section;
         let Section { holdout, minimum_cases, smallest_usable_share, inputs, task, range, .. } = section;
+        let of_pictures = [channels, depth, height, width].iter().any(Option::is_some)
+            || [mean, std].iter().any(Option::is_some)
+            || window.is_some();
+        let (inputs, beside) = if of_pictures { (None, inputs) } else { (inputs, None) };
         let ([channels, height, width], mean, std) = match &inputs {
             None => {
                 let side = |value: Option<u32>, key| value.ok_or(Mismatch::NoPicture(key));
@@ -229,21 +247,7 @@ impl TryFrom<Section> for Data {
                 let sides = [side(channels, "channels")?, side(height, "height")?, side(width, "width")?];
                 (sides, scale(mean, "mean")?, scale(std, "std")?)
             }
-            Some(inputs) => {
-                let written = [
-                    ("channels", channels.is_some()),
-                    ("depth", depth.is_some()),
-                    ("window", window.is_some()),
-                    ("height", height.is_some()),
-                    ("width", width.is_some()),
-                    ("mean", mean.is_some()),
-                    ("std", std.is_some()),
-                ];
-                if let Some((key, _)) = written.into_iter().find(|(_, written)| *written) {
-                    return Err(Mismatch::PictureBesideInputs(key));
-                }
-                ([u32::try_from(inputs.len()).unwrap_or(u32::MAX), 1, 1], 0.0, 1.0)
-            }
+            Some(inputs) => ([u32::try_from(inputs.len()).unwrap_or(u32::MAX), 1, 1], 0.0, 1.0),
         };
         Ok(Self {
             labels,
@@ -260,6 +264,7 @@ impl TryFrom<Section> for Data {
             range,
             depth,
             window,
+            beside,
         })
     }
 }
@@ -267,7 +272,7 @@ impl TryFrom<Section> for Data {
 impl From<Data> for Section {
     fn from(data: Data) -> Self {
         let Data { labels, channels, height, width, mean, std, depth, window, .. } = data;
-        let Data { holdout, minimum_cases, smallest_usable_share, inputs, task, range, .. } = data;
+        let Data { holdout, minimum_cases, smallest_usable_share, inputs, beside, task, range, .. } = data;
         let is_picture = inputs.is_none();
         Self {
             labels,
@@ -281,7 +286,7 @@ impl From<Data> for Section {
             holdout,
             minimum_cases,
             smallest_usable_share,
-            inputs,
+            inputs: inputs.or(beside),
             task,
             range,
         }
@@ -337,11 +342,32 @@ mod tests {
     }
 
     #[test]
+    fn numbers_lie_beside_a_picture_whose_size_is_written() {
+        let picture = "channels = 1\nheight = 4\nwidth = 6\nmean = 0.5\nstd = 0.25";
+        let (alone, rows) = (read(picture).unwrap(), read(ROW).unwrap());
+        for (size, shape) in [
+            (picture.to_owned(), Shape::Image([1, 4, 6])),
+            (format!("{picture}\ndepth = 8"), Shape::Volume([1, 8, 4, 6])),
+        ] {
+            let both = read(&format!("{size}\n{ROW}")).unwrap();
+            assert_eq!((&both.inputs, &both.beside), (&None, &rows.inputs));
+            assert_eq!(both.model_input(), CaseShape::new(shape, 3));
+            assert_eq!((both.columns(), alone.columns()), (rows.columns(), &[][..]));
+            assert_eq!(Data::from_canonical(&both.to_canonical()), Ok(both.clone()));
+            assert_eq!(toml::from_str::<Data>(&toml::to_string(&both).unwrap()).unwrap(), both);
+        }
+        assert_eq!(alone.model_input(), [1, 4, 6].into());
+        assert_eq!(rows.model_input(), [3, 1, 1].into());
+    }
+
+    #[test]
     fn keys_that_do_not_go_together_are_refused_by_name() {
         for (text, named) in [
             ("channels = 1\nheight = 4\nwidth = 4\nmean = 0.5", "`std` is missing"),
-            ("channels = 1\ninputs = [{ column = \"a\" }]", "`channels` belongs to pictures"),
-            ("std = 1.0\ninputs = [{ column = \"a\" }]", "`std` belongs to pictures"),
+            ("channels = 1\ninputs = [{ column = \"a\" }]", "`height` is missing"),
+            ("std = 1.0\ninputs = [{ column = \"a\" }]", "`channels` is missing"),
+            ("depth = 4\ninputs = [{ column = \"a\" }]", "`channels` is missing"),
+            ("window = [0, 1]\ninputs = [{ column = \"a\" }]", "`channels` is missing"),
             ("inputs = [{ column = \"a\", is = \"1\", std = 1.0 }]", "\"a\" has both"),
             ("inputs = [{ column = \"a\", std = 1.0 }]", "\"a\" has `mean` or `std` alone"),
             ("inputs = [{ column = \"a\", log = true }]", "log"),

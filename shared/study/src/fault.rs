@@ -76,6 +76,18 @@ pub enum GraphError {
         "preset {0} scores the pixels of pictures; a study of volumes writes its layers, or another preset"
     )]
     NotOfVolumes(&'static str),
+    /// The preset scores pixels, and no row of numbers goes into one.
+    #[error(
+        "preset {0} scores pixels, and has no row that the numbers of `data.inputs` could be joined to; leave `inputs` out, or \
+         name a preset that scores cases"
+    )]
+    NoColumnsIn(&'static str),
+    /// No layer reads the numbers beside the pictures.
+    #[error(
+        "{0} numbers lie beside each picture (`data.inputs`), and no layer reads them; put {{ kind = \"columns\" }} first in a \
+         branch of a concat layer, or leave `inputs` out"
+    )]
+    ColumnsUnread(u32),
     /// The preset has no place for an option.
     #[error("preset {preset} takes no `{option}`")]
     OptionNotTaken {
@@ -182,6 +194,17 @@ pub enum GraphFault {
         /// What is at hand.
         now: Shape,
     },
+    /// A layer of the numbers beside pictures, where there are none.
+    #[error(
+        "no numbers lie beside the pictures; name their columns in `data.inputs`, or leave the layer out"
+    )]
+    NoColumns,
+    /// What lies before a layer of the numbers beside pictures would be lost.
+    #[error(
+        "a columns layer does not see what comes in; put it first in a branch of a concat layer, beside a branch that goes on \
+         with the picture"
+    )]
+    PictureLost,
     /// A layer with branches inside a branch.
     #[error("a branch holds no layer with branches")]
     NestedBranches,

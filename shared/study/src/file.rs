@@ -90,7 +90,7 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
     rounds.required.sort();
     // A number of labels beyond 32 bits cannot be the number of classes of a graph either.
     let classes = u32::try_from(data.labels.len()).unwrap_or(u32::MAX);
-    let model = model.graph(data.case(), classes)?;
+    let model = model.graph(data.model_input(), classes)?;
     let aggregation = file.aggregation.fill_in(sites.len());
     let mut evaluation = file.evaluation;
     let names =

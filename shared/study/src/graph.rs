@@ -18,20 +18,22 @@ use std::ops::Range;
 use minicbor::encode::Write;
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
+use crate::canonical::is_default;
 pub use crate::fault::{GraphError, GraphFault};
 use crate::hash::Hash;
 pub use crate::layer::*;
 pub use crate::preset::{ModelSection, ModelSpec, Norm, Preset, Stem};
-pub use crate::shape::{LayerName, Shape};
+pub use crate::shape::{CaseShape, LayerName, Shape};
 pub use crate::treatment::{InvalidTreatment, Treatment};
 
-/// A model: the shape of one case, an image `[channels, height, width]` or a volume `[channels, depth, height, width]`, and
-/// the layers it passes through.
+/// A model: the shape of one case, an image `[channels, height, width]` or a volume `[channels, depth, height, width]`, the
+/// length of the row of numbers beside it, and the layers that it passes through.
 ///
 /// A value that exists has been checked: every layer's shape fits and the caps hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelGraph {
     input: Shape,
+    columns: u32,
     layers: Vec<Layer>,
     parameters: Vec<ParameterSpec>,
     output: Shape,
@@ -40,7 +42,7 @@ pub struct ModelGraph {
 }
 
 /// A graph as it is written. Its input is a list of three or four sides. Treatments stand there for all blocks, or for none
-/// where all are averaged.
+/// where all are averaged; columns where there are any.
 #[derive(Encode, Decode)]
 #[cbor(map)]
 struct Written {
@@ -51,15 +53,19 @@ struct Written {
     layers: Vec<Layer>,
     #[n(2)]
     treatments: Option<Vec<Treatment>>,
+    #[n(3)]
+    #[cbor(skip_if = "is_default")]
+    columns: u32,
 }
 
 impl ModelGraph {
     /// Checks shapes and caps. The last layer must end in one number per class, or in one per class and pixel of the input.
-    pub fn new(input: impl Into<Shape>, layers: Vec<Layer>) -> Result<Self, GraphError> {
-        let input = input.into();
-        let summary = crate::shape::check(input, &layers)?;
+    pub fn new(case: impl Into<CaseShape>, layers: Vec<Layer>) -> Result<Self, GraphError> {
+        let case = case.into();
+        let summary = crate::shape::check(case, &layers)?;
         Ok(Self {
-            input,
+            input: case.places,
+            columns: case.columns,
             layers,
             parameters: summary.parameters,
             output: summary.output,
@@ -71,6 +77,11 @@ impl ModelGraph {
     /// The shape of one case.
     pub const fn case(&self) -> Shape {
         self.input
+    }
+
+    /// Numbers beside the picture or volume of a case.
+    pub const fn columns(&self) -> usize {
+        self.columns as usize
     }
 
     /// The shape of one case in memory: planes, height, width. The planes of an image are its channels, and those of a volume
@@ -157,7 +168,7 @@ impl ModelGraph {
     }
 
     fn written(&self, treatments: Option<Vec<Treatment>>) -> Written {
-        Written { input: self.input, layers: self.layers.clone(), treatments }
+        Written { input: self.input, layers: self.layers.clone(), treatments, columns: self.columns }
     }
 }
 
@@ -171,8 +182,9 @@ impl<C> Encode<C> for ModelGraph {
 
 impl<'b, C> Decode<'b, C> for ModelGraph {
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
-        let Written { input, layers, treatments } = Written::decode(d, ctx)?;
-        let graph = Self::new(input, layers).and_then(|graph| match treatments {
+        let Written { input, layers, treatments, columns } = Written::decode(d, ctx)?;
+        let case = CaseShape::new(input, columns);
+        let graph = Self::new(case, layers).and_then(|graph| match treatments {
             Some(treatments) => Ok(graph.with_treatments(&treatments)?),
             None => Ok(graph),
         });

@@ -56,6 +56,9 @@ pub struct ModelIdentity {
     /// Of a regression: what outputs of 0 and 1 stand for.
     #[n(5)]
     pub range: Option<Range>,
+    /// Where numbers lie beside pictures: what is taken from the row of each.
+    #[n(6)]
+    pub beside: Option<Vec<Input>>,
 }
 
 impl ModelIdentity {
@@ -90,7 +93,7 @@ impl ModelIdentity {
             let (file, wanted) = (self.labels.clone(), wanted.labels.clone());
             return Err(ModelFileError::OtherLabels { file, wanted });
         }
-        if self.inputs != wanted.inputs {
+        if self.inputs != wanted.inputs || self.beside != wanted.beside {
             return Err(ModelFileError::OtherInputs);
         }
         if self.range != wanted.range {
@@ -154,14 +157,14 @@ impl ModelFile {
 
     /// What the file says of itself for people and for other programs, key by key.
     pub fn about(&self) -> BTreeMap<&'static str, String> {
-        let ModelIdentity { graph, preprocessing, labels, inputs, task, range } = &self.identity;
+        let ModelIdentity { graph, preprocessing, labels, inputs, task, range, beside } = &self.identity;
         let mut about = BTreeMap::from([
             ("graph_hash", graph.hash().to_string()),
             ("labels", json!(labels).to_string()),
             ("mean", preprocessing.mean().to_string()),
             ("std", preprocessing.std().to_string()),
         ]);
-        if let Some(inputs) = inputs {
+        if let Some(inputs) = inputs.as_ref().or(beside.as_ref()) {
             about.insert("inputs", json!(inputs).to_string());
         }
         if !is_default(task) {
@@ -311,7 +314,7 @@ pub enum ModelFileError {
         /// What is wanted.
         wanted: Vec<String>,
     },
-    /// A model of rows with other inputs.
+    /// A model of rows, or of pictures with rows beside them, with other inputs.
     #[error("the file was trained on other inputs than are wanted")]
     OtherInputs,
     /// A model that scores pixels where its task is about cases, or cases where it is about pixels.
@@ -346,6 +349,7 @@ impl Plan {
             inputs: self.data.inputs.clone(),
             task: self.data.task,
             range: self.data.range,
+            beside: self.data.beside.clone(),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Models by name: what a study writes when it does not list its layers.
 
+mod networks;
+
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::GraphError;
-use crate::graph::{
-    Activation, Concat, Convolution, Function, GroupNorm, Join, Layer, Linear, ModelGraph, Pool, Residual,
-    Shape, TransposedConvolution,
+use self::networks::{
+    basic_block, bottleneck, cnn_bn, densenet121, linear, over_depth, relu, resnet, small_cnn, unet2d,
+    with_columns,
 };
+use crate::fault::GraphError;
+use crate::graph::{CaseShape, Layer, ModelGraph, Shape};
 
 /// The `[model]` of a study: what the layers are, and which of them do not take part in sums.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,10 +25,10 @@ pub struct ModelSection {
 }
 
 impl ModelSection {
-    /// The graph for cases of shape `input`, images or volumes, and that many classes.
-    pub fn graph(&self, input: impl Into<Shape>, classes: u32) -> Result<ModelGraph, GraphError> {
+    /// The graph for such cases, images or volumes, and that many classes.
+    pub fn graph(&self, case: impl Into<CaseShape>, classes: u32) -> Result<ModelGraph, GraphError> {
         let list = |names: &Option<Vec<String>>| names.clone().unwrap_or_default();
-        let graph = self.architecture.graph(input, classes)?;
+        let graph = self.architecture.graph(case, classes)?;
         Ok(graph.treat(&list(&self.frozen), &list(&self.local))?)
     }
 }
@@ -52,18 +55,18 @@ pub enum ModelSpec {
 }
 
 impl ModelSpec {
-    /// The graph for cases of shape `input`, images or volumes, and that many classes. Of volumes, a preset's convolutions and
-    /// pools are over depth, too.
-    pub fn graph(&self, input: impl Into<Shape>, classes: u32) -> Result<ModelGraph, GraphError> {
-        let input = input.into();
+    /// The graph for such cases, images or volumes, and that many classes. Of volumes, a preset's convolutions and
+    /// pools are over depth, too; numbers beside pictures go into its last layer.
+    pub fn graph(&self, case: impl Into<CaseShape>, classes: u32) -> Result<ModelGraph, GraphError> {
+        let case = case.into();
         let layers = match self {
             Self::Preset { preset, norm, stem } => {
-                let layers = preset.layers(*norm, *stem, input, classes)?;
-                if matches!(input, Shape::Volume(_)) { over_depth(layers) } else { layers }
+                let layers = preset.layers(*norm, *stem, case, classes)?;
+                if matches!(case.places, Shape::Volume(_)) { over_depth(layers) } else { layers }
             }
             Self::Layers(layers) => layers.clone(),
         };
-        let graph = ModelGraph::new(input, layers)?;
+        let graph = ModelGraph::new(case, layers)?;
         if graph.classes() == classes as usize {
             Ok(graph)
         } else {
@@ -171,7 +174,7 @@ impl Preset {
         self,
         norm: Option<Norm>,
         stem: Option<Stem>,
-        input: Shape,
+        case: CaseShape,
         classes: u32,
     ) -> Result<Vec<Layer>, GraphError> {
         for (option, is_set) in [("norm", norm.is_some()), ("stem", stem.is_some())] {
@@ -180,7 +183,7 @@ impl Preset {
             }
         }
         let (usual, stem) = (norm.unwrap_or(Norm::Batch), stem.unwrap_or(Stem::Small));
-        Ok(match self {
+        let layers = match self {
             Self::Logistic => vec![Layer::Flatten, linear(classes)],
             Self::SmallCnn => small_cnn(norm, classes),
             Self::CnnBn => cnn_bn(classes),
@@ -192,7 +195,7 @@ impl Preset {
             Self::Resnet50 => resnet([3, 4, 6, 3], bottleneck, usual, stem, classes),
             Self::Densenet121 => densenet121(usual, stem, classes),
             Self::Unet2d => {
-                let Shape::Image([_, sides @ ..]) = input else {
+                let Shape::Image([_, sides @ ..]) = case.places else {
                     return Err(GraphError::NotOfVolumes(self.name()));
                 };
                 let halvings = sides.map(u32::trailing_zeros).into_iter().fold(4, u32::min);
@@ -200,185 +203,14 @@ impl Preset {
                     let [height, width] = sides;
                     return Err(GraphError::OddSides { preset: self.name(), height, width });
                 }
+                if case.columns > 0 {
+                    return Err(GraphError::NoColumnsIn(self.name()));
+                }
                 unet2d(halvings, usual, classes)
             }
-        })
+        };
+        Ok(if case.columns > 0 { with_columns(layers) } else { layers })
     }
-}
-
-fn small_cnn(norm: Option<Norm>, classes: u32) -> Vec<Layer> {
-    let mut layers = Vec::new();
-    for filters in [32, 64] {
-        layers.push(conv(filters, 3, 1, norm.is_none()));
-        layers.extend(norm.map(normalise));
-        layers.extend([relu(), halve()]);
-    }
-    layers.extend([Layer::Flatten, linear(128), relu(), linear(classes)]);
-    layers
-}
-
-fn cnn_bn(classes: u32) -> Vec<Layer> {
-    let block = |filters| [conv(filters, 3, 1, true), Layer::BatchNorm, relu()];
-    let mut layers = Vec::new();
-    layers.extend(block(32));
-    layers.extend(block(64));
-    layers.push(halve());
-    layers.extend(block(128));
-    layers.extend([halve(), Layer::Flatten, linear(128), relu(), linear(classes)]);
-    layers
-}
-
-/// The first layers of a residual or dense network: 64 channels.
-fn stem_layers(stem: Stem, norm: Norm) -> Vec<Layer> {
-    match stem {
-        Stem::Small => vec![conv(64, 3, 1, false), normalise(norm), relu()],
-        Stem::Imagenet => {
-            let pool = Pool { size: 3, stride: Some(2), padding: 1 };
-            vec![conv(64, 7, 2, false), normalise(norm), relu(), Layer::MaxPool(pool)]
-        }
-    }
-}
-
-/// Four stages of so many blocks; each stage but the first halves the sides and doubles the width.
-fn resnet(
-    blocks: [u32; 4],
-    block: fn(u32, u32, Norm) -> (Vec<Layer>, u32),
-    norm: Norm,
-    stem: Stem,
-    classes: u32,
-) -> Vec<Layer> {
-    let (mut layers, mut channels) = (stem_layers(stem, norm), 64);
-    for (stage, count) in (0..).zip(blocks) {
-        for number in 0..count {
-            let stride = if stage > 0 && number == 0 { 2 } else { 1 };
-            let (main, filters) = block(64 << stage, stride, norm);
-            let changes = stride != 1 || channels != filters;
-            let shortcut =
-                if changes { vec![conv(filters, 1, stride, false), normalise(norm)] } else { vec![] };
-            layers.extend([Layer::Residual(Residual { main, shortcut }), relu()]);
-            channels = filters;
-        }
-    }
-    layers.extend([Layer::GlobalAveragePool, linear(classes)]);
-    layers
-}
-
-/// Two 3x3 convolutions. Returns the number of channels, too.
-fn basic_block(width: u32, stride: u32, norm: Norm) -> (Vec<Layer>, u32) {
-    let layers = vec![
-        conv(width, 3, stride, false),
-        normalise(norm),
-        relu(),
-        conv(width, 3, 1, false),
-        normalise(norm),
-    ];
-    (layers, width)
-}
-
-/// A 3x3 convolution between two of 1x1, the last of which has four times the filters. Returns the number of channels, too.
-fn bottleneck(width: u32, stride: u32, norm: Norm) -> (Vec<Layer>, u32) {
-    let layers = vec![
-        conv(width, 1, 1, false),
-        normalise(norm),
-        relu(),
-        conv(width, 3, stride, false),
-        normalise(norm),
-        relu(),
-        conv(4 * width, 1, 1, false),
-        normalise(norm),
-    ];
-    (layers, 4 * width)
-}
-
-fn densenet121(norm: Norm, stem: Stem, classes: u32) -> Vec<Layer> {
-    const GROWTH: u32 = 32;
-    let (mut layers, mut channels) = (stem_layers(stem, norm), 64);
-    for (block, count) in [6, 12, 24, 16].into_iter().enumerate() {
-        if block > 0 {
-            channels /= 2;
-            let pool = Pool { size: 2, stride: None, padding: 0 };
-            layers.extend([normalise(norm), relu(), conv(channels, 1, 1, false), Layer::AveragePool(pool)]);
-        }
-        for _ in 0..count {
-            let grown = vec![
-                normalise(norm),
-                relu(),
-                conv(4 * GROWTH, 1, 1, false),
-                normalise(norm),
-                relu(),
-                conv(GROWTH, 3, 1, false),
-            ];
-            layers.push(Layer::Concat(Concat { branches: vec![vec![], grown] }));
-            channels += GROWTH;
-        }
-    }
-    layers.extend([normalise(norm), relu(), Layer::GlobalAveragePool, linear(classes)]);
-    layers
-}
-
-/// Down by so many halvings, and up again with what was kept at each size.
-fn unet2d(halvings: u32, norm: Norm, classes: u32) -> Vec<Layer> {
-    let width = |halvings: u32| (32 << halvings).min(512);
-    let twice = |filters: u32| {
-        let once = || [conv(filters, 3, 1, false), normalise(norm), relu()];
-        [once(), once()].concat()
-    };
-    let mut layers = Vec::new();
-    for level in 0..halvings {
-        layers.extend(twice(width(level)));
-        layers.extend([Layer::Keep, halve()]);
-    }
-    layers.extend(twice(width(halvings)));
-    for level in (0..halvings).rev() {
-        let up =
-            TransposedConvolution { filters: width(level), kernel: 2, stride: 2, padding: 0, bias: true };
-        layers.extend([Layer::TransposedConv2d(up), Layer::Join(Join::default())]);
-        layers.extend(twice(width(level)));
-    }
-    layers.push(conv(classes, 1, 1, true));
-    layers
-}
-
-/// The same layers over depth as over height and width (Hara, Kataoka and Satoh 2018).
-fn over_depth(layers: Vec<Layer>) -> Vec<Layer> {
-    let deep = |layer| match layer {
-        Layer::Conv2d(conv) => Layer::Conv3d(conv),
-        Layer::TransposedConv2d(conv) => Layer::TransposedConv3d(conv),
-        Layer::MaxPool(pool) => Layer::MaxPool3d(pool),
-        Layer::AveragePool(pool) => Layer::AveragePool3d(pool),
-        Layer::Residual(Residual { main, shortcut }) => {
-            Layer::Residual(Residual { main: over_depth(main), shortcut: over_depth(shortcut) })
-        }
-        Layer::Concat(Concat { branches }) => {
-            Layer::Concat(Concat { branches: branches.into_iter().map(over_depth).collect() })
-        }
-        other => other,
-    };
-    layers.into_iter().map(deep).collect()
-}
-
-/// A convolution that keeps the sides at stride 1.
-fn conv(filters: u32, kernel: u32, stride: u32, bias: bool) -> Layer {
-    Layer::Conv2d(Convolution { filters, kernel, stride, padding: kernel / 2, groups: 1, bias, dilation: 1 })
-}
-
-fn normalise(norm: Norm) -> Layer {
-    match norm {
-        Norm::Group => Layer::GroupNorm(GroupNorm { groups: 8 }),
-        Norm::Batch => Layer::BatchNorm,
-    }
-}
-
-fn relu() -> Layer {
-    Layer::Activation(Activation { function: Function::Relu })
-}
-
-fn halve() -> Layer {
-    Layer::MaxPool(Pool { size: 2, stride: None, padding: 0 })
-}
-
-fn linear(outputs: u32) -> Layer {
-    Layer::Linear(Linear { outputs, bias: true })
 }
 
 /// [`ModelSection`] as it stands in a file, where a preset and layers exclude each other.
@@ -493,6 +325,39 @@ mod tests {
             let groups = numbers(preset, GROUPS, [3, 32, 32], 1000);
             assert_eq!(groups, (small.1, small.1), "{}", preset.name());
         }
+    }
+
+    /// Numbers beside a picture go into the last layer, beside what it sees of the picture, and change nothing else.
+    #[test]
+    fn presets_take_numbers_beside_pictures_into_their_last_layer() {
+        for preset in [
+            Preset::Logistic,
+            Preset::Mlp,
+            Preset::SmallCnn,
+            Preset::CnnBn,
+            Preset::Resnet18,
+            Preset::Resnet34,
+            Preset::Resnet50,
+            Preset::Densenet121,
+        ] {
+            for places in [Shape::Image([1, 16, 16]), Shape::Volume([1, 16, 16, 16])] {
+                let spec = ModelSpec::Preset { preset, norm: None, stem: None };
+                let alone = spec.graph(places, 3).unwrap();
+                let both = spec.graph(CaseShape::new(places, 5), 3).unwrap();
+                assert_eq!((alone.columns(), both.columns()), (0, 5));
+                let weights = |graph: &ModelGraph| -> Vec<Vec<usize>> {
+                    graph.parameters().iter().map(|block| block.shape().to_vec()).collect()
+                };
+                let (mut want, got) = (weights(&alone), weights(&both));
+                let last = want.len() - 2;
+                want[last][1] += 5;
+                assert_eq!(got, want, "{}", preset.name());
+                assert_ne!(alone.hash(), both.hash());
+            }
+        }
+        let pixels = ModelSpec::Preset { preset: Preset::Unet2d, norm: None, stem: None };
+        let refused = pixels.graph(CaseShape::new([1, 16, 16], 5), 3);
+        assert_eq!(refused, Err(GraphError::NoColumnsIn("unet2d")));
     }
 
     /// torchvision states 1.81, 3.66, 4.09 and 2.83 G operations an image; to the last one they were counted by

@@ -3,14 +3,14 @@
 //! All arithmetic saturates in `u64` and is compared with a cap before anything is narrowed, so a
 //! hostile study gets an error that names the layer, not an overflow or an allocation.
 
+mod branches;
 mod convolution;
 
 use std::fmt;
 
+use self::branches::join;
 use crate::fault::{GraphError, GraphFault};
-use crate::graph::{
-    Concat, Join, Joining, Layer, ParameterSpec, Pool, Residual, Role, SqueezeExcitation, Treatment,
-};
+use crate::graph::{Join, Joining, Layer, ParameterSpec, Pool, Role, SqueezeExcitation, Treatment};
 
 /// Most layers of a graph, those in branches included; an empty branch of a concat layer counts as one.
 pub const MAX_LAYERS: usize = 512;
@@ -94,6 +94,40 @@ impl fmt::Display for Shape {
     }
 }
 
+/// What a model reads of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaseShape {
+    /// The shape of its picture or volume; a row that is the case itself is a picture of one place.
+    pub places: Shape,
+    /// Numbers beside it.
+    pub columns: u32,
+}
+
+impl CaseShape {
+    /// A picture or a volume with so many numbers beside it.
+    pub fn new(places: impl Into<Shape>, columns: u32) -> Self {
+        Self { places: places.into(), columns }
+    }
+}
+
+impl From<Shape> for CaseShape {
+    fn from(places: Shape) -> Self {
+        Self::new(places, 0)
+    }
+}
+
+impl From<[u32; 3]> for CaseShape {
+    fn from(image: [u32; 3]) -> Self {
+        Self::new(image, 0)
+    }
+}
+
+impl From<[u32; 4]> for CaseShape {
+    fn from(volume: [u32; 4]) -> Self {
+        Self::new(volume, 0)
+    }
+}
+
 /// Where a layer stands, for example `layers.4.main.0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerName(String);
@@ -135,8 +169,9 @@ pub(crate) struct Summary {
 }
 
 /// Derives all shapes and blocks of a graph, or names the layer that does not fit.
-pub(crate) fn check(input: Shape, layers: &[Layer]) -> Result<Summary, GraphError> {
-    let mut trace = Trace::default();
+pub(crate) fn check(case: CaseShape, layers: &[Layer]) -> Result<Summary, GraphError> {
+    let CaseShape { places: input, columns } = case;
+    let mut trace = Trace { columns, ..Trace::default() };
     let too_long = |side: &u32| !(1..=MAX_SIDE).contains(side);
     if input.sides().iter().any(too_long) || input.values() > MAX_ACTIVATIONS_PER_CASE {
         return Err(GraphError::Input(input));
@@ -157,6 +192,9 @@ pub(crate) fn check(input: Shape, layers: &[Layer]) -> Result<Summary, GraphErro
         (_, Shape::Image([_, height, width])) => return Err(GraphError::NoScores { shape, height, width }),
         _ => return Err(GraphError::NoScoresOfVolume(shape)),
     }
+    if columns > 0 && !trace.reads_columns {
+        return Err(GraphError::ColumnsUnread(columns));
+    }
     if trace.parameters.is_empty() {
         return Err(GraphError::NothingToTrain);
     }
@@ -170,6 +208,10 @@ struct Trace {
     parameters: Vec<ParameterSpec>,
     /// What lies aside, of the branch that is passed: the layers that keep it, and its shapes.
     kept: Vec<(LayerName, Shape)>,
+    /// Numbers beside the picture of a case.
+    columns: u32,
+    /// Whether a layer has given them.
+    reads_columns: bool,
     /// Kind of the layer that is passed.
     kind: &'static str,
     length: u64,
@@ -195,65 +237,6 @@ impl Trace {
             return Err(named(GraphFault::TooManyActivations(self.activations)));
         }
         Ok(after)
-    }
-
-    fn pass_residual(
-        &mut self,
-        name: &LayerName,
-        residual: &Residual,
-        shape: Shape,
-    ) -> Result<Shape, GraphError> {
-        let main = self.pass_branch(name, "main", &residual.main, shape)?;
-        let shortcut = self.pass_branch(name, "shortcut", &residual.shortcut, shape)?;
-        if main == shortcut {
-            Ok(main)
-        } else {
-            let fault = GraphFault::BranchesDiffer { main, shortcut };
-            Err(GraphError::Layer { name: name.clone(), kind: "residual", fault })
-        }
-    }
-
-    fn pass_concat(&mut self, name: &LayerName, concat: &Concat, shape: Shape) -> Result<Shape, GraphError> {
-        let count = concat.branches.len();
-        let mut outputs = Vec::with_capacity(count);
-        for (index, branch) in concat.branches.iter().enumerate() {
-            outputs.push(self.pass_branch(name, &format!("branches.{index}"), branch, shape)?);
-        }
-        let joined = if count < 2 { Err(GraphFault::TooFewBranches(count)) } else { join(&outputs) };
-        joined.map_err(|fault| GraphError::Layer { name: name.clone(), kind: "concat", fault })
-    }
-
-    fn pass_branch(
-        &mut self,
-        name: &LayerName,
-        label: &str,
-        layers: &[Layer],
-        shape: Shape,
-    ) -> Result<Shape, GraphError> {
-        let outside = std::mem::take(&mut self.kept);
-        let after = layers.iter().enumerate().try_fold(shape, |shape, (index, layer)| {
-            let name = name.inside(label, index);
-            if layer.has_branches() {
-                Err(GraphError::Layer { name, kind: layer.kind(), fault: GraphFault::NestedBranches })
-            } else {
-                self.pass(&name, layer, shape)
-            }
-        })?;
-        self.check_kept()?;
-        self.kept = outside;
-        Ok(after)
-    }
-
-    /// Everything that was laid aside has been taken up.
-    fn check_kept(&self) -> Result<(), GraphError> {
-        match self.kept.last() {
-            None => Ok(()),
-            Some((name, _)) => Err(GraphError::Layer {
-                name: name.clone(),
-                kind: Layer::Keep.kind(),
-                fault: GraphFault::NeverJoined,
-            }),
-        }
     }
 
     fn pass_plain(&mut self, name: &LayerName, layer: &Layer, shape: Shape) -> Result<Shape, GraphFault> {
@@ -330,6 +313,8 @@ impl Trace {
                     Joining::Add => Err(GraphFault::DoesNotJoin { kept, now: shape }),
                 }
             }
+            // The first of a branch does not come here.
+            Layer::Columns => Err(GraphFault::PictureLost),
             Layer::Residual(_) | Layer::Concat(_) => Err(GraphFault::NestedBranches),
         }
     }
@@ -439,36 +424,6 @@ fn slide<const N: usize>(pool: &Pool, sides: [u32; N], shape: Shape) -> Result<[
         *after = slack / pool.stride() + 1;
     }
     Ok(after)
-}
-
-/// Signals that agree in all but their channels, one behind the other.
-fn join(outputs: &[Shape]) -> Result<Shape, GraphFault> {
-    let first = outputs[0];
-    let mut features = 0_u32;
-    for (branch, &other) in outputs.iter().enumerate() {
-        let more = match (first, other) {
-            (Shape::Image([_, height, width]), Shape::Image([channels, rows, columns]))
-                if (height, width) == (rows, columns) =>
-            {
-                channels
-            }
-            (Shape::Volume([_, places @ ..]), Shape::Volume([channels, others @ ..])) if places == others => {
-                channels
-            }
-            (Shape::Row(_), Shape::Row(length)) => length,
-            _ => return Err(GraphFault::BranchesDoNotJoin { branch, first, other }),
-        };
-        // At most MAX_LAYERS branches of at most MAX_SIDE each.
-        features += more;
-    }
-    let (what, joined) = match first {
-        Shape::Image([_, height, width]) => ("channels", Shape::Image([features, height, width])),
-        Shape::Volume([_, depth, height, width]) => {
-            ("channels", Shape::Volume([features, depth, height, width]))
-        }
-        Shape::Row(_) => ("length", Shape::Row(features)),
-    };
-    within(what, features).map(|()| joined)
 }
 
 fn product<const N: usize>(factors: [u64; N]) -> u64 {

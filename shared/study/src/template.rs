@@ -40,6 +40,7 @@ mean = 0.57                          # pixel values lie between 0 and 1; each be
 std = 0.17
 # In place of these five, where cases are rows of a table (13 laboratory values, say): what is taken from each row, as
 #     inputs = [{ column = "age", mean = 53.0, std = 9.6 }, { column = "pain", is = "4" }]: (age - 53) / 9.6, and 1 or 0
+# Or beside these five: then such a row of numbers lies beside each picture, in the columns of the table that names its file
 # task = "classification"            # each case has one label; or "ordinal": labels are grades in ascending order;
 #     or "multi-label": a case has any number of them, which are findings (in a table: effusion|nodule, or none);
 #     or "segmentation": each picture has a mask, labels are classes of its pixels and the first is the background (preset = "unet2d");

@@ -7,9 +7,10 @@ use std::io::Cursor;
 
 use consilium_fuzz::{Target, run};
 use consilium_study::canonical::Canonical as _;
+use consilium_study::data::Input;
 use consilium_study::disclosure::{DisclosureGate, Floor, GatedCount, Patient, PatientKey};
 use consilium_study::document::{Draft, Study};
-use consilium_study::graph::{ModelGraph, ModelSection, ModelSpec, Preset};
+use consilium_study::graph::{CaseShape, ModelGraph, ModelSection, ModelSpec, Preset};
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
 use consilium_study::model_file::{ModelFile, ModelIdentity, ModelReader, Origin};
@@ -27,12 +28,13 @@ fn text() -> String {
     study_toml(&"lungs".parse().unwrap(), &sites)
 }
 
-/// A recipe with all that a recipe may have.
+/// A recipe with all that a recipe may have, over pictures with numbers beside them.
 fn varied_text() -> String {
     let recipe = "sampling = \"balanced\"\nloss = { kind = \"focal\", gamma = 2.0 }\nclass_weights = [1.0, 2.5]\n\
         augment = { flip = true, crop = 2, rotate = 10.0, zoom = 0.1, brightness = 0.1, contrast = 0.2, noise = 0.02, \
         erase = 8, mixup = 0.2 }\n\n[rounds]\n";
-    text().replacen("[rounds]\n", recipe, 1)
+    let inputs = "width = 28\ninputs = [{ column = \"age\", mean = 50.0, std = 10.0 }, { column = \"sex\", is = \"F\" }]\n";
+    text().replacen("[rounds]\n", recipe, 1).replacen("width = 28\n", inputs, 1)
 }
 
 /// Every kind of layer.
@@ -53,6 +55,7 @@ const LAYERS: &str = r#"layers = [
     { kind = "layer-norm" },
     { kind = "global-average-pool" },
     { kind = "dropout", rate = 0.1 },
+    { kind = "concat", branches = [ [], [ { kind = "columns" }, { kind = "linear", outputs = 3 } ] ] },
     { kind = "linear", outputs = 2 },
 ]"#;
 
@@ -61,7 +64,7 @@ fn study(text: &str) -> Study {
 }
 
 fn graph() -> ModelGraph {
-    toml::from_str::<ModelSection>(LAYERS).unwrap().graph([1, 8, 8], 2).unwrap()
+    toml::from_str::<ModelSection>(LAYERS).unwrap().graph(CaseShape::new([1, 8, 8], 1), 2).unwrap()
 }
 
 fn model(origin: Option<Origin>) -> Vec<u8> {
@@ -76,6 +79,7 @@ fn model(origin: Option<Origin>) -> Vec<u8> {
             inputs: None,
             task: Task::Classification,
             range: None,
+            beside: Some(vec![Input::Number { column: "age".to_owned(), mean: 50.0, std: 10.0 }]),
         },
         origin,
         model,

@@ -52,7 +52,7 @@ pub(super) fn load(
     decoder: &mut Decoder,
 ) -> Result<Cohort, LoadError> {
     let archive = open_file(file).map_err(LoadError::ArchiveFile)?;
-    let mut assembly = Assembly::new(target.shape());
+    let mut assembly = Assembly::new(target.shape(), 0);
     let (mut cases, mut quarantine) = (Vec::new(), Vec::new());
     let mut begun: Option<Begun> = None;
     decoder.read_archive(archive, &mut |piece, body| match piece {
@@ -120,7 +120,7 @@ pub(super) fn load(
             Part::Train if has_val => Side::Train,
             Part::Train => key.side(Subject::Unnamed(&case.content), criteria.holdout),
         };
-        assembly.add(side, case.label, None, &case.values, &case.mask);
+        assembly.add(side, case.label, None, (&case.values, &[]), &case.mask);
     }
     Ok(assembly.finish(None, Vec::new(), quarantine))
 }

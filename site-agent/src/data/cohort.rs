@@ -27,7 +27,7 @@ pub struct Cohort {
     pub train: Dataset,
     /// The cases to evaluate on.
     pub held_out: Dataset,
-    /// A name for exactly these cases in this order: pixels, labels and sides. It stays inside the
+    /// A name for exactly these cases in this order: pixels, the numbers beside them, labels and sides. It stays inside the
     /// site, because it would confirm a guess.
     pub fingerprint: Hash,
     /// How many cases reached which stage.
@@ -117,6 +117,11 @@ pub enum LoadError {
     /// Volumes for a study of pictures.
     #[error("the study is about pictures, and the source has NIfTI files, which are volumes")]
     VolumesForPictures,
+    /// An archive for a study of pictures with numbers beside them.
+    #[error(
+        "the study reads numbers beside each picture, and the source is an archive, which has no columns"
+    )]
+    NoColumnsInArchive,
     /// Pictures for a study of rows.
     #[error("the study is about rows of a table, and the source has pictures")]
     PicturesForRows,
@@ -147,6 +152,11 @@ impl LoadError {
             Self::PicturesForVolumes | Self::RowsForVolumes | Self::Archive(ArchiveDefect::OtherCases) => {
                 "Name volumes under [source] in site.toml: NIfTI files (kind = \"nifti\"), or an archive whose \
                  train_images have the shape [n, depth, height, width] (kind = \"npz\")."
+                    .to_owned()
+            }
+            Self::NoColumnsInArchive => {
+                "Name a folder with a table under [source] in site.toml (kind = \"images\", \"dicom\" or \"nifti\"); the table \
+                 names the files, and has a column for each of the study's inputs."
                     .to_owned()
             }
             Self::PicturesForRows => {
@@ -183,14 +193,22 @@ pub fn load(
     cache: Option<&Cache>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Cohort, LoadError> {
-    match (source, &criteria.case) {
-        (Source::Npz { file }, &Case::Picture(target)) => archive::load(file, target, criteria, key, decoder),
-        (
-            Source::Images { folder, table, site }
-            | Source::Dicom { folder, table, site }
-            | Source::Nifti { folder, table, site },
-            &Case::Picture(target),
-        ) => {
+    let (target, inputs) = match &criteria.case {
+        Case::Picture(target) => (*target, &[][..]),
+        Case::PictureAndRow(target, inputs) => (*target, inputs.as_slice()),
+        Case::Row(inputs) => {
+            return match source {
+                Source::Table { table, site } => rows::load(table, site.as_deref(), inputs, criteria, key),
+                _ => Err(LoadError::PicturesForRows),
+            };
+        }
+    };
+    match source {
+        Source::Npz { .. } if !inputs.is_empty() => Err(LoadError::NoColumnsInArchive),
+        Source::Npz { file } => archive::load(file, target, criteria, key, decoder),
+        Source::Images { folder, table, site }
+        | Source::Dicom { folder, table, site }
+        | Source::Nifti { folder, table, site } => {
             let format = match source {
                 Source::Nifti { .. } => Format::Nifti,
                 Source::Dicom { .. } => Format::Dicom,
@@ -201,53 +219,53 @@ pub fn load(
                 (Format::Dicom | Format::Raster, Some(_)) => return Err(LoadError::PicturesForVolumes),
                 _ => {}
             }
-            let place = files::Place { folder, table, site: site.as_deref(), format, target };
+            let place = files::Place { folder, table, site: site.as_deref(), format, target, inputs };
             files::load(&place, criteria, key, decoder, cache, progress)
         }
-        (Source::Table { table, site }, Case::Row(inputs)) => {
-            rows::load(table, site.as_deref(), inputs, criteria, key)
-        }
-        (Source::Table { .. }, Case::Picture(target)) => Err(match target.depth() {
+        Source::Table { .. } => Err(match target.depth() {
             None => LoadError::RowsForPictures,
             Some(_) => LoadError::RowsForVolumes,
         }),
-        (_, Case::Row(_)) => Err(LoadError::PicturesForRows),
     }
 }
 
-/// Values, labels and masks of the cases on one side.
+/// Values, labels and masks of the cases on one side, and the numbers beside them.
 #[derive(Default)]
 struct Part {
     pixels: Vec<f32>,
     labels: Vec<Label>,
     masks: Vec<u8>,
+    beside: Vec<f32>,
 }
 
 /// Cases on their way into the two data sets.
 pub(super) struct Assembly {
     shape: [u32; 3],
+    columns: usize,
     sides: [Part; 2],
     patients: BTreeSet<Patient>,
     pub(super) counts: Counts,
 }
 
 impl Assembly {
-    /// Of cases of this shape: channels or slices, height, width.
-    pub(super) fn new(shape: [u32; 3]) -> Self {
-        Self { shape, sides: Default::default(), patients: BTreeSet::new(), counts: Counts::default() }
+    /// Of cases of this shape, channels or slices, height, width, with so many numbers beside each.
+    pub(super) fn new(shape: [u32; 3], columns: usize) -> Self {
+        let (sides, patients, counts) = Default::default();
+        Self { shape, columns, sides, patients, counts }
     }
 
-    /// Adds a usable case with its values, and the classes of its pixels where it has a mask.
+    /// Adds a usable case with its values and the numbers beside them, and the classes of its pixels where it has a mask.
     pub(super) fn add(
         &mut self,
         side: Side,
         label: Label,
         patient: Option<&Patient>,
-        values: &[f32],
+        (values, beside): (&[f32], &[f32]),
         mask: &[u8],
     ) {
         let part = &mut self.sides[usize::from(side == Side::HeldOut)];
         part.pixels.extend_from_slice(values);
+        part.beside.extend_from_slice(beside);
         part.labels.push(label);
         part.masks.extend_from_slice(mask);
         self.counts.note(Stage::Usable);
@@ -270,16 +288,17 @@ impl Assembly {
         quarantine: Vec<Quarantined>,
     ) -> Cohort {
         self.counts.named_patients = self.patients.len() as u64;
-        let shape = self.shape;
+        let (shape, beside_each) = (self.shape, self.columns);
         let fingerprint = fingerprint(shape, &self.sides);
-        let [train, held_out] = self.sides.map(|Part { pixels, labels, masks }| {
+        let [train, held_out] = self.sides.map(|Part { pixels, labels, masks, beside }| {
             let pixels = Pixels::Floats(pixels);
             let cases = if masks.is_empty() {
                 Dataset::new(shape, pixels, labels)
             } else {
                 Dataset::with_masks(shape, pixels, masks)
             };
-            cases.expect("every case added one label or mask and as many finite values as the shape says")
+            let cases = cases.and_then(|cases| cases.beside(beside_each, beside));
+            cases.expect("every case added one label or mask, as many finite values as the shape says, and its numbers")
         });
         Cohort { train, held_out, fingerprint, counts: self.counts, columns, used, quarantine }
     }
@@ -290,7 +309,7 @@ fn fingerprint(shape: [u32; 3], sides: &[Part; 2]) -> Hash {
     for number in shape {
         hasher.update(&number.to_le_bytes());
     }
-    for Part { pixels, labels, masks } in sides {
+    for Part { pixels, labels, masks, beside } in sides {
         hasher.update(&(labels.len() as u64).to_le_bytes());
         for label in labels {
             match label {
@@ -301,7 +320,7 @@ fn fingerprint(shape: [u32; 3], sides: &[Part; 2]) -> Hash {
             }
         }
         hasher.update(masks);
-        for value in pixels {
+        for value in pixels.iter().chain(beside) {
             hasher.update(&value.to_le_bytes());
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use consilium_study::data::Input;
 use consilium_study::hash::Hash;
 use consilium_study::task::Label;
 
@@ -29,13 +30,15 @@ pub(super) struct Place<'a> {
     pub(super) format: Format,
     /// What every picture is brought to.
     pub(super) target: Target,
+    /// What is taken from each row, beside the picture.
+    pub(super) inputs: &'a [Input],
 }
 
 /// Why a case stops, and where in the table to look.
 struct Stop {
     reached: Stage,
     reason: Reason,
-    column: Option<&'static str>,
+    column: Option<Cow<'static, str>>,
     written: Option<LocalText>,
 }
 
@@ -44,8 +47,13 @@ impl Stop {
         Self { reached, reason, column: None, written: None }
     }
 
-    fn at(column: &'static str, reached: Stage, reason: Reason, written: Option<&LocalText>) -> Self {
-        Self { reached, reason, column: Some(column), written: written.cloned() }
+    fn at(
+        column: impl Into<Cow<'static, str>>,
+        reached: Stage,
+        reason: Reason,
+        written: Option<&LocalText>,
+    ) -> Self {
+        Self { reached, reason, column: Some(column.into()), written: written.cloned() }
     }
 }
 
@@ -56,6 +64,8 @@ struct Candidate {
     label: Label,
     /// Class of each pixel, where the case has a mask.
     mask: Vec<u8>,
+    /// The numbers beside it.
+    beside: Vec<f32>,
     patient: Option<Patient>,
     written_side: Option<Side>,
     decoded: Decoded,
@@ -72,7 +82,7 @@ pub(super) fn load(
     let root = Root::open(place.folder).map_err(LoadError::Folder)?;
     let table = open_file(place.table).map_err(LoadError::TableFile)?;
     let masks = criteria.task.is_dense();
-    let content = if masks { table::Content::Masks } else { table::Content::Files };
+    let content = if masks { table::Content::Masks } else { table::Content::Files(place.inputs) };
     let Table { rows, columns } = table::read(table, content)?;
     if place.site.is_some() && !rows.is_empty() && rows.iter().all(|row| row.site.is_none()) {
         return Err(LoadError::NoSiteColumn);
@@ -109,7 +119,7 @@ pub(super) fn load(
             stops.insert(path, (Some(candidate.line), Stop::at(column, Stage::Labelled, reason, None)));
         }
     }
-    Ok(assemble(place.target, criteria, key, columns, candidates, stops))
+    Ok(assemble(place, criteria, key, columns, candidates, stops))
 }
 
 struct Loader<'a> {
@@ -144,6 +154,9 @@ impl Loader<'_> {
         let format = self.place.format;
         let decoded =
             self.decode(format, content, bytes).map_err(|reason| Stop::new(Stage::Retrieved, reason))?;
+        let beside = row
+            .numbers(self.place.inputs)
+            .map_err(|(reason, column, written)| Stop::at(column, Stage::Decoded, reason, Some(written)))?;
         let Some(label) = self.criteria.label_of_text(row.label.reveal()) else {
             let reason = self.criteria.unlabelled();
             return Err(Stop::at("label", Stage::Decoded, reason, Some(&row.label)));
@@ -155,7 +168,7 @@ impl Loader<'_> {
             None => Vec::new(),
         };
         let patient = row.patient.clone().or_else(|| decoded.facts.patient.clone());
-        Ok(Candidate { line: row.line, content, label, mask, patient, written_side, decoded })
+        Ok(Candidate { line: row.line, content, label, mask, beside, patient, written_side, decoded })
     }
 
     /// The class of each pixel of a picture at the study's size.
@@ -212,7 +225,9 @@ fn contradictions(candidates: &BTreeMap<LocalPath, Candidate>) -> Vec<(LocalPath
         let meaning = |candidate: &Candidate| {
             (candidate.label, candidate.mask.clone(), candidate.patient.clone(), candidate.written_side)
         };
-        let agree = same.iter().all(|(_, candidate)| meaning(candidate) == meaning(same[0].1));
+        let agree = same.iter().all(|(_, candidate)| {
+            meaning(candidate) == meaning(same[0].1) && candidate.beside == same[0].1.beside
+        });
         for (position, (path, _)) in same.iter().enumerate() {
             if !agree {
                 stopped.insert(path, (Reason::ConflictingDuplicate, "label"));
@@ -225,14 +240,14 @@ fn contradictions(candidates: &BTreeMap<LocalPath, Candidate>) -> Vec<(LocalPath
 }
 
 fn assemble(
-    target: Target,
+    place: &Place<'_>,
     criteria: &Criteria,
     key: &SplitKey,
     columns: Columns,
     candidates: BTreeMap<LocalPath, Candidate>,
     stops: BTreeMap<LocalPath, (Option<u64>, Stop)>,
 ) -> Cohort {
-    let mut assembly = Assembly::new(target.shape());
+    let mut assembly = Assembly::new(place.target.shape(), place.inputs.len());
     // A patient with some rows on a written side has that side for all.
     let written: BTreeMap<Patient, Side> = candidates
         .values()
@@ -240,12 +255,12 @@ fn assemble(
         .collect();
     let mut used = Vec::new();
     for (path, candidate) in candidates {
-        let Candidate { line, content, label, mask, patient, written_side, decoded } = candidate;
+        let Candidate { line, content, label, mask, beside, patient, written_side, decoded } = candidate;
         let subject = patient.as_ref().map_or(Subject::Unnamed(&content), Subject::Patient);
         let side = written_side
             .or_else(|| written.get(patient.as_ref()?).copied())
             .unwrap_or_else(|| key.side(subject, criteria.holdout));
-        assembly.add(side, label, patient.as_ref(), &decoded.values, &mask);
+        assembly.add(side, label, patient.as_ref(), (&decoded.values, &beside), &mask);
         used.push(Used { path, line, side, label, facts: Some(decoded.facts) });
     }
     let mut quarantine = Vec::new();
@@ -255,7 +270,6 @@ fn assemble(
         } else {
             assembly.counts.note(reached);
         }
-        let column = column.map(Cow::Borrowed);
         quarantine.push(Quarantined { path, line, column, reached, reason, written });
     }
     assembly.finish(Some(columns), used, quarantine)

@@ -249,7 +249,7 @@ fn strangers_files_are_read_or_refused() {
         .holding(64 << 20),
         Target::new(
             "site-table",
-            |bytes| table::read(bytes, table::Content::Files).is_ok(),
+            |bytes| table::read(bytes, table::Content::Files(&[])).is_ok(),
             [b"path,label,patient,split,site\na/1.dcm,yes,p1,train,ada\n\"b,2\",no,,,\r\n".to_vec()],
         ),
         Target::new(

@@ -1,5 +1,6 @@
 //! Why a case is not used. Each reason says whose turn it is, and none suggests deleting anything.
 
+use consilium_study::data::Unusable;
 use minicbor::{Decode, Encode};
 
 /// What is wrong with a file's structure.
@@ -238,6 +239,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Of a row that gives no number.
+    pub const fn of_row(why: Unusable) -> Self {
+        match why {
+            Unusable::Missing => Self::MissingValue,
+            Unusable::NotANumber => Self::NotANumber,
+        }
+    }
+
     /// A stable word for counting, logs and JSON.
     pub fn code(&self) -> &'static str {
         match self {
@@ -316,7 +325,7 @@ impl Reason {
             Self::DecoderFailed => "the decoder failed on it and was restarted",
             Self::DuplicateContent => "it has the same content as another file, which is used",
             Self::ConflictingDuplicate => {
-                "it has the same content as another file under a different label or patient"
+                "it has the same content as another file under a different label, patient or input"
             }
             Self::PatientOnBothSides => "the table puts its patient into both train and val",
             Self::UnknownSplit => "its split is none of train, val and test",
@@ -368,7 +377,7 @@ impl Reason {
                 "The rest of the cohort is unaffected. If many files show this, please report the kind of device they come from.".to_owned()
             }
             Self::DuplicateContent => "Nothing to do: the content counts once.".to_owned(),
-            Self::ConflictingDuplicate => "Find out which label and patient are right, and correct the table.".to_owned(),
+            Self::ConflictingDuplicate => "Find out which row is right, and correct the table.".to_owned(),
             Self::PatientOnBothSides => "Give all images of a patient the same split.".to_owned(),
             Self::OtherSite | Self::ReservedForTest => "Nothing to do.".to_owned(),
             Self::MissingValue => {

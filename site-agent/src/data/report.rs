@@ -54,6 +54,9 @@ pub struct TableNotes {
     /// Whether rows are the cases themselves.
     #[serde(skip)]
     of_cases: bool,
+    /// Whether the study takes inputs from rows.
+    #[serde(skip)]
+    of_inputs: bool,
 }
 
 impl TableNotes {
@@ -66,7 +69,8 @@ impl TableNotes {
         }
         let (patient_column, split_by_file) = (columns.patient, cohort.counts.unnamed_cases);
         let of_cases = matches!(source, Source::Table { .. });
-        Some(Self { unused_columns: unused, patient_column, split_by_file, of_cases })
+        let of_inputs = columns.inputs;
+        Some(Self { unused_columns: unused, patient_column, split_by_file, of_cases, of_inputs })
     }
 
     /// For a terminal; empty where there is nothing to say.
@@ -79,7 +83,11 @@ impl TableNotes {
                 text,
                 "Columns of the table that are not used: {names}. Used are {}, label, patient and split, and site \
                  where site.toml names one under [source].",
-                if self.of_cases { "the study's inputs" } else { "path" }
+                match (self.of_cases, self.of_inputs) {
+                    (true, _) => "the study's inputs",
+                    (false, true) => "path, the study's inputs",
+                    (false, false) => "path",
+                }
             );
         }
         if self.split_by_file > 0 {
@@ -355,6 +363,7 @@ mod tests {
             patient_column: true,
             split_by_file: 0,
             of_cases: false,
+            of_inputs: false,
         };
         assert_eq!(notes.text(), "");
         notes.split_by_file = 3;

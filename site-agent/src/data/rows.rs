@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use consilium_study::data::{Input, Unusable};
+use consilium_study::data::Input;
 use consilium_study::hash::Hasher;
 use consilium_study::task::Label;
 
@@ -49,7 +49,7 @@ pub(super) fn load(
         return Err(LoadError::NoSiteColumn);
     }
     // At most `MAX_INPUTS`, by the check of the study.
-    let mut assembly = Assembly::new([inputs.len() as u32, 1, 1]);
+    let mut assembly = Assembly::new([inputs.len() as u32, 1, 1], 0);
     let (mut candidates, mut stops) = (Vec::new(), Vec::new());
     for row in rows {
         match candidate(&row, site, inputs, criteria) {
@@ -78,7 +78,7 @@ pub(super) fn load(
         let side = written_side
             .or_else(|| written.and_then(|sides| sides.first().copied()))
             .unwrap_or_else(|| key.side(subject, criteria.holdout));
-        assembly.add(side, label, row.patient.as_ref(), &values, &[]);
+        assembly.add(side, label, row.patient.as_ref(), (&values, &[]), &[]);
         used.push(Used { path: row.path, line: row.line, side, label, facts: None });
     }
     stops.sort_by_key(|(row, _)| row.line);
@@ -110,19 +110,12 @@ fn candidate(
     };
     let written_side =
         row.side(site).map_err(|(reason, column, written)| stop(Stage::Found, reason, column, written))?;
-    let mut values = Vec::with_capacity(inputs.len());
-    for (input, written) in inputs.iter().zip(&row.values) {
-        let value = input.of(written.reveal()).map_err(|unusable| Stop {
-            reached: Stage::Retrieved,
-            reason: match unusable {
-                Unusable::Missing => Reason::MissingValue,
-                Unusable::NotANumber => Reason::NotANumber,
-            },
-            column: input.column().to_owned().into(),
-            written: Some(written.clone()),
-        })?;
-        values.push(value);
-    }
+    let values = row.numbers(inputs).map_err(|(reason, column, written)| Stop {
+        reached: Stage::Retrieved,
+        reason,
+        column: column.into(),
+        written: Some(written.clone()),
+    })?;
     match criteria.label_of_text(row.label.reveal()) {
         Some(label) => Ok((label, written_side, values)),
         None => Err(stop(Stage::Decoded, criteria.unlabelled(), "label", Some(&row.label))),

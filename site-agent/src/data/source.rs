@@ -27,7 +27,7 @@ pub enum Source {
         /// The folder; every path in the table is relative to it.
         folder: PathBuf,
         /// CSV with the columns `path,label` and, if wanted, `patient,split,site`. Where pixels have classes, `mask` stands in
-        /// place of `label`: the path of a PNG file.
+        /// place of `label`: the path of a PNG file. Where a study reads numbers beside pictures, theirs, too; so it is below.
         table: PathBuf,
         /// With a `site` column: the rows that are ours.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,19 +215,22 @@ pub enum Case {
     Picture(Target),
     /// A row of a table, and what is taken from it.
     Row(Vec<Input>),
+    /// A picture or a volume, and what is taken from the row that names its file.
+    PictureAndRow(Target, Vec<Input>),
 }
 
 impl Case {
-    /// Of a study with these inputs, or of cases of this shape behind this window.
+    /// Of a study whose cases are rows with these inputs, or have this shape behind this window, and beside them these inputs.
     pub fn of(
-        inputs: Option<&Vec<Input>>,
-        shape: Shape,
-        window: Option<Window>,
+        rows: Option<&Vec<Input>>,
+        (shape, window): (Shape, Option<Window>),
+        beside: Option<&Vec<Input>>,
     ) -> Result<Self, InvalidTarget> {
-        match inputs {
-            Some(inputs) => Ok(Self::Row(inputs.clone())),
-            None => Target::of(shape, window).map(Self::Picture),
-        }
+        Ok(match (rows, beside) {
+            (Some(inputs), _) => Self::Row(inputs.clone()),
+            (None, None) => Self::Picture(Target::of(shape, window)?),
+            (None, Some(inputs)) => Self::PictureAndRow(Target::of(shape, window)?, inputs.clone()),
+        })
     }
 }
 

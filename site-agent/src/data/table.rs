@@ -2,7 +2,7 @@
 //! rows.
 //!
 //! CSV in UTF-8 with a header. `label` is required, or `mask` where pixels have classes, and `path` or the columns of a study's
-//! inputs; `patient`, `split` and `site` are optional; other columns are passed over, and `data check` names them. Blanks around
+//! inputs, or both where they lie beside pictures; `patient`, `split` and `site` are optional; other columns are passed over, and `data check` names them. Blanks around
 //! a value do not count.
 
 use std::borrow::Cow;
@@ -34,6 +34,8 @@ pub struct Columns {
     pub patient: bool,
     /// Whether one names the sites.
     pub site: bool,
+    /// Whether inputs of the study are taken from some.
+    pub inputs: bool,
     /// The names of all others, which mean nothing here.
     pub unknown: Vec<LocalText>,
 }
@@ -57,7 +59,7 @@ pub struct Row {
     pub split: Option<LocalText>,
     /// The site as written.
     pub site: Option<LocalText>,
-    /// What stands in the columns of the inputs, in their order; nothing beside files.
+    /// What stands in the columns of the inputs, in their order.
     pub values: Vec<LocalText>,
 }
 
@@ -81,13 +83,23 @@ impl Row {
             Some(_) => Err((Reason::UnknownSplit, "split", split)),
         }
     }
+
+    /// The numbers of the inputs that the table was read for. Otherwise why there is none, with the column and what stands there.
+    pub(super) fn numbers(&self, inputs: &[Input]) -> Result<Vec<f32>, (Reason, String, &LocalText)> {
+        let mut numbers = Vec::with_capacity(inputs.len());
+        for (input, written) in inputs.iter().zip(&self.values) {
+            let number = input.of(written.reveal());
+            numbers.push(number.map_err(|why| (Reason::of_row(why), input.column().to_owned(), written))?);
+        }
+        Ok(numbers)
+    }
 }
 
 /// What the rows of a table are.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
-    /// One file each.
-    Files,
+    /// One file each, and beside it these inputs.
+    Files(&'a [Input]),
     /// One file each, and one with its mask.
     Masks,
     /// The cases themselves, with these inputs.
@@ -157,16 +169,20 @@ pub fn read(from: impl Read, content: Content<'_>) -> Result<Table, TableDefect>
         Some(place) => Ok(place),
         None => Err(TableDefect::NoColumn { column }),
     };
-    let (path, inputs) = match content {
-        Content::Files | Content::Masks => (Some(needed("path".into())?), Vec::new()),
-        Content::Cases(inputs) => {
+    let path = match content {
+        Content::Files(_) | Content::Masks => Some(needed("path".into())?),
+        Content::Cases(_) => None,
+    };
+    let inputs: Vec<usize> = match content {
+        Content::Files(inputs) | Content::Cases(inputs) => {
             let columns = inputs.iter().map(|input| needed(input.column().to_owned().into()));
-            (None, columns.collect::<Result<_, _>>()?)
+            columns.collect::<Result<_, _>>()?
         }
+        Content::Masks => Vec::new(),
     };
     let (label, mask) = match content {
         Content::Masks => (None, Some(needed("mask".into())?)),
-        Content::Files | Content::Cases(_) => (Some(needed("label".into())?), None),
+        Content::Files(_) | Content::Cases(_) => (Some(needed("label".into())?), None),
     };
     let (patient, split, site) = (find("patient".into())?, find("split".into())?, find("site".into())?);
     let known = [path, label, mask, patient, split, site];
@@ -208,7 +224,8 @@ pub fn read(from: impl Read, content: Content<'_>) -> Result<Table, TableDefect>
             values: inputs.iter().map(|place| LocalText::new(record.get(*place).unwrap_or(""))).collect(),
         });
     }
-    let columns = Columns { patient: patient.is_some(), site: site.is_some(), unknown };
+    let columns =
+        Columns { patient: patient.is_some(), site: site.is_some(), inputs: !inputs.is_empty(), unknown };
     Ok(Table { rows, columns })
 }
 
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn columns_are_found_by_name_in_any_order() {
         let text = "\u{FEFF}label, ward ,patient,path\nnormal,7, p1 ,./a//b.dcm\n\"sick\",8,,c.dcm\n";
-        let Table { rows, columns } = read(text.as_bytes(), Content::Files).unwrap();
+        let Table { rows, columns } = read(text.as_bytes(), Content::Files(&[])).unwrap();
         assert_eq!(columns.unknown, [LocalText::new("ward")]);
         assert!(columns.patient && !columns.site);
         assert_eq!(rows.len(), 2);
@@ -281,7 +298,7 @@ mod tests {
 
     #[test]
     fn defects_name_line_and_column() {
-        let refuse = |bytes: &[u8]| read(bytes, Content::Files).unwrap_err();
+        let refuse = |bytes: &[u8]| read(bytes, Content::Files(&[])).unwrap_err();
         assert_eq!(refuse(b"path;label\na;b\n"), TableDefect::NoColumn { column: "path".into() });
         assert_eq!(refuse(b"path\na\n"), TableDefect::NoColumn { column: "label".into() });
         assert_eq!(refuse(b""), TableDefect::NoColumn { column: "path".into() });
@@ -297,9 +314,9 @@ mod tests {
         for end in ["\n", "\r\n", "\r"] {
             for start in ["", "\u{FEFF}"] {
                 let text = format!("{start}{}", text.replace('\n', end));
-                let rows = read(text.as_bytes(), Content::Files).unwrap().rows;
+                let rows = read(text.as_bytes(), Content::Files(&[])).unwrap().rows;
                 assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 4, 6], "{text:?}");
-                let ragged = read(format!("{text}d{end}").as_bytes(), Content::Files).unwrap_err();
+                let ragged = read(format!("{text}d{end}").as_bytes(), Content::Files(&[])).unwrap_err();
                 assert_eq!(ragged, TableDefect::Ragged { line: 7 }, "{text:?}");
             }
         }
@@ -324,10 +341,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&bytes[..], Content::Files);
+            let _ = read(&bytes[..], Content::Files(&[]));
             let mut table = b"path,label,split\n".to_vec();
             table.extend(bytes);
-            let _ = read(&table[..], Content::Files);
+            let _ = read(&table[..], Content::Files(&[]));
         }
     }
 }

@@ -88,13 +88,14 @@ struct Rest {
 }
 
 fn read_rest(assignment: &Assignment, input: &mut impl Read) -> Result<Rest, BrokenPipe> {
-    let (mut model, mut pixels, mut labels, mut correction) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut model, mut pixels, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut beside, mut correction) = (Vec::new(), Vec::new());
     loop {
         match read_frame(input)?.ok_or(BrokenPipe::Nonsense)? {
             (Order::Model, piece) => model.extend(piece),
             (Order::Pixels, piece) => pixels.extend(piece),
             (Order::Labels, piece) => labels.extend(piece),
+            (Order::Beside, piece) => beside.extend(piece),
             (Order::Correction, piece) => correction.extend(piece),
             (Order::Go, _) => break,
             (Order::Probe(_) | Order::Train(_), _) => return Err(BrokenPipe::Nonsense),
@@ -114,6 +115,8 @@ fn read_rest(assignment: &Assignment, input: &mut impl Read) -> Result<Rest, Bro
         Labels::Masks => Dataset::with_masks(assignment.shape, pixels, labels).ok(),
     };
     let cases = cases.filter(|cases| cases.len() as u64 == assignment.cases);
+    let columns = assignment.columns as usize;
+    let cases = cases.and_then(|cases| cases.beside(columns, values_of(&beside)).ok());
     let cases = cases.ok_or(BrokenPipe::Nonsense)?;
     Ok(Rest { start: values_of(&model), cases, correction: values_of(&correction) })
 }

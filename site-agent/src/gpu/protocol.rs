@@ -34,6 +34,9 @@ pub(super) enum Order {
     /// Of what is added to each gradient: `f32`, little endian. None where nothing is.
     #[n(6)]
     Correction,
+    /// Of the numbers beside pictures: `f32`, little endian. None where there are none.
+    #[n(7)]
+    Beside,
 }
 
 /// What a training follows from, beside the study, the model and the cases themselves.
@@ -57,6 +60,9 @@ pub(super) struct Assignment {
     /// What labels are.
     #[n(6)]
     pub(super) labels: Labels,
+    /// Numbers beside each case.
+    #[n(7)]
+    pub(super) columns: u32,
 }
 
 /// What the numbers of labels mean.

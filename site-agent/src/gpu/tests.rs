@@ -12,7 +12,11 @@ use super::*;
 use crate::contribution::{LocalUpdate, local_update};
 use crate::data::protocol::LONGEST_BODY;
 
-fn study(task: &str) -> (Study, Vec<f32>) {
+/// A study of this task, with so many numbers beside each picture.
+fn study(task: &str, columns: usize) -> (Study, Vec<f32>) {
+    let columns: Vec<String> = (0..columns).map(|at| format!("{{ column = \"c{at}\" }}")).collect();
+    let inputs =
+        if columns.is_empty() { String::new() } else { format!("inputs = [{}]\n", columns.join(", ")) };
     let (labels, model) = match task {
         "segmentation" => {
             ("[\"x\", \"y\"]", "layers = [{ kind = \"conv2d\", filters = 2, kernel = 3, padding = 1 }]")
@@ -25,7 +29,7 @@ fn study(task: &str) -> (Study, Vec<f32>) {
     };
     let draft = Draft::from_toml(&format!(
         "format = 1\nname = \"trial\"\ntitle = \"trial\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
-         [data]\nlabels = {labels}\ntask = \"{task}\"\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.5\n\
+         [data]\nlabels = {labels}\ntask = \"{task}\"\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.5\n{inputs}\
          [model]\n{model}\n\
          [training]\noptimiser = \"adam\"\nlearning_rate = 0.01\nbatch = 8\nepochs = 2\naugment = {{ flip = true }}\n\
          [rounds]\ncount = 2\nquorum = 3\n\
@@ -100,8 +104,15 @@ fn a_child_trains_what_the_vault_would() {
             false,
         ),
         ("segmentation", Dataset::with_masks([1, 8, 8], bytes(), masks).unwrap(), true),
+        (
+            "multi-label",
+            cases(floats(), |case| Label::Findings(case as u64 % 4))
+                .beside(3, (0..60).map(|at| (at % 7) as f32 / 7.0).collect())
+                .unwrap(),
+            false,
+        ),
     ] {
-        let ((study, start), site) = (study(task), site());
+        let ((study, start), site) = (study(task, cases.columns()), site());
         let correction: Vec<f32> = (0..start.len()).map(|at| (at % 7) as f32 / 50.0).collect();
         let correction = is_corrected.then_some(&correction[..]);
         let training =
@@ -126,7 +137,7 @@ fn a_child_trains_what_the_vault_would() {
 /// Between rounds: the program that would use it is there, and no device.
 #[test]
 fn a_device_that_is_not_there_is_named_before_any_case_is_sent() {
-    let ((study, start), site, round) = (study("classification"), site(), RoundNumber::new(1).unwrap());
+    let ((study, start), site, round) = (study("classification", 0), site(), RoundNumber::new(1).unwrap());
     let cases = cases(Pixels::Bytes(vec![1; 20 * 64]), |case| Label::Class((case % 2) as u16));
     let training =
         Training { study: &study, site: &site, round, start: &start, cases: &cases, correction: None };
@@ -160,7 +171,7 @@ fn a_device_that_is_not_there_is_named_before_any_case_is_sent() {
 /// Within a round: whatever becomes of the child, the vault has a cause, and soon.
 #[test]
 fn a_device_that_is_lost_in_a_round_is_a_cause() {
-    let ((study, start), site, round) = (study("classification"), site(), RoundNumber::new(1).unwrap());
+    let ((study, start), site, round) = (study("classification", 0), site(), RoundNumber::new(1).unwrap());
     let cases = cases(Pixels::Bytes(vec![1; 20 * 64]), |case| Label::Class((case % 2) as u16));
     let training =
         Training { study: &study, site: &site, round, start: &start, cases: &cases, correction: None };
@@ -200,7 +211,7 @@ fn a_device_that_is_lost_in_a_round_is_a_cause() {
 
 #[test]
 fn a_training_that_is_stopped_ends_its_child_at_once() {
-    let ((study, start), site, round) = (study("classification"), site(), RoundNumber::new(1).unwrap());
+    let ((study, start), site, round) = (study("classification", 0), site(), RoundNumber::new(1).unwrap());
     let cases = cases(Pixels::Bytes(vec![1; 20 * 64]), |case| Label::Class((case % 2) as u16));
     let training =
         Training { study: &study, site: &site, round, start: &start, cases: &cases, correction: None };

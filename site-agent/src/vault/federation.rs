@@ -237,6 +237,7 @@ impl Federation {
             inputs: None,
             task: data.task,
             range: None,
+            beside: None,
         };
         let file =
             ModelFile { identity: identity.clone(), origin: None, model: initial(&draft.model, draft.seed) };

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attributes;
+mod beside;
 mod child;
 mod corpora;
 mod masks;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use consilium_learning::{Link, ModelFile};
 use consilium_site_agent::data::reason::Reason;
-use consilium_study::data::{Input, Unusable};
+use consilium_study::data::Input;
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::{Counts, Finding, Line, TOGETHER, scores_of};
@@ -57,19 +57,20 @@ pub(super) fn run(
 }
 
 /// The column of each input.
-fn columns(header: &StringRecord, inputs: &[Input]) -> anyhow::Result<Vec<usize>> {
-    let place = |input: &Input| {
-        let name = input.column();
-        let mut places = header.iter().enumerate().filter(|(_, column)| *column == name);
-        match (places.next(), places.next()) {
-            (Some((place, _)), None) => Ok(place),
-            (Some(_), Some(_)) => bail!("it has the column \"{name}\" twice"),
-            (None, _) => bail!(
-                "it has no column \"{name}\"; the first line must name the columns, separated by commas"
-            ),
+pub(super) fn columns(header: &StringRecord, inputs: &[Input]) -> anyhow::Result<Vec<usize>> {
+    inputs.iter().map(|input| column(header, input.column())).collect()
+}
+
+/// The place of a column.
+pub(super) fn column(header: &StringRecord, name: &str) -> anyhow::Result<usize> {
+    let mut places = header.iter().enumerate().filter(|(_, column)| *column == name);
+    match (places.next(), places.next()) {
+        (Some((place, _)), None) => Ok(place),
+        (Some(_), Some(_)) => bail!("it has the column \"{name}\" twice"),
+        (None, _) => {
+            bail!("it has no column \"{name}\"; the first line must name the columns, separated by commas")
         }
-    };
-    inputs.iter().map(place).collect()
+    }
 }
 
 /// What comes of some rows.
@@ -82,27 +83,22 @@ fn findings(
 ) -> anyhow::Result<Vec<Finding>> {
     let read: Vec<_> = rows.iter().map(|row| numbers(inputs, columns, row)).collect();
     let usable: Vec<f32> = read.iter().flatten().flatten().copied().collect();
-    let scores = scores_of(file, link, usable, read.iter().flatten().count())?;
+    let scores = scores_of(file, link, usable, Vec::new(), read.iter().flatten().count())?;
     let mut scores = scores.iter();
-    let finding = |read: &Result<Vec<f32>, (Reason, String)>| match read {
+    let finding = |read| match read {
         Ok(_) => Finding::scored(&file.identity, scores.next().expect("one for each usable row")),
-        Err((reason, column)) => Finding::Unreadable {
-            reason: reason.code(),
-            explanation: format!("{} (column {column})", reason.explain()),
-        },
+        Err(finding) => finding,
     };
-    Ok(read.iter().map(finding).collect())
+    Ok(read.into_iter().map(finding).collect())
 }
 
 /// The numbers of a row, or why it gives none and by which column.
-fn numbers(inputs: &[Input], columns: &[usize], row: &StringRecord) -> Result<Vec<f32>, (Reason, String)> {
+pub(super) fn numbers(inputs: &[Input], columns: &[usize], row: &StringRecord) -> Result<Vec<f32>, Finding> {
     let number = |(input, column): (&Input, &usize)| {
         input.of(row.get(*column).unwrap_or("")).map_err(|unusable| {
-            let reason = match unusable {
-                Unusable::Missing => Reason::MissingValue,
-                Unusable::NotANumber => Reason::NotANumber,
-            };
-            (reason, input.column().to_owned())
+            let reason = Reason::of_row(unusable);
+            let explanation = format!("{} (column {})", reason.explain(), input.column());
+            Finding::Unreadable { reason: reason.code(), explanation }
         })
     };
     inputs.iter().zip(columns).map(number).collect()

@@ -5,9 +5,9 @@ use crate::initial::initial;
 use crate::loss::{Targets, loss};
 use crate::operation::testing::numbers;
 use crate::tensors::values;
-use crate::testing::{EVERY_LAYER, EVERY_LAYER_OF_VOLUMES};
+use crate::testing::{BESIDE, EVERY_LAYER, EVERY_LAYER_OF_VOLUMES, reads};
 use burn::tensor::Device;
-use consilium_study::graph::{ModelSection, Treatment};
+use consilium_study::graph::{CaseShape, ModelSection, Treatment};
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Training;
 use consilium_study::task::Label;
@@ -46,6 +46,13 @@ fn gradients_are_slopes() {
 fn gradients_are_slopes_over_depth() {
     let section: ModelSection = toml::from_str(EVERY_LAYER_OF_VOLUMES).unwrap();
     slopes(&section.graph([1, 5, 6, 6], 3).unwrap());
+}
+
+/// The numbers beside a picture are constants, and what a branch makes of them is trained.
+#[test]
+fn gradients_are_slopes_beside_pictures() {
+    let section: ModelSection = toml::from_str(BESIDE).unwrap();
+    slopes(&section.graph(CaseShape::new([2, 6, 6], 3), 3).unwrap());
 }
 
 /// A volume of one slice is flattened as a picture is.
@@ -94,10 +101,8 @@ fn slopes(graph: &ModelGraph) {
     )
     .unwrap();
     let loss_of = |leaves: &Leaves, device: &Device| {
-        let [planes, height, width] = graph.input().map(|side| side as usize);
-        let images = Tensor::from_data(numbers(&[4, planes, height, width], 5), device);
         let mut pass = TrainingPass::new(&seed, 7);
-        loss(logits(graph, leaves, images, &mut pass), &targets, &recipe)
+        loss(logits(graph, leaves, reads(graph, 4, device), &mut pass), &targets, &recipe)
     };
     let leaves = Leaves::tracked(graph, &model, &Device::flex().autodiff());
     let mut gradient = vec![9.0; graph.len()];

@@ -103,6 +103,12 @@ fn segmentation(plan: &Plan, f: &mut Findings) {
         "leave `inputs` out and describe pictures, or name another task",
     );
     f.require(
+        plan.data.beside.is_none(),
+        "data.inputs",
+        || "a row beside a picture says nothing of where in it something is, and is read by no model of pixels".into(),
+        "leave `inputs` out, or name another task",
+    );
+    f.require(
         plan.data.depth.is_none(),
         "data.depth",
         || "masks are of pictures, and the cases are volumes".into(),

@@ -147,7 +147,12 @@ fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFil
     if identity.graph.is_dense() != identity.task.is_dense() {
         return Err(ModelFileError::TaskOfGraph { task: identity.task.name() });
     }
-    if identity.inputs.as_ref().is_some_and(|inputs| inputs.len() != identity.graph.input_len()) {
+    let (rows, columns) = (identity.inputs.as_ref(), identity.beside.as_ref().map_or(0, Vec::len));
+    let both = rows.is_some() && identity.beside.is_some();
+    if both
+        || rows.is_some_and(|inputs| inputs.len() != identity.graph.input_len())
+        || columns != identity.graph.columns()
+    {
         return Err(ModelFileError::OtherInputs);
     }
     Ok((identity, origin))

@@ -1,11 +1,15 @@
 use super::*;
 use crate::canonical::Canonical as _;
-use crate::graph::{Convolution, ModelGraph, ModelSection, TransposedConvolution};
+use crate::graph::{Concat, Convolution, ModelGraph, ModelSection, TransposedConvolution};
 use proptest::prelude::*;
 
 fn error_of(layers: &str) -> String {
+    error_beside(0, layers)
+}
+
+fn error_beside(columns: u32, layers: &str) -> String {
     let spec: ModelSection = toml::from_str(&format!("layers = [{layers}]")).unwrap();
-    spec.graph([3, 9, 7], 2).unwrap_err().to_string()
+    spec.graph(CaseShape::new([3, 9, 7], columns), 2).unwrap_err().to_string()
 }
 
 #[test]
@@ -374,4 +378,66 @@ fn a_graph_ends_in_a_row_or_in_a_mask() {
     );
     assert_eq!(error_of(&conv(1, 1)), "the graph scores 1 classes, the study has 2 labels");
     assert_eq!(error_of(&conv(3, 1)), "the graph scores 3 classes, the study has 2 labels");
+}
+
+#[test]
+fn numbers_beside_pictures_begin_a_branch_beside_the_picture() {
+    let columns = r#"{ kind = "columns" }"#;
+    let (flatten, linear) = (r#"{ kind = "flatten" }"#, r#"{ kind = "linear", outputs = 2 }"#);
+    let both = format!("{{ kind = \"concat\", branches = [[], [{columns}, {linear}]] }}");
+    let none =
+        "no numbers lie beside the pictures; name their columns in `data.inputs`, or leave the layer out";
+    let lost = "a columns layer does not see what comes in; put it first in a branch of a concat layer, beside a branch \
+                that goes on with the picture";
+    for (numbers, layers, want) in [
+        (0, format!("{flatten}, {both}, {linear}"), format!("layers.1.branches.1.0 (columns): {none}")),
+        (4, format!("{columns}, {linear}"), format!("layers.0 (columns): {lost}")),
+        (
+            4,
+            format!("{flatten}, {{ kind = \"concat\", branches = [[], [{linear}, {columns}]] }}"),
+            format!("layers.1.branches.1.1 (columns): {lost}"),
+        ),
+        (
+            4,
+            format!("{{ kind = \"concat\", branches = [[{columns}], [{columns}]] }}, {linear}"),
+            format!("layers.0 (concat): {lost}"),
+        ),
+        (
+            4,
+            format!("{{ kind = \"residual\", main = [{columns}], shortcut = [{columns}] }}, {linear}"),
+            format!("layers.0 (residual): {lost}"),
+        ),
+        (
+            MAX_SIDE + 1,
+            format!("{flatten}, {both}, {linear}"),
+            "layers.1.branches.1.0 (columns): `columns` must be between 1 and 1048576".into(),
+        ),
+        (
+            4,
+            format!("{{ kind = \"concat\", branches = [[], [{columns}]] }}, {flatten}, {linear}"),
+            "layers.0 (concat): branch 1 gives row of 4, the first branch image 3x9x7".into(),
+        ),
+        (
+            4,
+            format!("{flatten}, {linear}"),
+            "4 numbers lie beside each picture (`data.inputs`), and no layer reads them; put { kind = \"columns\" } first \
+             in a branch of a concat layer, or leave `inputs` out"
+                .into(),
+        ),
+    ] {
+        assert_eq!(error_beside(numbers, &layers), want);
+    }
+    let spec = format!("layers = [{flatten}, {both}, {linear}]");
+    let of = |columns| {
+        let section = toml::from_str::<ModelSection>(&spec).unwrap();
+        section.graph(CaseShape::new([3, 9, 7], columns), 2).unwrap()
+    };
+    let graph = of(4);
+    let weights: Vec<_> = graph.parameters().iter().filter(|block| block.role() == Role::Weight).collect();
+    assert_eq!(weights.iter().map(|block| block.shape()).collect::<Vec<_>>(), [[2, 4], [2, 191]]);
+    // The row, the branch's linear layer, both together, and the scores; the numbers themselves are there already.
+    assert_eq!(graph.activations_per_case(), 189 + 2 + 191 + 2);
+    assert_eq!(graph.multiply_adds_per_case(), 2 * 4 + 2 * 191);
+    assert_eq!(ModelGraph::from_canonical(&graph.to_canonical()), Ok(graph.clone()));
+    assert_ne!(graph.hash(), of(5).hash());
 }

@@ -1,5 +1,6 @@
 //! The study document from file to signed bytes and back.
 
+mod beside;
 mod tasks;
 
 use consilium_study::canonical::Canonical;
