@@ -174,6 +174,7 @@ pub fn gpus() -> Result<Vec<String>, DeviceError> {
 }
 
 #[cfg(feature = "wgpu")]
+#[expect(clippy::unnecessary_wraps, reason = "a build without GPU support says so in its place")]
 fn hardware() -> Result<Vec<burn::tensor::Device>, DeviceError> {
     use burn::tensor::{Device, DeviceKind, DeviceType};
     let software = Device::wgpu(DeviceKind::Cpu);
