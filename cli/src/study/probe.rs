@@ -56,7 +56,7 @@ pub(super) fn probe(draft: &Draft) -> anyhow::Result<Probe> {
         }
     };
     // As numbers brought to a common scale are: none is far from 0.
-    let number = |place: usize| (place.wrapping_mul(2_654_435_761) >> 7) as u8 as f32 / 128.0 - 1.0;
+    let number = |place: usize| f32::from((place.wrapping_mul(2_654_435_761) >> 7) as u8) / 128.0 - 1.0;
     let data = data.beside(graph.columns(), (0..cases * graph.columns()).map(number).collect())?;
     let preprocessing = draft.model_identity().preprocessing;
 
