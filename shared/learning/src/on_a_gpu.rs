@@ -108,7 +108,7 @@ fn a_graph_of_every_layer_gives_what_it_gives_on_the_processor() {
 
 fn a_graph_there(device: &Device, graph: &ModelGraph) {
     let model = initial(graph, 3);
-    let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
+    let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").expect("a lawful name"), round: 0 };
     let targets = Targets { labels: [0, 2, 1, 1].map(Label::Class).to_vec(), cases: 4, mixed: None };
     for text in [
         "label_smoothing = 0.1",
