@@ -97,13 +97,13 @@ fn initial_model(draft: &Draft) -> ModelFile {
 pub(crate) struct Start {
     /// The model.
     pub(crate) file: ModelFile,
-    /// Whether its last layer is drawn from the study's seed, because the file scores other classes.
+    /// Whether what follows the file's features is drawn from the study's seed, because the file scores other classes, or the
+    /// study has layers of its own there.
     pub(crate) draws_scores: bool,
 }
 
 /// Said where a last layer is drawn.
-pub(crate) const DRAWS_SCORES: &str =
-    "The file scores other classes: the last layer is drawn from the study's seed.";
+pub(crate) const DRAWS_SCORES: &str = "The file's features are taken; what scores them is drawn from the study's seed, because it differs from the file's.";
 
 /// Reads a model to start from, and checks that it is one of this study: a model file, or weights of torchvision.
 pub(crate) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<Start> {

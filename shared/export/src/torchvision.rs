@@ -141,7 +141,8 @@ mod tests {
             dilation: 1,
         };
         let mut layers = vec![Layer::Conv2d(stem), norm.clone(), RECTIFIER];
-        layers.extend(network.layers(norm, 2));
+        layers.extend(network.features(norm));
+        layers.push(Layer::Linear(Linear { outputs: 2, bias: true }));
         ModelGraph::new([3, 64, 64], layers).unwrap()
     }
 

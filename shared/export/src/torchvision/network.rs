@@ -52,11 +52,20 @@ struct Block {
 impl Network {
     /// The network that a graph is, whatever the size of its first convolution and whether a pooling follows it.
     pub(super) fn of(graph: &ModelGraph) -> Result<&'static Self, NotInTorchvision> {
+        let (network, end) = Self::below(graph)?;
         let layers = graph.layers();
-        let unnamed = |index: usize| match layers.get(index) {
-            Some(layer) => NotInTorchvision::Layer { index, kind: layer.kind() },
-            None => NotInTorchvision::Ends { layers: layers.len() },
-        };
+        let head = Layer::Linear(Linear { outputs: graph.classes() as u32, bias: true });
+        match layers.get(end) {
+            Some(layer) if *layer == head && end + 1 == layers.len() => Ok(network),
+            Some(layer) if *layer == head => Err(unnamed(layers, end + 1)),
+            _ => Err(unnamed(layers, end)),
+        }
+    }
+
+    /// The network that a graph begins with, up to its global average pool, and the number of layers until there. What the
+    /// graph does with the features then is its own affair.
+    pub(super) fn below(graph: &ModelGraph) -> Result<(&'static Self, usize), NotInTorchvision> {
+        let layers = graph.layers();
         let is_first = |layer: &Layer| {
             matches!(
                 layer,
@@ -68,26 +77,24 @@ impl Network {
         let stem: [&dyn Fn(&Layer) -> bool; 3] = [&is_first, &is_norm, &is_rectifier];
         for (index, fits) in stem.iter().enumerate() {
             if !layers.get(index).is_some_and(fits) {
-                return Err(unnamed(index));
+                return Err(unnamed(layers, index));
             }
         }
         let stem = 3 + usize::from(matches!(layers.get(3), Some(Layer::MaxPool(_))));
-        let norm = &layers[1];
         let mut furthest = 0;
         for network in &NETWORKS {
-            let wanted = network.layers(norm, graph.classes());
-            let got = &layers[stem..];
-            let alike = wanted.iter().zip(got).take_while(|(wanted, got)| wanted == got).count();
-            if alike == wanted.len() && alike == got.len() {
-                return Ok(network);
+            let wanted = network.features(&layers[1]);
+            let alike = wanted.iter().zip(&layers[stem..]).take_while(|(wanted, got)| wanted == got).count();
+            if alike == wanted.len() {
+                return Ok((network, stem + alike));
             }
             furthest = furthest.max(alike);
         }
-        Err(unnamed(stem + furthest))
+        Err(unnamed(layers, stem + furthest))
     }
 
-    /// The layers behind the stem. DenseNets of torchvision have batch normalisation, whatever the stem has.
-    pub(super) fn layers(&self, norm: &Layer, classes: usize) -> Vec<Layer> {
+    /// The layers between the stem and the scores. DenseNets of torchvision have batch normalisation, whatever the stem has.
+    pub(super) fn features(&self, norm: &Layer) -> Vec<Layer> {
         let mut layers = match self.body {
             Body::Residual { has_bottlenecks, stages } => {
                 let blocks = blocks(has_bottlenecks, stages);
@@ -95,30 +102,29 @@ impl Network {
             }
             Body::Dense(blocks) => dense_layers(blocks),
         };
-        layers.extend([
-            Layer::GlobalAveragePool,
-            Layer::Linear(Linear { outputs: classes as u32, bias: true }),
-        ]);
+        layers.push(Layer::GlobalAveragePool);
         layers
     }
 
-    /// The name of each block of a graph that is this network, in its order.
+    /// The name of each block of a graph that begins with this network, in its order: up to the global average pool, and of
+    /// the scores where they are the network's, too.
     pub(super) fn names(&self, graph: &ModelGraph) -> Vec<String> {
-        let mut modules = self.modules().into_iter();
+        let head = Self::of(graph).is_ok().then(|| self.head().to_owned());
+        let mut modules = self.modules().into_iter().chain(head);
         let mut module = String::new();
         let name = |block: &ParameterSpec| {
             let tensor = match block.role() {
                 Role::Weight | Role::Scale => {
-                    module = modules.next().expect("a network has a name for each of its modules");
+                    module = modules.next()?;
                     "weight"
                 }
                 Role::Bias | Role::Shift => "bias",
                 Role::RunningMean => "running_mean",
                 Role::RunningVariance => "running_var",
             };
-            format!("{module}.{tensor}")
+            Some(format!("{module}.{tensor}"))
         };
-        graph.parameters().iter().map(name).collect()
+        graph.parameters().iter().map_while(name).collect()
     }
 
     /// The module that scores the classes.
@@ -129,14 +135,20 @@ impl Network {
         }
     }
 
-    /// The modules that hold numbers, in the order of the graph.
+    /// The modules that hold numbers before that, in the order of the graph.
     fn modules(&self) -> Vec<String> {
-        let mut modules = match self.body {
+        match self.body {
             Body::Residual { has_bottlenecks, stages } => residual_modules(has_bottlenecks, stages),
             Body::Dense(blocks) => dense_modules(blocks),
-        };
-        modules.push(self.head().to_owned());
-        modules
+        }
+    }
+}
+
+/// Where a graph stops being a network.
+fn unnamed(layers: &[Layer], index: usize) -> NotInTorchvision {
+    match layers.get(index) {
+        Some(layer) => NotInTorchvision::Layer { index, kind: layer.kind() },
+        None => NotInTorchvision::Ends { layers: layers.len() },
     }
 }
 

@@ -58,24 +58,28 @@ pub enum NotTaken {
 
 /// Reads a safetensors file with torchvision's names as a model of `graph`.
 ///
-/// A file that scores other classes than the graph keeps its last layer to itself; that of `start` stays. Everything
-/// else has to fit: a ResNet-34 holds all names of a ResNet-18, so names that are left over are an error.
+/// A file that scores other classes than the graph keeps its last layer to itself, and so does every file where the graph has
+/// layers of its own behind the global average pool (numbers beside the picture, more than one layer): those of `start` stay.
+/// Everything else has to fit: a ResNet-34 holds all names of a ResNet-18, so names that are left over are an error.
 ///
 /// # Panics
 /// When `start` has another length than the graph says.
 pub fn from_torchvision(graph: &ModelGraph, start: Vec<f32>, bytes: &[u8]) -> Result<Taken, NotTaken> {
     assert_eq!(start.len(), graph.len(), "a model has as many numbers as its graph");
-    let network = Network::of(graph)?;
+    let (network, _) = Network::below(graph)?;
     let names = network.names(graph);
+    let has_scores = names.len() == graph.parameters().len();
     let file = SafeTensors::deserialize(bytes).map_err(|_| NotTaken::NotSafetensors)?;
     let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    let unknown = |name: &&str| !known.contains(name) && !name.ends_with(".num_batches_tracked");
+    let is_left = |name: &str| !has_scores && name.split('.').next() == Some(network.head());
+    let unknown =
+        |name: &&str| !known.contains(name) && !name.ends_with(".num_batches_tracked") && !is_left(name);
     let mut others: Vec<_> = file.names().into_iter().filter(unknown).collect();
     others.sort_unstable();
     if let Some(name) = others.first() {
         return Err(NotTaken::Unknown { name: (*name).to_owned() });
     }
-    let mut taken = Taken { model: start, has_scores: true };
+    let mut taken = Taken { model: start, has_scores };
     for (name, block) in names.iter().zip(graph.parameters()) {
         let tensor = file.tensor(name).map_err(|_| NotTaken::Missing { name: name.clone() })?;
         if name.starts_with(network.head()) && scores_others(tensor.shape(), block) {
@@ -105,7 +109,7 @@ fn scores_others(got: &[usize], block: &ParameterSpec) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use consilium_study::graph::Layer;
+    use consilium_study::graph::{CaseShape, Layer, Linear, ModelSection};
     use consilium_study::model_file::{Entry, header};
 
     use super::super::network::NETWORKS;
@@ -135,6 +139,30 @@ mod tests {
         let body = graph.len() - 5 * 512 - 5;
         assert_eq!(taken.model[..body], written.model[..body]);
         assert_eq!(taken.model[body..], vec![-1.0; 5 * 512 + 5]);
+    }
+
+    /// What follows the features is the graph's own: ages beside the picture, or more than one layer.
+    #[test]
+    fn features_are_taken_below_layers_of_the_graphs_own() {
+        let written = file(preset("preset = \"resnet18\""));
+        let bytes = to_torchvision(&written).unwrap();
+        let body = written.model.len() - 2 * 512 - 2;
+        let with_ages = toml::from_str::<ModelSection>("preset = \"resnet18\"").unwrap();
+        let with_ages = with_ages.graph(CaseShape::new([3, 64, 64], 2), 2).unwrap();
+        let mut layers = written.identity.graph.layers().to_vec();
+        layers.insert(layers.len() - 1, Layer::Linear(Linear { outputs: 512, bias: true }));
+        let with_hidden = ModelGraph::new([3, 64, 64], layers).unwrap();
+        for graph in [with_ages, with_hidden] {
+            let taken = from_torchvision(&graph, vec![-1.0; graph.len()], &bytes).unwrap();
+            assert!(!taken.has_scores);
+            assert_eq!(taken.model[..body], written.model[..body]);
+            assert_eq!(taken.model[body..], vec![-1.0; graph.len() - body]);
+            let larger = to_torchvision(&file(listed(&NETWORKS[1], &Layer::BatchNorm))).unwrap();
+            let refused = from_torchvision(&graph, vec![0.0; graph.len()], &larger).unwrap_err();
+            assert!(matches!(refused, NotTaken::Unknown { .. }), "{refused}");
+            let unnamed = to_torchvision(&file(graph)).unwrap_err();
+            assert!(matches!(unnamed, NotInTorchvision::Layer { index: 20 | 21, .. }), "{unnamed}");
+        }
     }
 
     #[test]
