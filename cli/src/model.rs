@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use consilium_study::data::Input;
 use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFile;
@@ -147,8 +148,12 @@ pub struct Shown {
     pub local: Vec<String>,
     /// Hash of its graph.
     pub graph: Hash,
-    /// Shape of its input: channels, slices where cases are volumes, rows, columns.
+    /// Shape of its input: channels, slices where cases are volumes, rows, columns. Where cases are rows of a table, only
+    /// the first number is not 1: so many numbers of a row.
     pub input: Vec<u32>,
+    /// Columns of the table whose rows are cases, or lie beside each picture or volume.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// Subtracted from every value between 0 and 1.
     pub mean: f64,
     /// Then divided by this.
@@ -171,14 +176,12 @@ impl Shown {
         format!(
             "{study}: model {model}, {size}, after round {round}{warning}\n\
              figures      loss {loss}, {metric} {telling}, over the federation's held-out cases\n\
-             input        {input}, values from 0 to 1{window}, then (x - {mean}) / {std}\n\
+             input        {input}\n\
              scores       {labels} ({task})\n\
              parameters   {parameters}, graph {graph}\n\
              {fixed}Fetch it with: consilium model export {study}",
             study = self.study,
-            input = by(&self.input),
-            window =
-                self.window.map_or_else(String::new, |Window { low, high }| format!(" ({low} to {high})")),
+            input = self.reads(),
             warning = if self.adopted { String::new() } else { format!("\n{NOTHING_ADOPTED}") },
             model = self.model,
             size = bytes(self.bytes),
@@ -186,8 +189,6 @@ impl Shown {
             loss = figure(self.loss),
             metric = self.metric.as_deref().unwrap_or("AUROC"),
             telling = figure(if self.metric.is_some() { self.figure } else { self.auroc }),
-            mean = self.mean,
-            std = self.std,
             labels = self.labels.join(", "),
             task = self.task,
             parameters = self.parameters,
@@ -198,6 +199,23 @@ impl Shown {
 }
 
 impl Shown {
+    /// What it reads of a case.
+    fn reads(&self) -> String {
+        let columns = self.columns.join(", ");
+        if self.input[1..].iter().all(|&side| side == 1) && !self.columns.is_empty() {
+            return format!("{} numbers of a row, from the columns {columns}", self.input[0]);
+        }
+        let window =
+            self.window.map_or_else(String::new, |Window { low, high }| format!(" ({low} to {high})"));
+        let beside = if self.columns.is_empty() {
+            String::new()
+        } else {
+            format!("; beside it numbers from the columns {columns}")
+        };
+        let (sides, mean, std) = (by(&self.input), self.mean, self.std);
+        format!("{sides}, values from 0 to 1{window}, then (x - {mean}) / {std}{beside}")
+    }
+
     /// Which blocks are no result of sums.
     fn fixed(&self) -> String {
         let mut lines = String::new();
@@ -240,6 +258,7 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         local: file.identity.graph.names(Treatment::Local),
         graph: file.identity.graph.hash(),
         input: file.identity.graph.case().sides().to_vec(),
+        columns: Input::columns(file.identity.columns()).into_iter().map(str::to_owned).collect(),
         mean: file.identity.preprocessing.mean(),
         std: file.identity.preprocessing.std(),
         window: file.identity.preprocessing.window(),

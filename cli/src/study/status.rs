@@ -212,8 +212,7 @@ impl Shown {
     pub(super) fn people(&self) -> String {
         let sites: Vec<_> = self.sites.iter().map(SiteName::as_str).collect();
         let row = |inputs: &[Input]| {
-            let columns: Vec<_> = inputs.iter().map(Input::column).collect();
-            format!("{} inputs from the columns {}", inputs.len(), dedup(columns).join(", "))
+            format!("{} inputs from the columns {}", inputs.len(), Input::columns(inputs).join(", "))
         };
         let cases = match &self.inputs {
             Some(inputs) => format!("rows of {}", row(inputs)),
@@ -262,17 +261,6 @@ impl Shown {
             guarantee = self.guarantee.people(),
         )
     }
-}
-
-/// Each column once, in the order of its first input.
-fn dedup(columns: Vec<&str>) -> Vec<&str> {
-    let mut once: Vec<&str> = Vec::new();
-    for column in columns {
-        if !once.contains(&column) {
-            once.push(column);
-        }
-    }
-    once
 }
 
 /// `key value` for each key that is set.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use consilium_rounds::metrics::Figures;
 use consilium_rounds::record::{Release, ReleaseReason};
+use consilium_study::data::Input;
 use consilium_study::document::Study;
 use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
@@ -42,6 +43,9 @@ pub struct Card {
     pub labels: Vec<String>,
     /// What the model was asked about a case.
     pub task: &'static str,
+    /// Columns of the table whose rows are cases, or lie beside each picture or volume.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// Blocks that are as in the initial model, because the study froze them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
@@ -88,6 +92,7 @@ impl Card {
             rounds: release.rounds,
             labels: study.data.labels.clone(),
             task: study.data.task.name(),
+            columns: Input::columns(study.data.columns()).into_iter().map(str::to_owned).collect(),
             frozen: study.model.names(Treatment::Frozen),
             local_means: (!local.is_empty()).then_some(LOCAL_MEANS),
             local,

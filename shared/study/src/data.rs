@@ -131,6 +131,17 @@ pub enum Unusable {
 const FURTHEST: f64 = 1e6;
 
 impl Input {
+    /// The columns that these are taken from, each once, in the order of its first input.
+    pub fn columns(inputs: &[Self]) -> Vec<&str> {
+        let mut once = Vec::new();
+        for column in inputs.iter().map(Self::column) {
+            if !once.contains(&column) {
+                once.push(column);
+            }
+        }
+        once
+    }
+
     /// The column it is taken from.
     pub fn column(&self) -> &str {
         match self {

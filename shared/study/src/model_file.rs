@@ -67,6 +67,11 @@ impl ModelIdentity {
         Hash::of_value("model-identity", self)
     }
 
+    /// What is taken from a row of a table: of one that is a case, or of one that lies beside a picture.
+    pub fn columns(&self) -> &[Input] {
+        self.inputs.as_ref().or(self.beside.as_ref()).map_or(&[], Vec::as_slice)
+    }
+
     /// Most bytes that a file of this identity may have.
     pub fn longest_file(&self) -> u64 {
         8 + LONGEST_HEADER + 4 * self.graph.len() as u64
