@@ -121,8 +121,7 @@ fn a_graph_there(device: &Device, graph: &ModelGraph) {
             let leaves = Leaves::tracked(graph, &model, place);
             let mut pass = TrainingPass::new(&seed, 7);
             let scores = logits(graph, &leaves, reads(graph, 4, place), &mut pass);
-            let mut gradient = vec![9.0; graph.len()];
-            leaves.gradient(graph, loss(scores.clone(), &targets, &recipe).backward(), &mut gradient);
+            let gradient = leaves.gradient(graph, loss(scores.clone(), &targets, &recipe).backward());
             let mut after = model.clone();
             pass.update_statistics(graph, &mut after);
             [values_of(scores), gradient, after]

@@ -51,7 +51,8 @@ impl Leaves {
 
     /// Gradients of the trainable blocks in a flat vector; zero for the others. All are read at once, so that a GPU is waited
     /// for once.
-    pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients, out: &mut [f32]) {
+    pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients) -> Vec<f32> {
+        let mut out = vec![0.0; graph.len()];
         let (mut reading, mut places) = (Transaction::default(), Vec::new());
         for ((leaf, _), block) in self.0.iter().zip(graph.parameters()) {
             let gradient: Option<Tensor<1>> = match leaf {
@@ -59,17 +60,15 @@ impl Leaves {
                 Leaf::Matrix(leaf) => leaf.grad_remove(&mut gradients).map(|it| it.flatten(0, 1)),
                 Leaf::Kernel(leaf) => leaf.grad_remove(&mut gradients).map(|it| it.flatten(0, 3)),
             };
-            match gradient {
-                Some(gradient) => {
-                    reading = reading.register(gradient);
-                    places.push(block.range());
-                }
-                None => out[block.range()].fill(0.0),
+            if let Some(gradient) = gradient {
+                reading = reading.register(gradient);
+                places.push(block.range());
             }
         }
         for (place, data) in places.into_iter().zip(reading.execute()) {
             out[place].copy_from_slice(&values(&data));
         }
+        out
     }
 }
 

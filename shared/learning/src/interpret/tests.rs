@@ -105,9 +105,8 @@ fn slopes(graph: &ModelGraph) {
         loss(logits(graph, leaves, reads(graph, 4, device), &mut pass), &targets, &recipe)
     };
     let leaves = Leaves::tracked(graph, &model, &Device::flex().autodiff());
-    let mut gradient = vec![9.0; graph.len()];
     let tracked = loss_of(&leaves, &Device::flex().autodiff());
-    leaves.gradient(graph, tracked.backward(), &mut gradient);
+    let gradient = leaves.gradient(graph, tracked.backward());
 
     let at = |model: &[f32]| {
         let value: f32 =
@@ -177,11 +176,10 @@ fn layers_agree_with_pytorch() {
     for (score, want) in values(&scores.clone().into_data()).iter().zip(SCORES) {
         assert!((score - want).abs() < 2e-5, "{score} {want}");
     }
-    let mut gradient = vec![0.0; graph.len()];
     let targets = Targets { labels: [0, 2].map(Label::Class).to_vec(), cases: 2, mixed: None };
     let recipe = "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 2\nepochs = 1";
     let loss = loss(scores, &targets, &toml::from_str(recipe).unwrap());
-    leaves.gradient(&graph, loss.backward(), &mut gradient);
+    let gradient = leaves.gradient(&graph, loss.backward());
     assert_eq!(graph.parameters().len(), NORMS.len());
     for (block, want) in graph.parameters().iter().zip(NORMS) {
         let norm = gradient[block.range()].iter().map(|slope| slope * slope).sum::<f32>().sqrt();
@@ -283,8 +281,7 @@ fn a_unet_agrees_with_pytorch() {
     let loss = loss(scores, &targets, &toml::from_str(recipe).unwrap());
     let value: f32 = loss.clone().into_scalar();
     assert!((value - 2.262_107_2).abs() < 1e-5, "{value}");
-    let mut gradient = vec![0.0; graph.len()];
-    leaves.gradient(&graph, loss.backward(), &mut gradient);
+    let gradient = leaves.gradient(&graph, loss.backward());
     assert_eq!(graph.parameters().len(), UNET_NORMS.len());
     for (block, want) in graph.parameters().iter().zip(UNET_NORMS) {
         let norm = gradient[block.range()].iter().map(|slope| slope * slope).sum::<f32>().sqrt();

@@ -213,7 +213,7 @@ impl Backward<Flex, 3> for Normalisation {
     fn backward(self, ops: Ops<State, 3>, gradients: &mut Gradients, kept: &mut Checkpointer) {
         let [to_input, to_scale, to_shift] = ops.parents;
         let State { input, scale, shift, map, moments, given } = ops.state;
-        let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
+        let mut slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let input = kept.retrieve_node_output::<FlexTensor>(input).to_contiguous();
         let scale = kept.retrieve_node_output::<FlexTensor>(scale).to_contiguous();
         let shift = kept.retrieve_node_output::<FlexTensor>(shift).to_contiguous();
@@ -222,8 +222,8 @@ impl Backward<Flex, 3> for Normalisation {
         if let Some(node) = to_input {
             // Moments that are constants have no slope for the input to go through.
             let through_moments = if given { vec![(0.0, 0.0); sums.len()] } else { sums.clone() };
-            let gradient = map.input_gradient(input.storage(), slope.storage(), &lines, &through_moments);
-            gradients.register::<Flex>(node.id, flex(gradient, &sides(&input)));
+            map.input_gradient(input.storage(), slope.storage_mut(), &lines, &through_moments);
+            gradients.register::<Flex>(node.id, slope);
         }
         if let Some(node) = to_scale {
             let gradient = map.per_channel(sums.iter().map(|sum| sum.1));

@@ -1,6 +1,7 @@
 //! Rectified values: what is negative becomes zero, and its slope too. Of a sum of two, in one pass.
 //!
-//! A value that is no number stays one, so that divergence stays visible.
+//! A value that is no number stays one, so that divergence stays visible. Going back needs of each value one bit: whether it is
+//! above zero.
 
 use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -11,9 +12,9 @@ use burn::tensor::{Tensor, activation};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{Tracked, flex, on_flex, plain, sides, tracked, wide};
+use super::{Tracked, TrackedTensor, flex, on_flex, plain, sides, tracked, wide};
 
-/// Values that a thread takes at once.
+/// Values that a thread takes at once; a multiple of eight.
 const SHARE: usize = 1 << 14;
 
 #[inline(always)]
@@ -29,10 +30,7 @@ pub(crate) fn rectify(input: Tensor<4>) -> Tensor<4> {
     if !input.is_autodiff() {
         return Tensor::from_primitive::<Flex>(forward([&plain(input)]));
     }
-    let input = tracked(input);
-    let result = forward([input.primitive()]);
-    let step = Rectifier.prepare::<NoCheckpointing>([input.node()]).compute_bound().stateful();
-    finish(step, result)
+    record(&[tracked(input)])
 }
 
 /// `max(one + other, 0)`, both `[cases, channels, height, width]`.
@@ -43,18 +41,15 @@ pub(crate) fn rectify_sum(one: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
     if !one.is_autodiff() {
         return Tensor::from_primitive::<Flex>(forward([&plain(one), &plain(other)]));
     }
-    let (one, other) = (tracked(one), tracked(other));
-    let result = forward([one.primitive(), other.primitive()]);
-    let step = Rectifier.prepare::<NoCheckpointing>([one.node(), other.node()]).compute_bound().stateful();
-    finish(step, result)
+    record(&[tracked(one), tracked(other)])
 }
 
-fn finish<const N: usize>(
-    step: OpsKind<Rectifier, Flex, FlexTensor, NoCheckpointing, N>,
-    result: FlexTensor,
-) -> Tensor<4> {
-    let result = match step {
-        OpsKind::Tracked(step) => step.finish(result.clone(), result),
+/// The result, and how it is differentiated.
+fn record<const N: usize>(terms: &[TrackedTensor; N]) -> Tensor<4> {
+    let result = forward(terms.each_ref().map(TrackedTensor::primitive));
+    let nodes = terms.each_ref().map(TrackedTensor::node);
+    let result = match Rectifier.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(step) => step.finish(Signs::of(&result), result),
         OpsKind::UnTracked(step) => step.finish(result),
     };
     Tensor::from_primitive::<Tracked>(result)
@@ -64,27 +59,68 @@ fn finish<const N: usize>(
 struct Rectifier;
 
 impl<const N: usize> Backward<Flex, N> for Rectifier {
-    /// The result.
-    type State = FlexTensor;
+    type State = Signs;
 
-    fn backward(self, ops: Ops<FlexTensor, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let (result, slope_values) = (ops.state.storage::<f32>(), slope.storage::<f32>());
-        let mut gradient = vec![0.0; result.len()];
-        gradient
-            .par_chunks_mut(SHARE)
-            .zip(result.par_chunks(SHARE).zip(slope_values.par_chunks(SHARE)))
-            .for_each(|(out, (result, slope))| {
-                wide(|| {
-                    for ((out, &result), &slope) in out.iter_mut().zip(result).zip(slope) {
-                        *out = if result > 0.0 { slope } else { 0.0 };
-                    }
-                });
-            });
-        let gradient = flex(gradient, &sides(&ops.state));
+    fn backward(self, ops: Ops<Signs, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let mut gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
+        ops.state.filter(gradient.storage_mut());
         for node in ops.parents.into_iter().flatten() {
             gradients.register::<Flex>(node.id, gradient.clone());
         }
+    }
+}
+
+/// Which values of a result are above zero: a bit each, the first of eight the lowest.
+#[derive(Clone, Debug)]
+struct Signs(Vec<u8>);
+
+impl Signs {
+    fn of(result: &FlexTensor) -> Self {
+        let values = result.storage::<f32>();
+        let mut bits = vec![0; values.len().div_ceil(8)];
+        bits.par_chunks_mut(SHARE / 8).zip(values.par_chunks(SHARE)).for_each(|(bits, values)| {
+            wide(|| {
+                let (eights, rest) = values.as_chunks::<8>();
+                let (whole, last) = bits.split_at_mut(eights.len());
+                for (bits, eight) in whole.iter_mut().zip(eights) {
+                    *bits = pack(eight);
+                }
+                if let [bits] = last {
+                    *bits = pack(rest);
+                }
+            });
+        });
+        Self(bits)
+    }
+
+    /// Leaves of `slopes` those of these values, and zero for the others.
+    fn filter(&self, slopes: &mut [f32]) {
+        slopes.par_chunks_mut(SHARE).zip(self.0.par_chunks(SHARE / 8)).for_each(|(slopes, bits)| {
+            wide(|| {
+                let (eights, rest) = slopes.as_chunks_mut::<8>();
+                let (whole, last) = bits.split_at(eights.len());
+                for (eight, bits) in eights.iter_mut().zip(whole) {
+                    keep(eight, *bits);
+                }
+                if let [bits] = last {
+                    keep(rest, *bits);
+                }
+            });
+        });
+    }
+}
+
+/// The bits of at most eight values.
+#[inline(always)]
+fn pack(values: &[f32]) -> u8 {
+    values.iter().enumerate().fold(0, |bits, (at, value)| bits | u8::from(*value > 0.0) << at)
+}
+
+/// Clears the slopes, at most eight, whose bits are not set.
+#[inline(always)]
+fn keep(slopes: &mut [f32], bits: u8) {
+    for (at, slope) in slopes.iter_mut().enumerate() {
+        *slope = if bits >> at & 1 == 1 { *slope } else { 0.0 };
     }
 }
 
@@ -129,6 +165,22 @@ mod tests {
         assert_eq!(with_gradients(rectify_sum), with_gradients(|one, other| activation::relu(one + other)));
         let one = |relu: fn(Tensor<4>) -> Tensor<4>| with_gradients(move |one, other| relu(one) + other);
         assert_eq!(one(rectify), one(activation::relu));
+    }
+
+    /// Numbers of values that no share and no eight divides.
+    #[test]
+    fn each_value_has_its_bit() {
+        for length in [1, 7, 8, 9, SHARE - 1, SHARE, SHARE + 13] {
+            let values: Vec<f32> = (0..length).map(|at| ((at * 37) % 11) as f32 - 5.0).collect();
+            let mut slopes: Vec<f32> = (0..length).map(|at| at as f32 + 1.0).collect();
+            let want: Vec<f32> = values
+                .iter()
+                .zip(&slopes)
+                .map(|(value, slope)| if *value > 0.0 { *slope } else { 0.0 })
+                .collect();
+            Signs::of(&flex(values, &[length])).filter(&mut slopes);
+            assert_eq!(slopes, want, "{length}");
+        }
     }
 
     #[test]

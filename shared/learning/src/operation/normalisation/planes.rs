@@ -143,31 +143,29 @@ impl Map {
             .collect()
     }
 
+    /// Makes of each slope that of the input behind it.
     pub(super) fn input_gradient(
         &self,
         input: &[f32],
-        slope: &[f32],
+        slopes: &mut [f32],
         lines: &[Line],
         sums: &[(f32, f32)],
-    ) -> Vec<f32> {
+    ) {
         let scaled = |which: fn(&(f32, f32)) -> f32| {
             self.mean_over_sets(sums.iter().zip(lines).map(|(sum, line)| line.scale * which(sum)))
         };
         let (level, tilt) = (scaled(|sum| sum.0), scaled(|sum| sum.1));
-        let mut out = vec![0.0; input.len()];
-        let planes = out.par_chunks_exact_mut(self.plane).zip(input.par_chunks_exact(self.plane));
-        let planes = planes.zip(slope.par_chunks_exact(self.plane)).zip(lines);
-        planes.enumerate().for_each(|(plane, (((out, values), slope), line))| {
+        let planes = slopes.par_chunks_exact_mut(self.plane).zip(input.par_chunks_exact(self.plane));
+        planes.zip(lines).enumerate().for_each(|(plane, ((slopes, values), line))| {
             let set = self.set_of(plane);
             let (level, tilt) = (level[set], tilt[set] * line.inverse);
             wide(|| {
-                for ((out, &value), &slope) in out.iter_mut().zip(values).zip(slope) {
-                    let slope = line.slope(self.then, value, slope);
-                    *out = line.inverse * (line.scale * slope - level - (value - line.mean) * tilt);
+                for (slope, &value) in slopes.iter_mut().zip(values) {
+                    let through = line.slope(self.then, value, *slope);
+                    *slope = line.inverse * (line.scale * through - level - (value - line.mean) * tilt);
                 }
             });
         });
-        out
     }
 }
 
