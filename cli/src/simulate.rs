@@ -19,10 +19,8 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use consilium_memory::{Freed, settle};
 use consilium_rounds::metrics::{Interval, Intervals};
-use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
 use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
@@ -35,6 +33,7 @@ use self::setting::{Dealing, Setting};
 use crate::demo::progress::Story;
 use crate::output::{Output, bytes};
 use crate::partition::Partition;
+use crate::study::check;
 use crate::study::propose::{DRAWS_SCORES, read_model};
 
 /// Run a study in one process: the same engine and the same secure aggregation, without network and hospitals
@@ -115,9 +114,7 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     let started = Instant::now();
     settle(Freed::Stays);
     let story = Story::new(output, started);
-    let about = || format!("reading {}", args.study.display());
-    let text = std::fs::read_to_string(&args.study).with_context(about)?;
-    let mut plan = (*Draft::from_toml(&text).with_context(about)?).clone();
+    let mut plan = (*check::read(&args.study)?).clone();
     plan.rounds.count = args.rounds.unwrap_or(plan.rounds.count);
     plan.seed = args.seed.unwrap_or(plan.seed);
 

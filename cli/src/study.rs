@@ -1,6 +1,6 @@
 //! `consilium study`: from a commented file to a running study, and what it says of itself.
 
-mod check;
+pub(crate) mod check;
 mod control;
 mod new;
 mod probe;

@@ -226,7 +226,9 @@ pub(crate) fn archive(
     task: Task,
 ) -> anyhow::Result<Dealt> {
     let reading = || format!("reading {}", file.display());
-    let mut archive = NpzArchive::open(file).with_context(reading)?;
+    let mut archive = NpzArchive::open(file).with_context(|| {
+        format!("{} is no folder with labels.csv and cannot be read as an archive (.npz)", file.display())
+    })?;
     let [train, val, test] = ["train", "val", "test"].map(|part| Part::read(&mut archive, part));
     let (train, val, test) =
         (train.with_context(reading)?, val.with_context(reading)?, test.with_context(reading)?);

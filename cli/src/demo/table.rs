@@ -31,6 +31,18 @@ pub(crate) struct Table {
     pub labels: Vec<String>,
 }
 
+/// Said of a folder that nobody can read cases from, with what somebody may have meant.
+fn no_table(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_data = |path: &PathBuf| path.extension().is_some_and(|end| end == "npz" || end == "csv");
+    let meant = files.filter(is_data).min().map(|file| format!("; or was {} meant?", file.display()));
+    format!(
+        "{} has neither labels.csv nor metadata.csv (columns path,label and, if wanted, patient,split){}",
+        folder.display(),
+        meant.unwrap_or_default()
+    )
+}
+
 impl Table {
     /// Reads `labels.csv`, or `metadata.csv` where there is none.
     pub(crate) fn of_folder(folder: &Path) -> anyhow::Result<Self> {
@@ -38,8 +50,7 @@ impl Table {
             .map(|name| folder.join(name))
             .into_iter()
             .find(|path| path.exists());
-        let found =
-            found.with_context(|| format!("{} has neither labels.csv nor metadata.csv", folder.display()))?;
+        let found = found.with_context(|| no_table(folder))?;
         Self::read(&found, true)
     }
 

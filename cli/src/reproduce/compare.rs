@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use consilium_study::document::Draft;
-
 use super::experiment::{Arm, Experiment, Way};
 use super::{Course, Dealing, conduct};
 use crate::output::Output;
+use crate::study::check;
 
 /// How many seeds, unless the command says otherwise.
 pub(super) const SEEDS: u64 = 3;
@@ -33,9 +31,8 @@ pub struct CompareArgs {
 
 /// Runs what is missing, and shows the table.
 pub fn run(args: &CompareArgs, output: Output) -> anyhow::Result<()> {
-    let about = || format!("reading {}", args.study.display());
-    let study = std::fs::read_to_string(&args.study).with_context(about)?;
-    let draft = Draft::from_toml(&study).with_context(about)?;
+    let study = check::text(&args.study)?;
+    let draft = check::parse(&args.study, &study)?;
     let dealt = args.dealing.dealt();
     let ways = [
         ("pooled", Way::Pooled(dealt.clone())),

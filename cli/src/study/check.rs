@@ -252,16 +252,26 @@ pub(super) fn names(sites: &[SiteName]) -> String {
 }
 
 /// Reads a study file.
-pub(super) fn read(file: &Path) -> anyhow::Result<Draft> {
-    let text = text(file)?;
-    match Draft::from_toml(&text) {
+pub(crate) fn read(file: &Path) -> anyhow::Result<Draft> {
+    parse(file, &text(file)?)
+}
+
+/// The study that a file's text is.
+pub(crate) fn parse(file: &Path, text: &str) -> anyhow::Result<Draft> {
+    match Draft::from_toml(text) {
         Ok(draft) => Ok(draft),
         Err(error) => bail!("{} is no study yet:\n{}", file.display(), numbered(&error)),
     }
 }
 
-fn text(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
+/// The text of a study file.
+pub(crate) fn text(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| match file.try_exists() {
+        Ok(false) => {
+            format!("there is no file {}; write a study with: consilium study new NAME", file.display())
+        }
+        _ => format!("reading {}", file.display()),
+    })
 }
 
 fn numbered(error: &InvalidStudy) -> String {
