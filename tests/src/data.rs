@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
+use anyhow::Context as _;
+use image::GrayImage;
 use npyz::WriterBuilder as _;
 use npyz::npz::NpzWriter;
 
@@ -19,12 +21,7 @@ pub fn write_cases(path: &Path, train: u64, held_out: u64, seed: u64) -> anyhow:
 }
 
 fn part(writer: &mut NpzWriter<BufWriter<File>>, name: &str, cases: u64, seed: u64) -> anyhow::Result<()> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    // A linear congruential generator: nothing here has to be unpredictable.
-    let mut draw = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state >> 33
-    };
+    let mut draw = draws(seed);
     let (mut images, mut masks) = (Vec::new(), Vec::new());
     for case in 0..cases {
         for pixel in 0..SIDE * SIDE {
@@ -47,4 +44,31 @@ fn part(writer: &mut NpzWriter<BufWriter<File>>, name: &str, cases: u64, seed: u
         array.finish()?;
     }
     Ok(())
+}
+
+/// Writes grey noise of 8 x 8, and a table that says how old each patient is and whether the label is 1, which it is beyond 60: the
+/// pictures say nothing. Every fourth case is held out.
+pub(crate) fn write_pictures(folder: &Path, cases: u64, seed: u64) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut draw = draws(seed);
+    let mut table = String::from("path,label,age,patient,split\n");
+    for case in 0..cases {
+        let pixels = (0..SIDE * SIDE).map(|_| (draw() % 256) as u8).collect();
+        let picture = GrayImage::from_raw(SIDE as u32, SIDE as u32, pixels).context("a picture")?;
+        picture.save(folder.join(format!("{case}.png")))?;
+        let age = 20 + draw() % 80;
+        let (label, split) =
+            (if age > 60 { "yes" } else { "no" }, if case % 4 == 0 { "val" } else { "train" });
+        table.push_str(&format!("{case}.png,{label},{age},p{case},{split}\n"));
+    }
+    Ok(std::fs::write(folder.join("labels.csv"), table)?)
+}
+
+/// A linear congruential generator: nothing here has to be unpredictable.
+fn draws(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    }
 }

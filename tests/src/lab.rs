@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::data::write_cases;
+use crate::data::{write_cases, write_pictures};
 use crate::process::{Running, wait_until};
 
 /// Where the programs under test are: `env!("CARGO_BIN_EXE_…")` of the test that asks.
@@ -166,6 +166,19 @@ impl Lab {
         let config = "threads = 1\n[coordinator]\nlongest_pause = \"1s\"\n[source]\nkind = \"npz\"\nfile = \"data/cases.npz\"\n\
                       [policy]\napproval = \"automatic\"\noperators = [\"operator/operator\"]\n";
         std::fs::write(folder.join("site.toml"), config)?;
+        Ok(())
+    }
+
+    /// Gives every hospital a folder of pictures with ages beside them, in place of its archive. Before its agent starts.
+    pub fn give_pictures(&self) -> anyhow::Result<()> {
+        for (site, seed) in self.sites.iter().zip(1..) {
+            let folder = self.site_folder(site);
+            write_pictures(&folder.join("data"), 120, seed)?;
+            let config = folder.join("site.toml");
+            let text = std::fs::read_to_string(&config)?;
+            let source = "kind = \"images\"\nfolder = \"data\"\ntable = \"data/labels.csv\"";
+            std::fs::write(config, text.replace("kind = \"npz\"\nfile = \"data/cases.npz\"", source))?;
+        }
         Ok(())
     }
 

@@ -170,6 +170,36 @@ fn masks_are_learned_and_measured() {
     assert!(shown.contains(", dice ") && shown.contains("(segmentation)"), "{shown}");
 }
 
+/// The pictures are noise and the label follows from the age beside them: who reads both learns it. The model that is released names
+/// the column, and scores a table.
+#[test]
+fn numbers_beside_pictures_are_learned_and_scored() {
+    let mut lab = Lab::new(PROGRAMS, 4).unwrap();
+    lab.give_pictures().unwrap();
+    lab.start_agents().unwrap();
+    let data = "inputs = [{ column = \"age\", mean = 60.0, std = 10.0 }]\n";
+    let training = "optimiser = \"adam\"\nlearning_rate = 0.05\nbatch = 16\nepochs = 2\n";
+    lab.launch(&Study { data, training, rounds: 6, ..Study::default() }).unwrap();
+    lab.released(STUDY, PATIENCE).unwrap();
+    let folder = lab.path();
+    let told = lab.consilium(&["audit", "verify", folder.to_str().unwrap()]).unwrap();
+    assert!(told.contains(STUDY), "{told}");
+    let shown = lab.consilium(&["model", "show", STUDY]).unwrap();
+    assert!(shown.contains("numbers from the columns age"), "{shown}");
+    let file = folder.join("model.safetensors").to_str().unwrap().to_owned();
+    lab.consilium(&["model", "export", STUDY, "--output", &file]).unwrap();
+    let table = lab.site_folder("a").join("data/labels.csv");
+    let predicted = lab.consilium(&["--json", "model", "predict", &file, table.to_str().unwrap()]).unwrap();
+    let written = std::fs::read_to_string(&table).unwrap();
+    let is_right = |(line, row): (&str, &str)| {
+        let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+        let score = answer["probabilities"]["yes"].as_f64().unwrap();
+        (score > 0.5) == row.contains(",yes,")
+    };
+    let right = predicted.lines().zip(written.lines().skip(1)).filter(|pair| is_right(*pair)).count();
+    assert!(right > 90, "{right} of 120: {predicted}");
+}
+
 #[test]
 fn a_hospital_killed_in_mid_round_is_a_dropout_and_comes_back() {
     let mut lab = lab();
