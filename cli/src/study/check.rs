@@ -1,8 +1,9 @@
 //! `consilium study check`: everything that can be known about a study before anybody is asked.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use consilium_identity::Roster;
 use consilium_secagg::grouping::MAX_DRAWS;
 use consilium_secagg::threshold::Thresholds;
@@ -266,11 +267,11 @@ pub(crate) fn parse(file: &Path, text: &str) -> anyhow::Result<Draft> {
 
 /// The text of a study file.
 pub(crate) fn text(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| match file.try_exists() {
-        Ok(false) => {
-            format!("there is no file {}; write a study with: consilium study new NAME", file.display())
+    std::fs::read_to_string(file).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            anyhow!("there is no file {}; write a study with: consilium study new NAME", file.display())
         }
-        _ => format!("reading {}", file.display()),
+        _ => anyhow!(error).context(format!("reading {}", file.display())),
     })
 }
 
