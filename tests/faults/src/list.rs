@@ -113,24 +113,44 @@ mod tests {
         assert!(names.len() > 100);
     }
 
-    /// All source text below a folder, if there is one.
-    fn sources(folder: &Path) -> String {
+    /// The functions of all files below a folder, named as a test program names its tests. Below `tests` the first part of
+    /// a path is the program.
+    fn functions(folder: &Path, modules: &[String]) -> BTreeSet<String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-        let text = |path: PathBuf| {
-            if path.is_dir() { sources(&path) } else { std::fs::read_to_string(path).unwrap_or_default() }
+        let of = |path: PathBuf| {
+            let mut modules = modules.to_vec();
+            modules.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+            if path.is_dir() {
+                return functions(&path, &modules);
+            }
+            let (mut inline, mut found) = (None, BTreeSet::new());
+            for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+                if line == "}" {
+                    inline = None;
+                } else if let Some(name) = line.strip_prefix("mod ").and_then(|it| it.strip_suffix(" {")) {
+                    inline = Some(name.to_owned());
+                }
+                let function = line.trim_start().trim_start_matches("async ").strip_prefix("fn ");
+                if let Some((name, _)) = function.and_then(|rest| rest.split_once('(')) {
+                    let parts = modules[1..].iter().chain(&inline).map(String::as_str);
+                    let parts = parts.filter(|part| !["lib", "main", "mod"].contains(part)).chain([name]);
+                    found.insert(parts.collect::<Vec<_>>().join("::"));
+                }
+            }
+            found
         };
-        entries.map(text).collect()
+        entries.flat_map(of).collect()
     }
 
     #[test]
     fn the_tests_of_the_list_are_there() {
         for part in read().unwrap() {
             let (package, _) = part.faults[0].file.split_once("/src/").unwrap();
-            let sources = ["src", "tests"].map(|folder| sources(&root().join(package).join(folder))).concat();
+            let mut there = functions(&root().join(package).join("tests"), &[]);
+            there.extend(functions(&root().join(package).join("src"), &["src".to_owned()]));
             for fault in &part.faults {
                 let Some(test) = &fault.test else { continue };
-                let function = format!("fn {}(", test.rsplit("::").next().unwrap());
-                assert!(sources.contains(&function), "{}: {test}", fault.name);
+                assert!(there.contains(test), "{}: {test}", fault.name);
             }
         }
     }

@@ -194,6 +194,18 @@ fn other_things_that_are_packed_are_passed_over() {
     assert_eq!(read(packed, target(1, 1, 2, None)).map(drop), Err(Reason::NotAnImage));
 }
 
+/// The study says which values are black and white, whatever the file holds.
+#[test]
+fn the_window_of_the_study_is_every_files() {
+    let plain = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]];
+    // Twice the voxel, less ten: -10, 0, 30, 90, 110.
+    let voxels = [0, 5, 20, 50, 60, 5];
+    let (facts, values) =
+        read(file([6, 1, 1], &voxels, plain, None), target(1, 1, 6, Some([0, 90]))).unwrap();
+    assert_eq!(facts.shading, Shading::StudyWindow);
+    assert_eq!(values, [0.0, 0.0, 1.0 / 3.0, 1.0, 1.0, 0.0]);
+}
+
 /// One bright voxel of a thousand leaves the others their shades.
 #[test]
 fn without_a_window_the_tails_are_cut() {
