@@ -148,9 +148,12 @@ pub struct Shown {
     pub local: Vec<String>,
     /// Hash of its graph.
     pub graph: Hash,
-    /// Shape of its input: channels, slices where cases are volumes, rows, columns. Where cases are rows of a table, only
-    /// the first number is not 1: so many numbers of a row.
+    /// Shape of its input: channels, slices where cases are volumes, rows, columns. Where cases are rows of a table, the numbers
+    /// of a row, 1, 1.
     pub input: Vec<u32>,
+    /// Whether a case is a row of a table.
+    #[serde(skip)]
+    pub of_rows: bool,
     /// Columns of the table whose rows are cases, or lie beside each picture or volume.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -202,7 +205,7 @@ impl Shown {
     /// What it reads of a case.
     fn reads(&self) -> String {
         let columns = self.columns.join(", ");
-        if self.input[1..].iter().all(|&side| side == 1) && !self.columns.is_empty() {
+        if self.of_rows {
             return format!("{} numbers of a row, from the columns {columns}", self.input[0]);
         }
         let window =
@@ -258,6 +261,7 @@ pub async fn show(consortium: &Consortium, name: &StudyName, meter: Meter) -> an
         local: file.identity.graph.names(Treatment::Local),
         graph: file.identity.graph.hash(),
         input: file.identity.graph.case().sides().to_vec(),
+        of_rows: file.identity.inputs.is_some(),
         columns: Input::columns(file.identity.columns()).into_iter().map(str::to_owned).collect(),
         mean: file.identity.preprocessing.mean(),
         std: file.identity.preprocessing.std(),

@@ -103,7 +103,8 @@ pub(crate) struct Start {
 }
 
 /// Said where a last layer is drawn.
-pub(crate) const DRAWS_SCORES: &str = "The file's features are taken; what scores them is drawn from the study's seed, because it differs from the file's.";
+pub(crate) const DRAWS_SCORES: &str = "The file's features are taken; what scores them is drawn from the study's seed, because it \
+     differs from the file's.";
 
 /// Reads a model to start from, and checks that it is one of this study: a model file, or weights of torchvision.
 pub(crate) fn read_model(path: &Path, draft: &Draft) -> anyhow::Result<Start> {
