@@ -180,8 +180,11 @@ fn numbers_beside_pictures_are_learned_and_scored() {
     let data = "inputs = [{ column = \"age\", mean = 60.0, std = 10.0 }]\n";
     let training = "optimiser = \"adam\"\nlearning_rate = 0.05\nbatch = 16\nepochs = 2\n";
     lab.launch(&Study { data, training, rounds: 6, ..Study::default() }).unwrap();
-    lab.released(STUDY, PATIENCE).unwrap();
+    let model = lab.released(STUDY, PATIENCE).unwrap();
     let folder = lab.path();
+    let card = folder.join(format!("coordinator/data/blobs/{model}.card.json"));
+    let card: serde_json::Value = serde_json::from_slice(&std::fs::read(card).unwrap()).unwrap();
+    assert_eq!(card["columns"], serde_json::json!(["age"]));
     let told = lab.consilium(&["audit", "verify", folder.to_str().unwrap()]).unwrap();
     assert!(told.contains(STUDY), "{told}");
     let shown = lab.consilium(&["model", "show", STUDY]).unwrap();
