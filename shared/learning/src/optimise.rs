@@ -87,10 +87,15 @@ impl Stepper {
 }
 
 fn heavy_ball(model: &mut [f32], gradient: &[f32], last: &mut [f32], momentum: f32, rate: f32, decay: f32) {
-    for ((value, slope), last) in model.iter_mut().zip(gradient).zip(last) {
-        *last = momentum * *last + slope + decay * *value;
-        *value -= rate * *last;
-    }
+    let values = model.par_chunks_mut(SHARE).zip(gradient.par_chunks(SHARE));
+    values.zip(last.par_chunks_mut(SHARE)).for_each(|((model, gradient), last)| {
+        wide(|| {
+            for ((value, slope), last) in model.iter_mut().zip(gradient).zip(last) {
+                *last = momentum * *last + slope + decay * *value;
+                *value -= rate * *last;
+            }
+        });
+    });
 }
 
 /// Kingma and Ba 2015, algorithm 1, with `decay * value` added to the gradient.

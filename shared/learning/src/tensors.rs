@@ -52,7 +52,6 @@ impl Leaves {
     /// Gradients of the trainable blocks in a flat vector; zero for the others. All are read at once, so that a GPU is waited
     /// for once.
     pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients) -> Vec<f32> {
-        let mut out = vec![0.0; graph.len()];
         let (mut reading, mut places) = (Transaction::default(), Vec::new());
         for ((leaf, _), block) in self.0.iter().zip(graph.parameters()) {
             let gradient: Option<Tensor<1>> = match leaf {
@@ -65,17 +64,22 @@ impl Leaves {
                 places.push(block.range());
             }
         }
+        let mut out = Vec::with_capacity(graph.len());
         for (place, data) in places.into_iter().zip(reading.execute()) {
-            out[place].copy_from_slice(&values(&data));
+            out.resize(place.start, 0.0);
+            out.extend_from_slice(data.as_slice::<f32>().expect(OF_F32));
         }
+        out.resize(graph.len(), 0.0);
         out
     }
 }
 
 /// The values of a tensor.
 pub(crate) fn values(data: &TensorData) -> Vec<f32> {
-    data.try_to_vec().expect("tensors of this crate hold f32")
+    data.try_to_vec().expect(OF_F32)
 }
+
+const OF_F32: &str = "tensors of this crate hold f32";
 
 /// Walks over the blocks of a model. Layers take theirs in the order in which the graph names them,
 /// so the kinds below cannot differ from what a checked graph has.

@@ -16,7 +16,7 @@ use super::on_flex;
 use super::product::{Matrix, Target, multiply};
 use super::scratch;
 use super::unfold::{Motion, Windows};
-use super::winograd::Tiles;
+use super::winograd::Winograd;
 
 /// Convolves `input` `[cases, channels, height, width]` with `weight`
 /// `[filters, channels / groups, kernel, kernel]` and adds `bias` `[filters]`.
@@ -59,8 +59,8 @@ impl Kernel for Windows {
         slope: &[f32],
         wanted: Wanted,
     ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
-        if let Some(tiles) = Tiles::of(*self) {
-            return tiles.backward(input, weight, slope, wanted);
+        if let Some(winograd) = Winograd::of(*self) {
+            return winograd.backward(input, weight, slope, wanted);
         }
         let of_input = wanted.input.then(|| input_gradient(self, weight, slope));
         (of_input, wanted.weight.then(|| weight_gradient(self, input, slope)))
@@ -69,8 +69,8 @@ impl Kernel for Windows {
 
 /// Convolves all images of `values` and adds each filter's bias.
 pub(super) fn convolve(windows: &Windows, values: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    if let Some(tiles) = Tiles::of(*windows) {
-        return tiles.forward(values, weight, bias);
+    if let Some(winograd) = Winograd::of(*windows) {
+        return winograd.forward(values, weight, bias);
     }
     let mut results = vec![0.0; windows.images * windows.result()];
     results
@@ -83,7 +83,7 @@ pub(super) fn convolve(windows: &Windows, values: &[f32], weight: &[f32], bias: 
                 windows.unfold(images, count, unfolded);
                 let weight = Matrix::new(weight, windows.filters, windows.places());
                 let unfolded = Matrix::new(unfolded, windows.places(), wide);
-                multiply(weight, unfolded, products, Target::Replace);
+                multiply(weight, unfolded, products, wide, Target::Replace);
                 windows.scatter(products, count, bias, results);
             });
         });
@@ -102,7 +102,7 @@ pub(super) fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -
                 windows.gather(slope, count, gathered);
                 let weight = Matrix::new(weight, windows.filters, windows.places()).transposed();
                 let gathered = Matrix::new(gathered, windows.filters, wide);
-                multiply(weight, gathered, unfolded, Target::Replace);
+                multiply(weight, gathered, unfolded, wide, Target::Replace);
                 windows.fold(unfolded, count, images);
             });
         });
@@ -125,7 +125,7 @@ pub(super) fn weight_gradient(windows: &Windows, input: &[f32], slope: &[f32]) -
                     windows.gather(slope, count, gathered);
                     let gathered = Matrix::new(gathered, windows.filters, wide);
                     let unfolded = Matrix::new(unfolded, windows.places(), wide).transposed();
-                    multiply(gathered, unfolded, &mut sum, Target::Add);
+                    multiply(gathered, unfolded, &mut sum, windows.places(), Target::Add);
                 });
             }
             sum

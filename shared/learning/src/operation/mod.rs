@@ -15,13 +15,13 @@
 /// A function whose loops are too long for the compiler to move into [`wide`]: its body is compiled for each kind of vector
 /// unit, and the one of this processor runs.
 macro_rules! wide_fn {
-    ($(#[$about:meta])* $sight:vis fn $name:ident<$life:lifetime>($($argument:ident: $type:ty),*) $body:block) => {
+    ($(#[$about:meta])* $sight:vis fn $name:ident<$life:lifetime, $($side:ident),*>($($argument:ident: $type:ty),*) $body:block) => {
         $(#[$about])*
-        $sight fn $name<$life>($($argument: $type),*) {
-            struct Call<$life> {
+        $sight fn $name<$life, $(const $side: usize),*>($($argument: $type),*) {
+            struct Call<$life, $(const $side: usize),*> {
                 $($argument: $type),*
             }
-            impl<$life> pulp::NullaryFnOnce for Call<$life> {
+            impl<$life, $(const $side: usize),*> pulp::NullaryFnOnce for Call<$life, $($side),*> {
                 type Output = ();
 
                 #[inline(always)]
@@ -30,7 +30,7 @@ macro_rules! wide_fn {
                     $body
                 }
             }
-            pulp::Arch::new().dispatch(Call { $($argument),* });
+            pulp::Arch::new().dispatch(Call::<$life, $($side),*> { $($argument),* });
         }
     };
 }

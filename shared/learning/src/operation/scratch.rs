@@ -1,24 +1,32 @@
-//! Buffers that a thread keeps between operations: fresh ones cost page faults in every step.
+//! Buffers that a thread keeps between operations: fresh ones cost page faults in every step, and are cleared first.
 
 use std::cell::RefCell;
 
 thread_local! {
-    static KEPT: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends up to three buffers of these lengths. What they hold is left over from earlier use.
+/// Lends buffers of these lengths. What they hold is left over from earlier use.
 pub(super) fn with<const N: usize, R>(lengths: [usize; N], work: impl FnOnce([&mut [f32]; N]) -> R) -> R {
-    // Taken out, not borrowed: work that asks again gets fresh buffers instead of a panic.
-    let mut kept = KEPT.take();
-    let mut buffers = kept.iter_mut();
-    let lent = lengths.map(|length| {
-        let buffer = buffers.next().expect("three are enough");
+    // Taken out, not borrowed: work that asks again gets others.
+    let mut taken = lengths.map(|length| {
+        let mut buffer = KEPT.with_borrow_mut(|kept| take(kept, length));
         if buffer.len() < length {
+            buffer.clear();
             buffer.resize(length, 0.0);
         }
-        &mut buffer[..length]
+        buffer
     });
+    let mut buffers = taken.iter_mut();
+    let lent = lengths.map(|length| &mut buffers.next().expect("one for each length")[..length]);
     let result = work(lent);
-    KEPT.replace(kept);
+    KEPT.with_borrow_mut(|kept| kept.extend(taken));
     result
+}
+
+/// The shortest buffer that is long enough, or else the longest, which grows.
+fn take(kept: &mut Vec<Vec<f32>>, length: usize) -> Vec<f32> {
+    let fits = |buffer: &Vec<f32>| (buffer.len() < length, buffer.len().abs_diff(length));
+    let best = (0..kept.len()).min_by_key(|at| fits(&kept[*at]));
+    best.map(|at| kept.swap_remove(at)).unwrap_or_default()
 }

@@ -1,371 +1,220 @@
-//! The transformations between planes and tiles, and between kernels and theirs.
+//! The transformations between images and tiles, and between kernels and theirs.
 //!
-//! A group of images has `tiles` tiles: row by row, in a row image by image. The four rows and columns that a tile reads lie in
-//! planes of their own, a value a tile, so that every transformation runs along all tiles at once.
+//! A channel of some images is copied to planes with the padding that its tiles read. From there the tiles go through a
+//! [`Form`]'s maps, sixteen at a time. Transformed, a channel is a matrix `[places, tiles]`, and a filter's kernels are one
+//! `[places, channels]`.
 
 use std::ops::Range;
 
-use super::{PLACES, Tiles};
-use crate::operation::unfold::Windows;
+use super::Tiles;
+use super::form::{Form, LANES, Patch, both_ways, both_ways_back};
+use super::layout::Layout;
 
-wide_fn! {
-    /// `U = G g Gᵀ` of one filter's kernels, `[channels, 9]`, one of `rows` a place.
-    pub(super) fn kernels_of_filter<'a>(rows: &'a mut [&'a mut [f32]], kernels: &'a [f32]) {
-        for (channel, g) in kernels.as_chunks::<9>().0.iter().enumerate() {
-            let of_row = |row: [f32; 3]| {
-                let (outer, inner) = (0.5 * (row[0] + row[2]), 0.5 * row[1]);
-                [row[0], outer + inner, outer - inner, row[2]]
-            };
-            let columns: [[f32; 4]; 3] =
-                std::array::from_fn(|column| of_row([g[column], g[3 + column], g[6 + column]]));
-            for down in 0..4 {
-                let of = of_row([columns[0][down], columns[1][down], columns[2][down]]);
-                for (across, value) in of.into_iter().enumerate() {
-                    rows[4 * down + across][channel] = value;
-                }
-            }
-        }
-    }
+/// Planes of images, one after the other, as their tiles cover them.
+#[derive(Clone, Debug)]
+pub(super) struct Grid {
+    rows: usize,
+    columns: usize,
+    /// Rows and columns before an image's first.
+    margin: usize,
+    /// Where each tile starts.
+    starts: Vec<usize>,
 }
 
-wide_fn! {
-    /// `Gᵀ S G` of the sum over `parts`, for one filter: its weights' gradient, `[channels, 9]`.
-    pub(super) fn kernel_gradient_of_filter<'a>(map: &'a Tiles, parts: &'a [Vec<f32>], filter: usize, out: &'a mut [f32]) {
-        let Windows { channels, filters, .. } = map.windows;
-        let mut sums = vec![0.0; PLACES * channels];
-        for part in parts {
-            for (place, sums) in sums.chunks_exact_mut(channels).enumerate() {
-                let part = &part[(place * filters + filter) * channels..][..channels];
-                sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-            }
-        }
-        for (channel, g) in out.as_chunks_mut::<9>().0.iter_mut().enumerate() {
-            let of_row = |row: [f32; 4]| {
-                let (sum, difference) = (0.5 * (row[1] + row[2]), 0.5 * (row[1] - row[2]));
-                [row[0] + sum, difference, sum + row[3]]
-            };
-            let at = |down: usize, across: usize| sums[(4 * down + across) * channels + channel];
-            let rows: [[f32; 3]; 4] =
-                std::array::from_fn(|down| of_row([at(down, 0), at(down, 1), at(down, 2), at(down, 3)]));
-            for across in 0..3 {
-                let column = of_row([rows[0][across], rows[1][across], rows[2][across], rows[3][across]]);
-                for (down, value) in column.into_iter().enumerate() {
-                    g[3 * down + across] = value;
-                }
-            }
-        }
-    }
-}
-
-wide_fn! {
-    /// `V = Bᵀ d B` of every tile, shape `[places, channels, tiles]`.
-    pub(super) fn transform_inputs<'a>(map: &'a Tiles, images: &'a [f32], tiles: usize, out: &'a mut [f32], scratch: &'a mut [f32]) {
-        let channels = map.windows.channels;
-        let (planes, lines) = scratch.split_at_mut(map.planes(tiles));
-        let row = map.row(tiles);
-        for channel in 0..channels {
-            map.spread_out(images, channel, tiles, planes);
-            for down in 0..4 {
-                for (column, line) in lines.chunks_exact_mut(tiles).take(4).enumerate() {
-                    let at = |parity: usize| &planes[(4 * parity + column) * (tiles + row)..][..tiles + row];
-                    let ([first, third], [second, fourth]) = ([at(0), &at(0)[row..]], [at(1), &at(1)[row..]]);
-                    match down {
-                        0 => minus(line, first, third),
-                        1 => plus(line, second, third),
-                        2 => minus(line, third, second),
-                        _ => minus(line, second, fourth),
-                    }
-                }
-                let of = |column: usize| &lines[column * tiles..][..tiles];
-                for across in 0..4 {
-                    let out = &mut out[((4 * down + across) * channels + channel) * tiles..][..tiles];
-                    match across {
-                        0 => minus(out, of(0), of(2)),
-                        1 => plus(out, of(1), of(2)),
-                        2 => minus(out, of(2), of(1)),
-                        _ => minus(out, of(1), of(3)),
-                    }
-                }
-            }
-        }
-    }
-}
-
-wide_fn! {
-    /// The transpose of [`transform_inputs`]: what each input gets from all tiles that it is in.
-    pub(super) fn fold_inputs<'a>(map: &'a Tiles, places: &'a [f32], tiles: usize, scratch: &'a mut [f32], images: &'a mut [f32]) {
-        let channels = map.windows.channels;
-        let (planes, lines) = scratch.split_at_mut(map.planes(tiles));
-        let row = map.row(tiles);
-        for channel in 0..channels {
-            planes.fill(0.0);
-            for column in 0..4 {
-                for (down, line) in lines.chunks_exact_mut(tiles).take(4).enumerate() {
-                    let at = |across: usize| &places[((4 * down + across) * channels + channel) * tiles..][..tiles];
-                    match column {
-                        0 => line.copy_from_slice(at(0)),
-                        1 => turned(line, at(1), at(3), at(2)),
-                        2 => turned(line, at(1), at(2), at(0)),
-                        _ => negative(line, at(3)),
-                    }
-                }
-                let of = |down: usize| &lines[down * tiles..][..tiles];
-                let (even, odd) = planes.split_at_mut(4 * (tiles + row));
-                let (even, odd) = (&mut even[column * (tiles + row)..], &mut odd[column * (tiles + row)..]);
-                add(&mut even[..tiles], of(0));
-                add_turned(&mut odd[..tiles], of(1), of(3), of(2));
-                add_turned(&mut even[row..row + tiles], of(1), of(2), of(0));
-                subtract(&mut odd[row..row + tiles], of(3));
-            }
-            map.gather(planes, channel, tiles, images);
-        }
-    }
-}
-
-wide_fn! {
-    /// `Aᵀ M A` of every tile, with each filter's bias.
-    pub(super) fn transform_outputs<'a>(map: &'a Tiles, products: &'a [f32], tiles: usize, scratch: &'a mut [f32], bias: &'a [f32], out: &'a mut [f32]) {
-        let Windows { filters, rows, columns, .. } = map.windows;
-        let (lines, pair) = scratch.split_at_mut(4 * tiles);
-        let (even, odd) = pair[..2 * tiles].split_at_mut(tiles);
-        for filter in 0..filters {
-            for parity in 0..2 {
-                for (across, line) in lines.chunks_exact_mut(tiles).enumerate() {
-                    let of = |down: usize| &products[((4 * down + across) * filters + filter) * tiles..][..tiles];
-                    if parity == 0 {
-                        sum(line, of(0), of(1), of(2));
-                    } else {
-                        rest(line, of(1), of(2), of(3));
-                    }
-                }
-                let of = |across: usize| &lines[across * tiles..][..tiles];
-                sum(even, of(0), of(1), of(2));
-                rest(odd, of(1), of(2), of(3));
-                for (image, out) in out.chunks_exact_mut(map.windows.result()).enumerate() {
-                    let plane = &mut out[filter * rows * columns..][..rows * columns];
-                    for (ty, out) in plane.chunks_exact_mut(columns).skip(parity).step_by(2).enumerate() {
-                        let at = map.tile(ty, image, tiles);
-                        interleave(out, &even[at.clone()], &odd[at], bias[filter]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-wide_fn! {
-    /// `A y Aᵀ` of every tile, shape `[places, filters, tiles]`: the transpose of [`transform_outputs`].
-    pub(super) fn transform_slopes<'a>(map: &'a Tiles, slopes: &'a [f32], tiles: usize, scratch: &'a mut [f32], out: &'a mut [f32]) {
-        let Windows { filters, rows, columns, .. } = map.windows;
-        let (planes, line) = scratch.split_at_mut(4 * tiles);
-        let line = &mut line[..2 * tiles];
-        for filter in 0..filters {
-            planes.fill(0.0);
-            for (image, slope) in slopes.chunks_exact(map.windows.result()).enumerate() {
-                let plane = &slope[filter * rows * columns..][..rows * columns];
-                for (y, values) in plane.chunks_exact(columns).enumerate() {
-                    let at = map.tile(y / 2, image, tiles);
-                    let (even, odd) = planes[y % 2 * 2 * tiles..][..2 * tiles].split_at_mut(tiles);
-                    separate(values, &mut even[at.clone()], &mut odd[at]);
-                }
-            }
-            let (upper, lower) = planes.split_at(2 * tiles);
-            for down in 0..4 {
-                spread(down, line, upper, lower);
-                let (even, odd) = line.split_at(tiles);
-                for across in 0..4 {
-                    let out = &mut out[((4 * down + across) * filters + filter) * tiles..][..tiles];
-                    spread(across, out, even, odd);
-                }
-            }
-        }
-    }
-}
-
-impl Tiles {
-    /// The tiles of a row, of all images of a group.
-    pub(super) const fn row(&self, tiles: usize) -> usize {
-        tiles / self.down
+impl Grid {
+    /// For images of `down` by `across` tiles, each `step` after the one before and `more` longer than that.
+    pub(super) fn new([images, down, across]: [usize; 3], step: usize, more: usize, margin: usize) -> Self {
+        let (rows, columns) = (step * down + more, step * across + more);
+        let of_image = |image| {
+            (0..down * across)
+                .map(move |tile| (image * rows + tile / across * step) * columns + tile % across * step)
+        };
+        Self { rows, columns, margin, starts: (0..images).flat_map(of_image).collect() }
     }
 
-    /// The tiles of row `ty` of an image.
+    /// Values of the planes of so many images.
+    pub(super) const fn length(&self, images: usize) -> usize {
+        images * self.rows * self.columns
+    }
+
+    /// Copies the channel here whose values are at `channel` of each image.
     #[inline(always)]
-    fn tile(&self, ty: usize, image: usize, tiles: usize) -> Range<usize> {
-        let start = ty * self.row(tiles) + image * self.across;
-        start..start + self.across
+    fn fill<'a>(
+        &self,
+        planes: &mut [f32],
+        images: impl Iterator<Item = &'a [f32]>,
+        channel: Range<usize>,
+        width: usize,
+    ) {
+        for (plane, image) in planes.chunks_exact_mut(self.length(1)).zip(images) {
+            let lines = plane.chunks_exact_mut(self.columns).skip(self.margin);
+            for (line, values) in lines.zip(image[channel.clone()].chunks_exact(width)) {
+                line[self.margin..][..width].copy_from_slice(values);
+            }
+        }
     }
 
-    /// Length of the planes of a channel: for even and odd rows of the padded images, for each of the four columns of a tile,
-    /// a value a tile, with one more row of them.
-    pub(super) const fn planes(&self, tiles: usize) -> usize {
-        8 * (tiles + self.row(tiles))
-    }
-
-    /// Where column `column` of a row's first tile lies in a row of the input: how many tiles have it in the padding, and
-    /// the first value.
+    /// The opposite of [`Self::fill`], with `more` added.
     #[inline(always)]
-    fn first(&self, column: usize) -> (usize, usize) {
-        let padding = self.windows.padding;
-        let outside = padding.saturating_sub(column).div_ceil(2);
-        (outside, 2 * outside + column - padding)
+    fn empty(
+        &self,
+        planes: &[f32],
+        images: &mut [&mut [f32]],
+        channel: Range<usize>,
+        width: usize,
+        more: f32,
+    ) {
+        for (plane, image) in planes.chunks_exact(self.length(1)).zip(images.iter_mut()) {
+            let lines = plane.chunks_exact(self.columns).skip(self.margin);
+            for (line, values) in lines.zip(image[channel.clone()].chunks_exact_mut(width)) {
+                let line = &line[self.margin..][..width];
+                values.iter_mut().zip(line).for_each(|(out, value)| *out = value + more);
+            }
+        }
     }
 
-    /// Spreads a channel of all images out into planes.
+    /// The tiles of `run`, each value of theirs a lane.
     #[inline(always)]
-    fn spread_out(&self, images: &[f32], channel: usize, tiles: usize, planes: &mut [f32]) {
-        let Windows { channels, height, width, padding, .. } = self.windows;
+    fn tiles<const SIDE: usize>(&self, planes: &[f32], run: Range<usize>) -> Patch<SIDE> {
+        let mut patch = [[[0.0; LANES]; SIDE]; SIDE];
+        for (lane, start) in self.starts[run].iter().enumerate() {
+            for (row, lanes) in patch.iter_mut().enumerate() {
+                let values = &planes[start + row * self.columns..][..SIDE];
+                for (lanes, value) in lanes.iter_mut().zip(values) {
+                    lanes[lane] = *value;
+                }
+            }
+        }
+        patch
+    }
+
+    /// The transpose of [`Self::tiles`], with what `write` does to the values there, but for the first `done` lanes.
+    #[inline(always)]
+    fn spread<const SIDE: usize>(
+        &self,
+        planes: &mut [f32],
+        (run, done): (Range<usize>, usize),
+        patch: &Patch<SIDE>,
+        write: impl Fn(&mut f32, f32),
+    ) {
+        for (lane, start) in self.starts[run].iter().enumerate().skip(done) {
+            for (row, lanes) in patch.iter().enumerate() {
+                let values = &mut planes[start + row * self.columns..][..SIDE];
+                for (lanes, value) in lanes.iter().zip(values) {
+                    write(value, lanes[lane]);
+                }
+            }
+        }
+    }
+}
+
+wide_fn! {
+    /// `V = Bᵀ d B` of all tiles of `images`: of the channels from `first` on, to the rows of `out`.
+    pub(super) fn transform_inputs<'a, OUT, READ>(map: &'a Tiles<OUT, READ>, images: &'a [f32], first: usize, layout: Layout, out: &'a mut [f32], planes: &'a mut [f32]) {
         planes.fill(0.0);
-        for (image, values) in images.chunks_exact(channels * height * width).enumerate() {
-            let plane = &values[channel * height * width..][..height * width];
-            for (y, values) in plane.chunks_exact(width).enumerate() {
-                let row = y + padding;
-                let (parity, ty) = (row % 2, row / 2);
-                let at = self.tile(ty, image, tiles);
-                for column in 0..4 {
-                    let plane = &mut planes[(4 * parity + column) * (tiles + self.row(tiles))..];
-                    let (outside, first) = self.first(column);
-                    if first < width {
-                        each_second(&mut plane[at.clone()][outside..], &values[first..]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The transpose of [`Self::spread_out`].
-    #[inline(always)]
-    fn gather(&self, planes: &[f32], channel: usize, tiles: usize, images: &mut [f32]) {
-        let Windows { channels, height, width, padding, .. } = self.windows;
-        for (image, values) in images.chunks_exact_mut(channels * height * width).enumerate() {
-            let plane = &mut values[channel * height * width..][..height * width];
-            for (y, values) in plane.chunks_exact_mut(width).enumerate() {
-                let row = y + padding;
-                let (parity, ty) = (row % 2, row / 2);
-                let at = self.tile(ty, image, tiles);
-                values.fill(0.0);
-                for column in 0..4 {
-                    let plane = &planes[(4 * parity + column) * (tiles + self.row(tiles))..];
-                    let (outside, first) = self.first(column);
-                    if first < width {
-                        add_to_each_second(&mut values[first..], &plane[at.clone()][outside..]);
-                    }
-                }
+        let (plane, image) = (map.windows.height * map.windows.width, map.windows.image());
+        for row in 0..layout.rows {
+            let channel = (first + row) * plane..(first + row + 1) * plane;
+            map.padded.fill(planes, images.chunks_exact(image), channel, map.windows.width);
+            for (run, _) in runs(layout.columns) {
+                let patch = map.padded.tiles::<READ>(planes, run.clone());
+                layout.store(out, row, run.start, &both_ways(&Form::<OUT, READ>::INPUTS, &patch));
             }
         }
     }
 }
 
-// Along lines. Each is as long as the shortest.
-
-#[inline(always)]
-fn plus(out: &mut [f32], left: &[f32], right: &[f32]) {
-    out.iter_mut().zip(left).zip(right).for_each(|((out, left), right)| *out = left + right);
-}
-
-#[inline(always)]
-fn minus(out: &mut [f32], left: &[f32], right: &[f32]) {
-    out.iter_mut().zip(left).zip(right).for_each(|((out, left), right)| *out = left - right);
-}
-
-#[inline(always)]
-fn add(out: &mut [f32], values: &[f32]) {
-    out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
-}
-
-#[inline(always)]
-fn subtract(out: &mut [f32], values: &[f32]) {
-    out.iter_mut().zip(values).for_each(|(out, value)| *out -= value);
-}
-
-/// Adds `one + two - three`.
-#[inline(always)]
-fn add_turned(out: &mut [f32], one: &[f32], two: &[f32], three: &[f32]) {
-    let values = one.iter().zip(two).zip(three);
-    out.iter_mut().zip(values).for_each(|(out, ((one, two), three))| *out += one + two - three);
-}
-
-/// `one + two - three`.
-#[inline(always)]
-fn turned(out: &mut [f32], one: &[f32], two: &[f32], three: &[f32]) {
-    let values = one.iter().zip(two).zip(three);
-    out.iter_mut().zip(values).for_each(|(out, ((one, two), three))| *out = one + two - three);
-}
-
-#[inline(always)]
-fn negative(out: &mut [f32], values: &[f32]) {
-    out.iter_mut().zip(values).for_each(|(out, value)| *out = -value);
-}
-
-/// `one + two + three`.
-#[inline(always)]
-fn sum(out: &mut [f32], one: &[f32], two: &[f32], three: &[f32]) {
-    let values = one.iter().zip(two).zip(three);
-    out.iter_mut().zip(values).for_each(|(out, ((one, two), three))| *out = one + two + three);
-}
-
-/// `one - two - three`.
-#[inline(always)]
-fn rest(out: &mut [f32], one: &[f32], two: &[f32], three: &[f32]) {
-    let values = one.iter().zip(two).zip(three);
-    out.iter_mut().zip(values).for_each(|(out, ((one, two), three))| *out = one - two - three);
-}
-
-/// The row `which` of `A`, times a pair.
-#[inline(always)]
-fn spread(which: usize, out: &mut [f32], first: &[f32], second: &[f32]) {
-    match which {
-        0 => out.copy_from_slice(first),
-        1 => plus(out, first, second),
-        2 => minus(out, first, second),
-        _ => negative(out, second),
+wide_fn! {
+    /// The transpose of [`transform_inputs`]: what each input gets from all tiles that it is in. `images` have a channel a row.
+    pub(super) fn fold_inputs<'a, OUT, READ>(map: &'a Tiles<OUT, READ>, layout: Layout, inputs: &'a [f32], planes: &'a mut [f32], images: Vec<&'a mut [f32]>) {
+        let (plane, mut images) = (map.windows.height * map.windows.width, images);
+        for row in 0..layout.rows {
+            planes.fill(0.0);
+            for (run, done) in runs(layout.columns) {
+                let patch = layout.load::<READ>(inputs, row, run.start);
+                let patch = both_ways_back(&Form::<OUT, READ>::INPUTS, &patch);
+                map.padded.spread::<READ>(planes, (run, done), &patch, |out, value| *out += value);
+            }
+            map.padded.empty(planes, &mut images, row * plane..(row + 1) * plane, map.windows.width, 0.0);
+        }
     }
 }
 
-/// Copies a row: each second value from the first on, and the others. Of an odd length the last other one stays as it is.
-#[inline(always)]
-fn separate(values: &[f32], firsts: &mut [f32], seconds: &mut [f32]) {
-    let (pairs, last) = values.as_chunks::<2>();
-    for ((pair, first), second) in pairs.iter().zip(firsts.iter_mut()).zip(seconds.iter_mut()) {
-        (*first, *second) = (pair[0], pair[1]);
-    }
-    if let [last] = last {
-        firsts[pairs.len()] = *last;
-    }
-}
-
-/// Copies each second value, from the first on, as far as both reach.
-#[inline(always)]
-fn each_second(out: &mut [f32], values: &[f32]) {
-    let (pairs, last) = values.as_chunks::<2>();
-    for (out, pair) in out.iter_mut().zip(pairs) {
-        *out = pair[0];
-    }
-    if let (Some(out), [last]) = (out.get_mut(pairs.len()), last) {
-        *out = *last;
+wide_fn! {
+    /// `Aᵀ M A` of all tiles, and each filter's bias. `images` have a filter a row.
+    pub(super) fn transform_outputs<'a, OUT, READ>(map: &'a Tiles<OUT, READ>, layout: Layout, products: &'a [f32], planes: &'a mut [f32], bias: &'a [f32], images: Vec<&'a mut [f32]>) {
+        let (plane, mut images) = (map.windows.outputs(), images);
+        for (row, bias) in bias.iter().enumerate() {
+            for (run, done) in runs(layout.columns) {
+                let patch = layout.load::<READ>(products, row, run.start);
+                let patch = both_ways(&Form::<OUT, READ>::OUTPUTS, &patch);
+                map.covered.spread::<OUT>(planes, (run, done), &patch, |out, value| *out = value);
+            }
+            map.covered.empty(planes, &mut images, row * plane..(row + 1) * plane, map.windows.columns, *bias);
+        }
     }
 }
 
-/// Adds to each second value, from the first on, as far as both reach.
-#[inline(always)]
-fn add_to_each_second(out: &mut [f32], values: &[f32]) {
-    let (pairs, last) = out.as_chunks_mut::<2>();
-    let after = values.get(pairs.len());
-    for (pair, value) in pairs.iter_mut().zip(values) {
-        pair[0] += value;
-    }
-    if let (Some(value), [last]) = (after, last) {
-        *last += value;
+wide_fn! {
+    /// `A y Aᵀ` of all tiles of `slopes`, of the filters from `first` on: the transpose of [`transform_outputs`].
+    pub(super) fn transform_slopes<'a, OUT, READ>(map: &'a Tiles<OUT, READ>, slopes: &'a [f32], first: usize, layout: Layout, out: &'a mut [f32], planes: &'a mut [f32]) {
+        planes.fill(0.0);
+        let (plane, result) = (map.windows.outputs(), map.windows.result());
+        for row in 0..layout.rows {
+            let filter = (first + row) * plane..(first + row + 1) * plane;
+            map.covered.fill(planes, slopes.chunks_exact(result), filter, map.windows.columns);
+            for (run, _) in runs(layout.columns) {
+                let patch = map.covered.tiles::<OUT>(planes, run.clone());
+                layout.store(out, row, run.start, &both_ways_back(&Form::<OUT, READ>::OUTPUTS, &patch));
+            }
+        }
     }
 }
 
-/// The opposite of [`separate`], with something added to each.
+wide_fn! {
+    /// `U = G g Gᵀ` of one filter's kernels, `[channels, 9]`, to a row of `out`.
+    pub(super) fn transform_kernels<'a, OUT, READ>(kernels: &'a [f32], row: usize, layout: Layout, out: &'a mut [f32]) {
+        let kernels = kernels.as_chunks::<9>().0;
+        for (run, _) in runs(layout.columns) {
+            let mut patch = [[[0.0; LANES]; 3]; 3];
+            for (lane, kernel) in kernels[run.clone()].iter().enumerate() {
+                for (place, value) in kernel.iter().enumerate() {
+                    patch[place / 3][place % 3][lane] = *value;
+                }
+            }
+            layout.store::<READ>(out, row, run.start, &both_ways(&Form::<OUT, READ>::KERNELS, &patch));
+        }
+    }
+}
+
+wide_fn! {
+    /// The transpose of [`transform_kernels`], of the sum over `parts`: the gradient of one filter's kernels, `[channels, 9]`.
+    pub(super) fn fold_kernels<'a, OUT, READ>(parts: &'a [&'a [f32]], row: usize, layout: Layout, out: &'a mut [f32]) {
+        let out = out.as_chunks_mut::<9>().0;
+        for (run, _) in runs(layout.columns) {
+            let mut sum = [[[0.0; LANES]; READ]; READ];
+            for part in parts {
+                let part = layout.load::<READ>(part, row, run.start);
+                for (sum, part) in sum.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+                    sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+                }
+            }
+            let patch = both_ways_back(&Form::<OUT, READ>::KERNELS, &sum);
+            for (lane, gradient) in out[run].iter_mut().enumerate() {
+                for (place, value) in gradient.iter_mut().enumerate() {
+                    *value = patch[place / 3][place % 3][lane];
+                }
+            }
+        }
+    }
+}
+
+/// Runs of at most [`LANES`] that cover `count`, each with how many of its first the one before has covered: the last one
+/// reaches back, so that it is full, too.
 #[inline(always)]
-fn interleave(out: &mut [f32], firsts: &[f32], seconds: &[f32], more: f32) {
-    let (pairs, last) = out.as_chunks_mut::<2>();
-    for ((pair, first), second) in pairs.iter_mut().zip(firsts).zip(seconds) {
-        *pair = [first + more, second + more];
-    }
-    if let [last] = last {
-        *last = firsts[pairs.len()] + more;
-    }
+fn runs(count: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+    (0..count).step_by(LANES).map(move |from| {
+        let start = from.min(count.saturating_sub(LANES));
+        (start..(start + LANES).min(count), from - start)
+    })
 }
