@@ -121,7 +121,8 @@ fn a_graph_there(device: &Device, graph: &ModelGraph) {
             let leaves = Leaves::tracked(graph, &model, place);
             let mut pass = TrainingPass::new(&seed, 7);
             let scores = logits(graph, &leaves, reads(graph, 4, place), &mut pass);
-            let gradient = leaves.gradient(graph, loss(scores.clone(), &targets, &recipe).backward());
+            let gradient = loss(scores.clone(), &targets, &recipe).backward();
+            let gradient = leaves.gradient(graph, gradient).flat(graph);
             let mut after = model.clone();
             pass.update_statistics(graph, &mut after);
             [values_of(scores), gradient, after]

@@ -10,6 +10,7 @@ use consilium_study::recipe::{Optimiser, Training};
 use rayon::prelude::*;
 
 use crate::operation::wide;
+use crate::tensors::Slopes;
 
 const BETA: (f32, f32) = (0.9, 0.999);
 const EPSILON: f32 = 1e-8;
@@ -20,8 +21,8 @@ const SHARE: usize = 1 << 14;
 pub(crate) struct Stepper {
     rule: Optimiser,
     decay: f32,
-    /// Trainable blocks: where they lie in the model and in the state, and whether they decay.
-    blocks: Vec<(Range<usize>, Range<usize>, bool)>,
+    /// Trainable blocks: where they lie in the state, and whether they decay.
+    blocks: Vec<(Range<usize>, bool)>,
     /// Momentum, or Adam's first moment.
     first: Vec<f32>,
     /// Adam's second moment.
@@ -36,7 +37,7 @@ impl Stepper {
         let place = |block: &ParameterSpec| {
             let from = length;
             length += block.len();
-            (block.range(), from..length, block.role() == Role::Weight)
+            (from..length, block.role() == Role::Weight)
         };
         let trainable = graph.parameters().iter().filter(|block| block.is_trainable());
         let blocks = trainable.map(place).collect();
@@ -53,14 +54,14 @@ impl Stepper {
         }
     }
 
-    /// Changes `model` along `gradient`, both shape `[params]`.
-    pub(crate) fn step(&mut self, model: &mut [f32], gradient: &[f32], rate: f64) {
+    /// Changes `model`, shape `[params]`, along `gradient`.
+    pub(crate) fn step(&mut self, model: &mut [f32], gradient: &Slopes, rate: f64) {
         // A round has at most MAX_EPOCHS passes over u32 cases; the corrections are 1 long before.
         self.steps = self.steps.saturating_add(1);
         let rate = rate as f32;
-        for (range, state, decays) in &self.blocks {
+        for ((state, decays), (range, gradient)) in self.blocks.iter().zip(gradient.blocks()) {
             let decay = if *decays { self.decay } else { 0.0 };
-            let (model, gradient) = (&mut model[range.clone()], &gradient[range.clone()]);
+            let model = &mut model[range];
             match self.rule {
                 Optimiser::Sgd { momentum } if momentum > 0.0 => {
                     heavy_ball(model, gradient, &mut self.first[state.clone()], momentum as f32, rate, decay);
@@ -137,7 +138,8 @@ mod tests {
         let mut model = vec![1.0, 2.0, 3.0, 4.0];
         let mut stepper = Stepper::new(&graph, &recipe);
         for _ in 0..count {
-            stepper.step(&mut model, &[0.5, -0.25, 0.125, 0.0], recipe.rate(0, 0.0));
+            let gradient = Slopes(vec![(0..2, vec![0.5, -0.25]), (2..4, vec![0.125, 0.0])]);
+            stepper.step(&mut model, &gradient, recipe.rate(0, 0.0));
         }
         model
     }

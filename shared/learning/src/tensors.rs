@@ -1,7 +1,11 @@
 //! The flat vector as tensors for one pass, and gradients back as a flat vector.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Gradients, Tensor, TensorData, Transaction};
-use consilium_study::graph::ModelGraph;
+use consilium_study::graph::{ModelGraph, ParameterSpec};
+
+use crate::operation::fresh::copied;
 
 /// One block of the model.
 enum Leaf {
@@ -25,14 +29,14 @@ impl Leaves {
     }
 
     fn build(graph: &ModelGraph, model: &[f32], device: &Device, track: bool) -> Self {
-        let leaf = |block: &consilium_study::graph::ParameterSpec| {
+        let leaf = |block: &ParameterSpec| {
             let shape = match *block.shape() {
                 // A kernel of three sides: see `operation::volume`.
                 [one, two, depth, height, width] => vec![one, two * depth, height, width],
                 ref shape => shape.to_vec(),
             };
             let sides = shape.len();
-            let data = TensorData::new(model[block.range()].to_vec(), shape);
+            let data = TensorData::new(copied(&model[block.range()]), shape);
             let track = track && block.is_trainable();
             let leaf = match sides {
                 1 => Leaf::Row(Tensor::from_data(data, device).set_require_grad(track)),
@@ -49,28 +53,56 @@ impl Leaves {
         Cursor(self.0.iter())
     }
 
-    /// Gradients of the trainable blocks in a flat vector; zero for the others. All are read at once, so that a GPU is waited
-    /// for once.
-    pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients) -> Vec<f32> {
-        let (mut reading, mut places) = (Transaction::default(), Vec::new());
+    /// Gradients of the trainable blocks; zero where the loss does not depend on one. All are read at once, so that a GPU is
+    /// waited for once.
+    pub(crate) fn gradient(&self, graph: &ModelGraph, mut gradients: Gradients) -> Slopes {
+        let (mut reading, mut known) = (Transaction::default(), Vec::new());
         for ((leaf, _), block) in self.0.iter().zip(graph.parameters()) {
             let gradient: Option<Tensor<1>> = match leaf {
                 Leaf::Row(leaf) => leaf.grad_remove(&mut gradients),
                 Leaf::Matrix(leaf) => leaf.grad_remove(&mut gradients).map(|it| it.flatten(0, 1)),
                 Leaf::Kernel(leaf) => leaf.grad_remove(&mut gradients).map(|it| it.flatten(0, 3)),
             };
+            if block.is_trainable() {
+                known.push((block.range(), gradient.is_some()));
+            }
             if let Some(gradient) = gradient {
                 reading = reading.register(gradient);
-                places.push(block.range());
             }
         }
-        let mut out = Vec::with_capacity(graph.len());
-        for (place, data) in places.into_iter().zip(reading.execute()) {
-            out.resize(place.start, 0.0);
-            out.extend_from_slice(data.as_slice::<f32>().expect(OF_F32));
+        let mut read = reading.execute().into_iter();
+        let slopes = known.into_iter().map(|(range, known)| {
+            let data = if known { read.next() } else { None };
+            let slopes = match data {
+                Some(data) => data.try_into_vec().expect(OF_F32),
+                None => vec![0.0; range.len()],
+            };
+            (range, slopes)
+        });
+        Slopes(slopes.collect())
+    }
+}
+
+/// Slopes of the trainable blocks, each with where it lies in the flat vector, in the graph's order.
+pub(crate) struct Slopes(pub(crate) Vec<(Range<usize>, Vec<f32>)>);
+
+impl Slopes {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (Range<usize>, &[f32])> {
+        self.0.iter().map(|(range, slopes)| (range.clone(), slopes.as_slice()))
+    }
+
+    pub(crate) fn blocks_mut(&mut self) -> impl Iterator<Item = (Range<usize>, &mut [f32])> {
+        self.0.iter_mut().map(|(range, slopes)| (range.clone(), slopes.as_mut_slice()))
+    }
+
+    /// A flat vector, with zeros for what is not trainable.
+    #[cfg(test)]
+    pub(crate) fn flat(&self, graph: &ModelGraph) -> Vec<f32> {
+        let mut flat = vec![0.0; graph.len()];
+        for (range, slopes) in self.blocks() {
+            flat[range].copy_from_slice(slopes);
         }
-        out.resize(graph.len(), 0.0);
-        out
+        flat
     }
 }
 

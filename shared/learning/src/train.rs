@@ -13,7 +13,7 @@ use crate::interpret::{TrainingPass, logits};
 use crate::loss::loss;
 use crate::optimise::Stepper;
 use crate::random::LocalSeed;
-use crate::tensors::Leaves;
+use crate::tensors::{Leaves, Slopes};
 
 /// What a site trains in one round.
 #[derive(Clone, Debug)]
@@ -179,11 +179,11 @@ fn steps_on(
         }
         let mut gradient = leaves.gradient(graph, loss.backward());
         if task.proximal_weight > 0.0 {
-            pull(graph, start, &model, &mut gradient, task.proximal_weight as f32);
+            pull(start, &model, &mut gradient, task.proximal_weight as f32);
         }
         if let Some(correction) = task.correction {
-            for (slope, corrected) in gradient.iter_mut().zip(correction) {
-                *slope += corrected;
+            for (range, slopes) in gradient.blocks_mut() {
+                slopes.iter_mut().zip(&correction[range]).for_each(|(slope, corrected)| *slope += corrected);
             }
         }
         let past = u64::from(task.covers) * step;
@@ -206,10 +206,10 @@ fn steps_on(
 }
 
 /// Adds the gradient of the proximal term.
-fn pull(graph: &ModelGraph, start: &[f32], model: &[f32], gradient: &mut [f32], weight: f32) {
-    for block in graph.parameters().iter().filter(|block| block.is_trainable()) {
-        let values = model[block.range()].iter().zip(&start[block.range()]);
-        for (slope, (value, start)) in gradient[block.range()].iter_mut().zip(values) {
+fn pull(start: &[f32], model: &[f32], gradient: &mut Slopes, weight: f32) {
+    for (range, slopes) in gradient.blocks_mut() {
+        let values = model[range.clone()].iter().zip(&start[range]);
+        for (slope, (value, start)) in slopes.iter_mut().zip(values) {
             *slope += weight * (value - start);
         }
     }

@@ -106,7 +106,7 @@ fn slopes(graph: &ModelGraph) {
     };
     let leaves = Leaves::tracked(graph, &model, &Device::flex().autodiff());
     let tracked = loss_of(&leaves, &Device::flex().autodiff());
-    let gradient = leaves.gradient(graph, tracked.backward());
+    let gradient = leaves.gradient(graph, tracked.backward()).flat(graph);
 
     let at = |model: &[f32]| {
         let value: f32 =
@@ -179,7 +179,7 @@ fn layers_agree_with_pytorch() {
     let targets = Targets { labels: [0, 2].map(Label::Class).to_vec(), cases: 2, mixed: None };
     let recipe = "optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 2\nepochs = 1";
     let loss = loss(scores, &targets, &toml::from_str(recipe).unwrap());
-    let gradient = leaves.gradient(&graph, loss.backward());
+    let gradient = leaves.gradient(&graph, loss.backward()).flat(&graph);
     assert_eq!(graph.parameters().len(), NORMS.len());
     for (block, want) in graph.parameters().iter().zip(NORMS) {
         let norm = gradient[block.range()].iter().map(|slope| slope * slope).sum::<f32>().sqrt();
@@ -281,7 +281,7 @@ fn a_unet_agrees_with_pytorch() {
     let loss = loss(scores, &targets, &toml::from_str(recipe).unwrap());
     let value: f32 = loss.clone().into_scalar();
     assert!((value - 2.262_107_2).abs() < 1e-5, "{value}");
-    let gradient = leaves.gradient(&graph, loss.backward());
+    let gradient = leaves.gradient(&graph, loss.backward()).flat(&graph);
     assert_eq!(graph.parameters().len(), UNET_NORMS.len());
     for (block, want) in graph.parameters().iter().zip(UNET_NORMS) {
         let norm = gradient[block.range()].iter().map(|slope| slope * slope).sum::<f32>().sqrt();

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::anywhere;
 use super::depthwise::depthwise;
+use super::fresh::zeros;
 use super::kernel::{self, Kernel, Wanted};
 use super::on_flex;
 use super::product::{Matrix, Target, multiply};
@@ -72,7 +73,7 @@ pub(super) fn convolve(windows: &Windows, values: &[f32], weight: &[f32], bias: 
     if let Some(winograd) = Winograd::of(*windows) {
         return winograd.forward(values, weight, bias);
     }
-    let mut results = vec![0.0; windows.images * windows.result()];
+    let mut results = zeros(windows.images * windows.result());
     results
         .par_chunks_mut(windows.group * windows.result())
         .zip(values.par_chunks(windows.group * windows.image()))
@@ -91,7 +92,7 @@ pub(super) fn convolve(windows: &Windows, values: &[f32], weight: &[f32], bias: 
 }
 
 pub(super) fn input_gradient(windows: &Windows, weight: &[f32], slope: &[f32]) -> Vec<f32> {
-    let mut gradient = vec![0.0; windows.images * windows.image()];
+    let mut gradient = zeros(windows.images * windows.image());
     gradient
         .par_chunks_mut(windows.group * windows.image())
         .zip(slope.par_chunks(windows.group * windows.result()))

@@ -9,6 +9,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::fresh::zeros;
 use super::kernel::{self, Kernel, Wanted};
 use super::normalisation::sum_of_pairs;
 use super::unfold::{Motion, Windows};
@@ -89,7 +90,7 @@ impl Map {
     fn convolve(&self, values: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
         let Windows { images, stride, .. } = self.windows;
         let (plane, outputs, places) = (self.windows.image(), self.windows.outputs(), self.windows.places());
-        let mut results = vec![0.0; images * self.filters * outputs];
+        let mut results = zeros(images * self.filters * outputs);
         results.par_chunks_exact_mut(outputs).enumerate().for_each(|(index, out)| {
             let (case, filter) = (index / self.filters, index % self.filters);
             let plane = &values[(case * self.channels + filter / self.share()) * plane..][..plane];
@@ -117,7 +118,7 @@ impl Map {
     fn input_gradient(&self, weight: &[f32], slope: &[f32]) -> Vec<f32> {
         let Windows { images, stride, .. } = self.windows;
         let (plane, outputs, places) = (self.windows.image(), self.windows.outputs(), self.windows.places());
-        let mut gradient = vec![0.0; images * self.channels * plane];
+        let mut gradient = zeros(images * self.channels * plane);
         gradient.par_chunks_exact_mut(plane).enumerate().for_each(|(index, plane)| {
             let first = index * self.share();
             for filter in first..first + self.share() {

@@ -14,6 +14,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::fresh::zeros;
 use super::normalisation::EPSILON;
 use super::{Tracked, anywhere, flex, on_flex, plain, sides, tracked, wide};
 
@@ -142,7 +143,7 @@ impl Map {
         let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
         let (scale, shift) = (scale.storage::<f32>(), shift.storage::<f32>());
         let values = input.storage::<f32>();
-        let mut out = vec![0.0; values.len()];
+        let mut out = zeros(values.len());
         let planes = out.par_chunks_exact_mut(self.plane).zip(values.par_chunks_exact(self.plane));
         planes.enumerate().for_each(|(index, (out, values))| {
             let (scale, shift) = (scale[index % self.channels], shift[index % self.channels]);
@@ -165,7 +166,7 @@ impl Map {
     }
 
     fn input_gradient(&self, input: &[f32], slope: &[f32], scale: &[f32], moments: &Moments) -> Vec<f32> {
-        let mut out = vec![0.0; input.len()];
+        let mut out = zeros(input.len());
         let cases = out.par_chunks_exact_mut(self.case()).zip(input.par_chunks_exact(self.case()));
         cases.zip(slope.par_chunks_exact(self.case())).enumerate().for_each(
             |(case, ((out, values), slope))| {

@@ -45,6 +45,7 @@ pub(crate) mod volume;
 
 mod anywhere;
 mod depthwise;
+pub(crate) mod fresh;
 mod kernel;
 mod planes;
 mod product;

@@ -11,6 +11,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::fresh::zeros;
 use super::{Tracked, anywhere, flex, on_flex, plain, sides, tracked, wide};
 
 /// Of each case of `input` `[cases, planes, height, width]` the planes that `taken` names, one after the other, and zeros where
@@ -121,7 +122,7 @@ impl Picking {
         let [cases, planes, height, width] = self.input;
         let (plane, input) = (self.plane(), input.to_contiguous());
         let values: &[f32] = input.storage();
-        let mut out = vec![0.0; cases * self.taken.len() * plane];
+        let mut out = zeros(cases * self.taken.len() * plane);
         out.par_chunks_exact_mut(plane).enumerate().for_each(|(at, out)| {
             let case = at / self.taken.len();
             if let Some(taken) = self.taken[at % self.taken.len()] {
@@ -135,7 +136,7 @@ impl Picking {
     fn input_gradient(&self, slope: &[f32]) -> Vec<f32> {
         let [cases, planes, ..] = self.input;
         let (plane, copies) = (self.plane(), self.copies());
-        let mut gradient = vec![0.0_f32; cases * planes * plane];
+        let mut gradient = zeros(cases * planes * plane);
         gradient.par_chunks_exact_mut(plane).enumerate().for_each(|(at, out)| {
             let case = at / planes;
             for copy in &copies[at % planes] {
@@ -151,7 +152,7 @@ impl Picking {
         let (plane, input) = (self.plane(), input.to_contiguous());
         let values: &[f32] = input.storage();
         let windows = self.taken.len() / window;
-        let mut out = vec![0.0; cases * windows * plane];
+        let mut out = zeros(cases * windows * plane);
         let mut winners = vec![0; out.len()];
         let outputs = out.par_chunks_exact_mut(plane).zip(winners.par_chunks_exact_mut(plane));
         outputs.enumerate().for_each(|(at, (out, winners))| {
@@ -178,7 +179,7 @@ impl Picking {
         let (plane, copies) = (self.plane(), self.copies());
         let windows = slope.len() / plane / cases.max(1);
         let window = self.taken.len() / windows.max(1);
-        let mut gradient = vec![0.0_f32; cases * planes * plane];
+        let mut gradient = zeros(cases * planes * plane);
         gradient.par_chunks_exact_mut(plane).enumerate().for_each(|(at, out)| {
             let case = at / planes;
             for copy in &copies[at % planes] {

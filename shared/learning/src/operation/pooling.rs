@@ -14,6 +14,7 @@ use burn_flex::FlexTensor;
 use consilium_study::graph::Pool;
 use rayon::prelude::*;
 
+use super::fresh::zeros;
 use super::{Tracked, anywhere, flex, on_flex, plain, sides, tracked, wide};
 
 /// Mean of each window of `input` `[cases, channels, height, width]`. Padding counts as zeros.
@@ -98,7 +99,7 @@ impl Map {
         let [cases, channels, _, width] = self.input;
         let (plane, pooled) = self.planes();
         let input = input.to_contiguous();
-        let mut out = vec![0.0; cases * channels * pooled];
+        let mut out = zeros(cases * channels * pooled);
         let mut winners = vec![0; out.len()];
         let outputs = out.par_chunks_exact_mut(pooled).zip(winners.par_chunks_exact_mut(pooled));
         outputs.zip(input.storage::<f32>().par_chunks_exact(plane)).for_each(|((out, winners), plane)| {
@@ -156,7 +157,7 @@ impl Map {
     fn input_gradient(&self, slope: &[f32], winners: &[u32]) -> Vec<f32> {
         let (plane, pooled) = self.planes();
         let [.., width] = self.input;
-        let mut gradient = vec![0.0; self.input.iter().product()];
+        let mut gradient = zeros(self.input.iter().product());
         let slopes = slope.par_chunks_exact(pooled).zip(winners.par_chunks_exact(pooled));
         gradient.par_chunks_exact_mut(plane).zip(slopes).for_each(|(out, (slope, winners))| {
             wide(|| {

@@ -12,6 +12,7 @@ use burn::tensor::{Tensor, activation};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::fresh::copied;
 use super::{Tracked, TrackedTensor, flex, on_flex, plain, sides, tracked, wide};
 
 /// Values that a thread takes at once; a multiple of eight.
@@ -28,9 +29,9 @@ pub(crate) fn rectify(input: Tensor<4>) -> Tensor<4> {
         return activation::relu(input);
     }
     if !input.is_autodiff() {
-        return Tensor::from_primitive::<Flex>(forward([&plain(input)]));
+        return Tensor::from_primitive::<Flex>(forward([plain(input)]));
     }
-    record(&[tracked(input)])
+    record([tracked(input)])
 }
 
 /// `max(one + other, 0)`, both `[cases, channels, height, width]`.
@@ -39,15 +40,15 @@ pub(crate) fn rectify_sum(one: Tensor<4>, other: Tensor<4>) -> Tensor<4> {
         return activation::relu(one + other);
     }
     if !one.is_autodiff() {
-        return Tensor::from_primitive::<Flex>(forward([&plain(one), &plain(other)]));
+        return Tensor::from_primitive::<Flex>(forward([plain(one), plain(other)]));
     }
-    record(&[tracked(one), tracked(other)])
+    record([tracked(one), tracked(other)])
 }
 
 /// The result, and how it is differentiated.
-fn record<const N: usize>(terms: &[TrackedTensor; N]) -> Tensor<4> {
-    let result = forward(terms.each_ref().map(TrackedTensor::primitive));
+fn record<const N: usize>(terms: [TrackedTensor; N]) -> Tensor<4> {
     let nodes = terms.each_ref().map(TrackedTensor::node);
+    let result = forward(terms.map(TrackedTensor::into_primitive));
     let result = match Rectifier.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(step) => step.finish(Signs::of(&result), result),
         OpsKind::UnTracked(step) => step.finish(result),
@@ -124,13 +125,17 @@ fn keep(slopes: &mut [f32], bits: u8) {
     }
 }
 
-fn forward<const N: usize>(terms: [&FlexTensor; N]) -> FlexTensor {
-    let shape = sides(terms[0]);
-    let terms = terms.map(FlexTensor::to_contiguous);
-    let mut out = terms[0].storage::<f32>().to_vec();
-    out.par_chunks_mut(SHARE).enumerate().for_each(|(at, out)| {
+/// In place of the first term, where nothing else needs it.
+fn forward<const N: usize>(terms: [FlexTensor; N]) -> FlexTensor {
+    let mut terms = terms.map(|term| term.to_contiguous()).into_iter();
+    let mut first = terms.next().expect("a sum has a term");
+    let others: Vec<FlexTensor> = terms.collect();
+    if !first.is_unique() {
+        first = flex(copied(first.storage()), &sides(&first));
+    }
+    first.storage_mut::<f32>().par_chunks_mut(SHARE).enumerate().for_each(|(at, out)| {
         wide(|| {
-            for more in &terms[1..] {
+            for more in &others {
                 let more = &more.storage::<f32>()[at * SHARE..];
                 out.iter_mut().zip(more).for_each(|(out, more)| *out += more);
             }
@@ -139,7 +144,7 @@ fn forward<const N: usize>(terms: [&FlexTensor; N]) -> FlexTensor {
             }
         });
     });
-    flex(out, &shape)
+    first
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod form;
 mod layout;
 mod transform;
 
+use super::fresh::zeros;
 use super::kernel::Wanted;
 use super::unfold::Windows;
 use transform::Grid;
@@ -19,7 +20,7 @@ use transform::Grid;
 const TILES: usize = 128;
 /// Below so many channels or filters the transformations take as many operations as the products save.
 const LEAST: usize = 32;
-/// What transforming a kernel takes, in tiles whose products it is like.
+/// Tiles whose products take as long as transforming a kernel.
 const KERNEL: usize = 32;
 /// Images for which the larger tiles have to pay. Not those at hand: a case has one score, whatever is scored beside it.
 const IMAGES: usize = 32;
@@ -115,7 +116,7 @@ impl<const OUT: usize, const READ: usize> Tiles<OUT, READ> {
     }
 
     fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-        let mut results = vec![0.0; self.windows.images * self.windows.result()];
+        let mut results = zeros(self.windows.images * self.windows.result());
         match self.shares {
             Shares::Images => self.forward_by_images(input, weight, bias, &mut results),
             Shares::Channels => self.forward_by_channels(input, weight, bias, &mut results),
@@ -130,8 +131,8 @@ impl<const OUT: usize, const READ: usize> Tiles<OUT, READ> {
         slope: &[f32],
         wanted: Wanted,
     ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
-        let mut to_input = wanted.input.then(|| vec![0.0; input.len()]);
-        let mut to_weight = wanted.weight.then(|| vec![0.0; weight.len()]);
+        let mut to_input = wanted.input.then(|| zeros(input.len()));
+        let mut to_weight = wanted.weight.then(|| zeros(weight.len()));
         let wanted = (to_input.as_deref_mut(), to_weight.as_deref_mut());
         match self.shares {
             Shares::Images => self.backward_by_images(input, weight, slope, wanted),
@@ -227,5 +228,22 @@ mod tests {
                 agree::<4, 6>(windows, group, shares, 3e-6);
             }
         }
+    }
+
+    fn of(channels: usize, side: usize, stride: usize) -> Option<Winograd> {
+        let motion = Motion { stride, padding: 1, dilation: 1 };
+        Winograd::of(Windows::new([2, channels, side, side], [channels, channels, 3, 3], motion))
+    }
+
+    #[test]
+    fn tiles_and_shares_are_those_that_pay() {
+        assert!(matches!(of(64, 28, 1), Some(Winograd::Four(Tiles { shares: Shares::Images, .. }))));
+        assert!(matches!(of(256, 7, 1), Some(Winograd::Four(Tiles { shares: Shares::Channels, .. }))));
+        assert!(matches!(of(64, 2, 1), Some(Winograd::Two(Tiles { shares: Shares::Images, .. }))));
+        assert!(matches!(of(256, 2, 1), Some(Winograd::Two(Tiles { shares: Shares::Channels, .. }))));
+        assert!(of(31, 28, 1).is_none() && of(64, 28, 2).is_none());
+        let motion = Motion { stride: 1, padding: 1, dilation: 1 };
+        let many = Windows::new([64, 256, 16, 16], [256, 256, 3, 3], motion);
+        assert!(matches!(Winograd::of(many), Some(Winograd::Four(Tiles { shares: Shares::Images, .. }))));
     }
 }

@@ -4,6 +4,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{EPSILON, Moments, Sets, Then};
+use crate::operation::fresh::zeros;
 use crate::operation::{flex, sides, wide};
 
 /// Which plane belongs to which set.
@@ -119,7 +120,7 @@ impl Map {
         let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
         let lines = self.lines(scale.storage(), shift.storage(), moments);
         let values = input.storage::<f32>();
-        let mut out = vec![0.0; values.len()];
+        let mut out = zeros(values.len());
         let planes = out.par_chunks_exact_mut(self.plane).zip(values.par_chunks_exact(self.plane));
         planes.zip(&lines).for_each(|((out, values), line)| {
             wide(|| out.iter_mut().zip(values).for_each(|(out, value)| *out = self.then.of(line.of(*value))));
