@@ -11,9 +11,10 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
+use rayon::prelude::*;
 
 use super::unfold::Motion;
-use super::{Tracked, flex, plain, sides, tracked};
+use super::{Tracked, flex, plain, sides, tracked, wide};
 
 /// Which gradients are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -114,9 +115,9 @@ impl<K: Kernel> Backward<Flex, 3> for Operation<K> {
 
 /// Sums over cases and places of `slope`, shape `[cases, filters, outputs]`.
 pub(super) fn bias_gradient(filters: usize, outputs: usize, slope: &[f32]) -> Vec<f32> {
-    let mut sums = vec![0.0; filters];
-    for (index, plane) in slope.chunks_exact(outputs).enumerate() {
-        sums[index % filters] += super::normalisation::sum(plane);
-    }
-    sums
+    let of_filter = |filter: usize| {
+        let planes = slope.chunks_exact(outputs).skip(filter).step_by(filters);
+        planes.map(|plane| wide(|| super::normalisation::sum(plane))).sum()
+    };
+    (0..filters).into_par_iter().map(of_filter).collect()
 }

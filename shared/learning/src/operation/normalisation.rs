@@ -130,7 +130,7 @@ pub(crate) fn normalise_by(
 
 /// Values from which on a result is not kept for the layer behind it, but made again when that goes back: a pass over memory
 /// is cheap beside a convolution, and there is such a result for every second that a residual network keeps.
-const LARGE: usize = 1 << 22;
+const LARGE: usize = 1 << 20;
 
 /// On tensors that take part in differentiation; with the moments of `input` where none are `given`.
 fn differentiate(
