@@ -8,6 +8,7 @@ use consilium_study::graph::{Activation, Function, Join, Joining, Layer, ModelGr
 
 use crate::operation::convolution::conv2d;
 use crate::operation::layer_norm::layer_norm;
+use crate::operation::linear::linear;
 use crate::operation::normalisation::{Measured, Moments, Sets, Then, normalise, normalise_by};
 use crate::operation::pooling::{average_pool, max_pool};
 use crate::operation::rectifier::{rectify, rectify_sum};
@@ -303,7 +304,7 @@ impl<P: Pass> Run<'_, '_, P> {
             Layer::AveragePool3d(pool) => Signal::Places(average_pool3d(input.into_places(), pool)),
             Layer::GlobalAveragePool => Signal::Row(input.into_places().means()),
             Layer::Flatten => Signal::Row(input.into_places().tall().flatten(1, 3)),
-            Layer::Linear(linear) => Signal::Row(connect(input.into_row(), linear.bias, blocks)),
+            Layer::Linear(layer) => Signal::Row(connect(input.into_row(), layer.bias, blocks)),
             Layer::Dropout(dropout) => match input {
                 Signal::Row(row) => Signal::Row(drop_values(row, dropout.rate, pass)),
                 places @ Signal::Places(_) => {
@@ -354,8 +355,8 @@ impl<P: Pass> Run<'_, '_, P> {
 
 /// `row` `[cases, inputs]` times the next matrix, and the next row added where there is a `bias`.
 fn connect(row: Tensor<2>, bias: bool, blocks: &mut Cursor) -> Tensor<2> {
-    let sums = row.matmul(blocks.matrix().transpose());
-    if bias { sums + blocks.row().unsqueeze() } else { sums }
+    let matrix = blocks.matrix();
+    linear(row, matrix, bias.then(|| blocks.row()))
 }
 
 fn activate<const D: usize>(function: Function, input: Tensor<D>) -> Tensor<D> {

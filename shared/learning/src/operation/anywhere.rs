@@ -21,6 +21,15 @@ pub(super) fn conv2d(
     module::conv2d(input, weight, bias, options)
 }
 
+/// As [`super::linear::linear`].
+pub(super) fn linear(rows: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let sums = rows.matmul(weight.transpose());
+    match bias {
+        Some(bias) => sums + bias.unsqueeze(),
+        None => sums,
+    }
+}
+
 /// As [`super::transposed::transposed_conv2d`].
 pub(super) fn transposed_conv2d(
     input: Tensor<4>,

@@ -13,6 +13,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::normalisation::sum;
 use super::unfold::Motion;
 use super::{Tracked, flex, plain, sides, tracked, wide};
 
@@ -117,7 +118,7 @@ impl<K: Kernel> Backward<Flex, 3> for Operation<K> {
 pub(super) fn bias_gradient(filters: usize, outputs: usize, slope: &[f32]) -> Vec<f32> {
     let of_filter = |filter: usize| {
         let planes = slope.chunks_exact(outputs).skip(filter).step_by(filters);
-        planes.map(|plane| wide(|| super::normalisation::sum(plane))).sum()
+        planes.map(|plane| if outputs == 1 { plane[0] } else { wide(|| sum(plane)) }).sum()
     };
     (0..filters).into_par_iter().map(of_filter).collect()
 }

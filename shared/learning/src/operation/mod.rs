@@ -37,6 +37,7 @@ macro_rules! wide_fn {
 
 pub(crate) mod convolution;
 pub(crate) mod layer_norm;
+pub(crate) mod linear;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;
 pub(crate) mod rectifier;
