@@ -34,7 +34,7 @@ pub use device::{Device, DeviceChoice, DeviceError};
 pub use initial::initial;
 pub use random::LocalSeed;
 pub use score::{Link, Scores, score, score_each};
-pub use threads::{fix_threads, threads};
+pub use threads::{fix_threads, release, threads};
 pub use train::{LocalTraining, Progress, TrainError, Trained, train, train_on};
 
 pub use consilium_study::model_file::{ModelFile, ModelFileError, ModelIdentity, Origin};

@@ -1,4 +1,6 @@
-//! How many threads training may use.
+//! How many threads training may use, and what they keep.
+
+use crate::operation::scratch::forget;
 
 /// Fixes the number of threads for the life of the process. To be called before anything trains.
 ///
@@ -8,6 +10,12 @@ pub fn fix_threads(threads: std::num::NonZeroUsize) -> Result<(), ThreadsAlready
         .num_threads(threads.get())
         .build_global()
         .map_err(|_| ThreadsAlreadyFixed { threads: rayon::current_num_threads() })
+}
+
+/// Frees what this thread and those that train keep from one step to the next. To be called where none may follow for long.
+pub fn release() {
+    forget();
+    rayon::broadcast(|_| forget());
 }
 
 /// How many threads this process trains with.

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consilium_learning::score::ScoreError;
-use consilium_learning::{ModelFile, threads};
+use consilium_learning::{ModelFile, release, threads};
 use consilium_memory::trim;
 use consilium_rounds::control::OwnVariate;
 use consilium_rounds::message::Stage;
@@ -177,6 +177,7 @@ where
         // A closed channel means that the vault ends, and this thread with it.
         worker.perform(job, &|outcome| drop(outcomes.send(outcome.into())));
         // A machine that waits for the next round has its memory for something else.
+        release();
         trim();
     }
 }

@@ -50,7 +50,7 @@ pub(crate) mod fresh;
 mod kernel;
 mod planes;
 mod product;
-mod scratch;
+pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unfold;

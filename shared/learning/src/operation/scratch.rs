@@ -24,9 +24,33 @@ pub(super) fn with<const N: usize, R>(lengths: [usize; N], work: impl FnOnce([&m
     result
 }
 
+/// Frees what this thread keeps.
+pub(crate) fn forget() {
+    KEPT.take();
+}
+
 /// The shortest buffer that is long enough, or else the longest, which grows.
 fn take(kept: &mut Vec<Vec<f32>>, length: usize) -> Vec<f32> {
     let fits = |buffer: &Vec<f32>| (buffer.len() < length, buffer.len().abs_diff(length));
     let best = (0..kept.len()).min_by_key(|at| fits(&kept[*at]));
     best.map(|at| kept.swap_remove(at)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_lent_to_one_at_a_time_and_again_until_they_are_forgotten() {
+        with([4, 8], |[short, long]| {
+            short.fill(1.0);
+            long.fill(2.0);
+            with([4], |[other]| assert_eq!(other, [0.0; 4]));
+            assert_eq!((short, long), (&mut [1.0; 4][..], &mut [2.0; 8][..]));
+        });
+        // The shortest that is long enough.
+        with([5], |[long]| assert_eq!(long, [2.0; 5]));
+        forget();
+        with([5], |[fresh]| assert_eq!(fresh, [0.0; 5]));
+    }
 }

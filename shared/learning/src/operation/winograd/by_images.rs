@@ -128,7 +128,7 @@ impl<const OUT: usize, const READ: usize> Tiles<OUT, READ> {
     }
 
     /// Lends the transforms of the kernels of `weight`.
-    fn with_kernels(&self, weight: &[f32], work: impl FnOnce(&[f32]) + Send) {
+    fn with_kernels(&self, weight: &[f32], work: impl FnOnce(&[f32])) {
         let channels = self.windows.channels;
         let layout = Layout { rows: 1, ..self.kernels() };
         scratch::with([weight.len() / 9 * Self::PLACES], |[kernels]| {
