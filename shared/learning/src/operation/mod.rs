@@ -36,21 +36,21 @@ macro_rules! wide_fn {
 }
 
 pub(crate) mod convolution;
+pub(crate) mod fresh;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod normalisation;
 pub(crate) mod pooling;
 pub(crate) mod rectifier;
+pub(crate) mod scratch;
 pub(crate) mod transposed;
 pub(crate) mod volume;
 
 mod anywhere;
 mod depthwise;
-pub(crate) mod fresh;
 mod kernel;
 mod planes;
 mod product;
-pub(crate) mod scratch;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unfold;

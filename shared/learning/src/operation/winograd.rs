@@ -22,7 +22,8 @@ const TILES: usize = 128;
 const LEAST: usize = 32;
 /// Tiles whose products take as long as transforming a kernel.
 const KERNEL: usize = 32;
-/// Images for which the larger tiles have to pay. Not those at hand: a case has one score, whatever is scored beside it.
+/// Images for which the larger tiles have to pay. Not those at hand: one form's error or the other's, whatever is scored beside a
+/// case.
 const IMAGES: usize = 32;
 
 /// A convolution for which tiles pay.
