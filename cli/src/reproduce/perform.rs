@@ -234,7 +234,7 @@ fn choose(
         if held_out.is_empty() {
             return ControlFlow::Continue(());
         }
-        let figures: Figures = match figures(draft, at.model, held_out) {
+        let figures: Figures = match figures(draft, &at.model(), held_out) {
             Ok(figures) => figures,
             Err(error) => {
                 failure = Some(error);
@@ -244,7 +244,7 @@ fn choose(
         if let Some(figure) = figures.get(metric)
             && best.as_ref().is_none_or(|(before, _)| metric.improves(figure, *before))
         {
-            best = Some((figure, Chosen { model: at.model.to_vec(), stretch: number }));
+            best = Some((figure, Chosen { model: at.model(), stretch: number }));
         }
         ControlFlow::Continue(())
     };

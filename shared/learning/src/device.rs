@@ -144,6 +144,11 @@ impl Device {
         &self.name
     }
 
+    /// Whether it computes in the memory of this process.
+    pub(crate) fn is_cpu(&self) -> bool {
+        !self.may_fail
+    }
+
     pub(crate) fn tracked(&self) -> burn::tensor::Device {
         self.place.clone().autodiff()
     }

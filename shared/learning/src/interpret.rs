@@ -15,7 +15,7 @@ use crate::operation::rectifier::{rectify, rectify_sum};
 use crate::operation::transposed::transposed_conv2d;
 use crate::operation::volume::{Volumes, average_pool3d, conv3d, max_pool3d, transposed_conv3d};
 use crate::random::{Draws, LocalSeed, Purpose};
-use crate::tensors::{Cursor, Leaves};
+use crate::tensors::{Blocks, Cursor, Leaves};
 
 /// Slope of a leaky rectifier below zero, PyTorch's.
 const LEAK: f64 = 0.01;
@@ -121,7 +121,7 @@ impl<'a> TrainingPass<'a> {
     /// Moves the running statistics in `model` towards this batch's.
     ///
     /// The running variance is unbiased, as PyTorch keeps it, so that models travel between the two.
-    pub(crate) fn update_statistics(self, graph: &ModelGraph, model: &mut [f32]) {
+    pub(crate) fn update_statistics(self, graph: &ModelGraph, model: &mut Blocks) {
         let moving = |block: &&ParameterSpec| !block.is_frozen();
         let of = |role| graph.parameters().iter().filter(moving).filter(move |block| block.role() == role);
         let blocks = of(Role::RunningMean).zip(of(Role::RunningVariance));

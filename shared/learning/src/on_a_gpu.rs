@@ -22,7 +22,7 @@ use crate::operation::rectifier::{rectify, rectify_sum};
 use crate::operation::testing::{assert_close, numbers, values_of, with_gradients_on};
 use crate::operation::transposed::transposed_conv2d;
 use crate::random::LocalSeed;
-use crate::tensors::Leaves;
+use crate::tensors::{Blocks, Leaves};
 use crate::testing::{BESIDE, EVERY_LAYER, EVERY_LAYER_OF_VOLUMES, cases, graph, reads, recipe, task};
 use crate::train::{Progress, TrainError, train, train_on};
 
@@ -118,14 +118,14 @@ fn a_graph_there(device: &Device, graph: &ModelGraph) {
         let recipe: Training =
             recipe(&format!("optimiser = \"sgd\"\nlearning_rate = 0.1\nbatch = 4\nepochs = 1\n{text}"));
         let step = |place: &Place| {
-            let leaves = Leaves::tracked(graph, &model, place);
+            let mut model = Blocks::of(graph, &model);
+            let leaves = Leaves::tracked(graph, model.lend(false), place);
             let mut pass = TrainingPass::new(&seed, 7);
             let scores = logits(graph, &leaves, reads(graph, 4, place), &mut pass);
             let gradient = loss(scores.clone(), &targets, &recipe).backward();
             let gradient = leaves.gradient(graph, gradient).flat(graph);
-            let mut after = model.clone();
-            pass.update_statistics(graph, &mut after);
-            [values_of(scores), gradient, after]
+            pass.update_statistics(graph, &mut model);
+            [values_of(scores), gradient, model.flat()]
         };
         for (there, here) in step(&device.tracked()).iter().zip(&step(&Place::flex().autodiff())) {
             assert_close(there, here, 2e-5);

@@ -10,7 +10,7 @@ use consilium_study::recipe::{Optimiser, Training};
 use rayon::prelude::*;
 
 use crate::operation::wide;
-use crate::tensors::Slopes;
+use crate::tensors::{Blocks, Slopes};
 
 const BETA: (f32, f32) = (0.9, 0.999);
 const EPSILON: f32 = 1e-8;
@@ -54,8 +54,8 @@ impl Stepper {
         }
     }
 
-    /// Changes `model`, shape `[params]`, along `gradient`.
-    pub(crate) fn step(&mut self, model: &mut [f32], gradient: &Slopes, rate: f64) {
+    /// Changes `model` along `gradient`.
+    pub(crate) fn step(&mut self, model: &mut Blocks, gradient: &Slopes, rate: f64) {
         // A round has at most MAX_EPOCHS passes over u32 cases; the corrections are 1 long before.
         self.steps = self.steps.saturating_add(1);
         let rate = rate as f32;
@@ -135,13 +135,13 @@ mod tests {
         let graph = spec.graph([1, 1, 1], 2).unwrap();
         let recipe: Training = toml::from_str(&format!("batch = 1\nepochs = 1\n{text}")).unwrap();
         // Weights 1 and 2, biases 3 and 4.
-        let mut model = vec![1.0, 2.0, 3.0, 4.0];
+        let mut model = Blocks::of(&graph, &[1.0, 2.0, 3.0, 4.0]);
         let mut stepper = Stepper::new(&graph, &recipe);
         for _ in 0..count {
             let gradient = Slopes(vec![(0..2, vec![0.5, -0.25]), (2..4, vec![0.125, 0.0])]);
             stepper.step(&mut model, &gradient, recipe.rate(0, 0.0));
         }
-        model
+        model.flat()
     }
 
     fn close(got: &[f32], want: [f32; 4]) {

@@ -13,7 +13,7 @@ use crate::interpret::{TrainingPass, logits};
 use crate::loss::loss;
 use crate::optimise::Stepper;
 use crate::random::LocalSeed;
-use crate::tensors::{Leaves, Slopes};
+use crate::tensors::{Blocks, Leaves, Slopes};
 
 /// What a site trains in one round.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct LocalTraining<'a> {
 }
 
 /// How far a round's training is.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
     /// Steps done.
     pub step: u64,
@@ -50,8 +50,14 @@ pub struct Progress<'a> {
     pub steps: u64,
     /// Loss of the last batch.
     pub loss: f32,
+    model: &'a Blocks,
+}
+
+impl Progress<'_> {
     /// The model after this step, in the graph's order.
-    pub model: &'a [f32],
+    pub fn model(&self) -> Vec<f32> {
+        self.model.flat()
+    }
 }
 
 /// What a round's training gave.
@@ -161,15 +167,15 @@ fn steps_on(
         Extent::Epochs(epochs) => u64::from(epochs) * data.len().div_ceil(recipe.batch()) as u64,
         Extent::Steps(steps) => u64::from(steps),
     };
-    let mut model = start.to_vec();
+    let mut model = Blocks::of(graph, start);
     let mut stepper = Stepper::new(graph, recipe);
-    let device = device.tracked();
-    let mut batches = Batches::new(task, data, device.clone());
+    let place = device.tracked();
+    let mut batches = Batches::new(task, data, place.clone());
     let (mut examples, mut loss_sum) = (0, 0.0);
     for step in 0..steps {
         let batch = batches.next_batch();
         let cases = batch.targets.cases;
-        let leaves = Leaves::tracked(graph, &model, &device);
+        let leaves = Leaves::tracked(graph, model.lend(device.is_cpu()), &place);
         let mut pass = TrainingPass::new(&task.seed, step);
         let scores = logits(graph, &leaves, batch.cases, &mut pass);
         let loss = loss(scores, &batch.targets, recipe);
@@ -178,6 +184,7 @@ fn steps_on(
             return Err(TrainError::Diverged { step: step + 1 });
         }
         let mut gradient = leaves.gradient(graph, loss.backward());
+        leaves.give_back(&mut model);
         if task.proximal_weight > 0.0 {
             pull(start, &model, &mut gradient, task.proximal_weight as f32);
         }
@@ -198,6 +205,7 @@ fn steps_on(
             return Err(TrainError::Stopped { steps: step + 1 });
         }
     }
+    let model = model.flat();
     if model.iter().any(|value| !value.is_finite()) {
         return Err(TrainError::Diverged { step: steps });
     }
@@ -206,7 +214,7 @@ fn steps_on(
 }
 
 /// Adds the gradient of the proximal term.
-fn pull(start: &[f32], model: &[f32], gradient: &mut Slopes, weight: f32) {
+fn pull(start: &[f32], model: &Blocks, gradient: &mut Slopes, weight: f32) {
     for (range, slopes) in gradient.blocks_mut() {
         let values = model[range.clone()].iter().zip(&start[range]);
         for (slope, (value, start)) in slopes.iter_mut().zip(values) {

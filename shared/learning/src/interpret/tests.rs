@@ -104,7 +104,7 @@ fn slopes(graph: &ModelGraph) {
         let mut pass = TrainingPass::new(&seed, 7);
         loss(logits(graph, leaves, reads(graph, 4, device), &mut pass), &targets, &recipe)
     };
-    let leaves = Leaves::tracked(graph, &model, &Device::flex().autodiff());
+    let leaves = Leaves::tracked(graph, Blocks::of(graph, &model).lend(true), &Device::flex().autodiff());
     let tracked = loss_of(&leaves, &Device::flex().autodiff());
     let gradient = leaves.gradient(graph, tracked.backward()).flat(graph);
 
@@ -169,7 +169,7 @@ fn layers_agree_with_pytorch() {
     let model = pattern(graph.len(), 7919, 2003, 13);
     let images: Vec<f32> = pattern(2 * 4 * 9 * 7, 104_729, 4001, 7).iter().map(|x| 4.0 * x).collect();
     let images = TensorData::new(images, [2, 4, 9, 7]);
-    let leaves = Leaves::tracked(&graph, &model, &Device::flex().autodiff());
+    let leaves = Leaves::tracked(&graph, Blocks::of(&graph, &model).lend(true), &Device::flex().autodiff());
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let input = Tensor::from_data(images, &Device::flex().autodiff());
     let scores = logits(&graph, &leaves, input, &mut TrainingPass::new(&seed, 0));
@@ -255,7 +255,7 @@ fn a_unet_agrees_with_pytorch() {
     let graph = section.graph([2, 4, 12], 3).unwrap();
     let model = pattern(graph.len(), 7919, 2003, 13);
     let images: Vec<f32> = pattern(2 * 2 * 4 * 12, 104_729, 4001, 7).iter().map(|x| 4.0 * x).collect();
-    let leaves = Leaves::tracked(&graph, &model, &Device::flex().autodiff());
+    let leaves = Leaves::tracked(&graph, Blocks::of(&graph, &model).lend(true), &Device::flex().autodiff());
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let input = Tensor::from_data(TensorData::new(images, [2, 2, 4, 12]), &Device::flex().autodiff());
     let scores = logits(&graph, &leaves, input, &mut TrainingPass::new(&seed, 0));
@@ -298,7 +298,7 @@ fn scoring_drops_nothing_and_uses_running_statistics() {
     .unwrap();
     let graph = section.graph([1, 1, 2], 2).unwrap();
     // Scale 2, shift 1, running mean 3, running variance 4; the linear layer is the identity.
-    let mut model = vec![2.0, 1.0, 3.0, 4.0, 1.0, 0.0, 0.0, 1.0];
+    let model = vec![2.0, 1.0, 3.0, 4.0, 1.0, 0.0, 0.0, 1.0];
     let images = || TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]);
     let leaves = Leaves::constant(&graph, &model, &Device::flex());
     let scores = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut ScoringPass);
@@ -309,7 +309,9 @@ fn scoring_drops_nothing_and_uses_running_statistics() {
     let seed = LocalSeed { study_seed: 1, site: SiteName::new("a").unwrap(), round: 0 };
     let mut pass = TrainingPass::new(&seed, 0);
     let _ = logits(&graph, &leaves, Tensor::from_data(images(), &Device::flex()), &mut pass);
-    pass.update_statistics(&graph, &mut model);
+    let mut after = Blocks::of(&graph, &model);
+    pass.update_statistics(&graph, &mut after);
+    let model = after.flat();
     assert!((model[2] - 3.1).abs() < 1e-6 && (model[3] - 3.8).abs() < 1e-6, "{model:?}");
 }
 
@@ -327,8 +329,9 @@ fn frozen_statistics_are_used_as_in_scoring_and_stay() {
     let mut pass = TrainingPass::new(&seed, 0);
     let images = Tensor::from_data(TensorData::new(vec![3.0_f32, 5.0], [1, 1, 1, 2]), &Device::flex());
     let _ = logits(&graph, &Leaves::constant(&graph, &model, &Device::flex()), images, &mut pass);
-    let mut after = model.clone();
+    let mut after = Blocks::of(&graph, &model);
     pass.update_statistics(&graph, &mut after);
+    let after = after.flat();
     assert_eq!(after[..4], model[..4]);
     // 3 and 5 become 1 and 3 by the frozen ones: mean 2 and unbiased variance 2 for the second.
     assert!((after[6] - 0.2).abs() < 1e-5 && (after[7] - 1.1).abs() < 1e-5, "{after:?}");

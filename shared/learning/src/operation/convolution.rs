@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 use consilium_study::graph::Convolution;
 use rayon::prelude::*;
 
+use super::LARGE;
 use super::anywhere;
 use super::depthwise::depthwise;
 use super::fresh::zeros;
@@ -47,6 +48,11 @@ impl Kernel for Windows {
 
     fn result(&self) -> [usize; 4] {
         [self.images, self.filters, self.rows, self.columns]
+    }
+
+    /// The shortcut around a block that halves the sides: one product for each input channel and value.
+    fn is_made_again(&self) -> bool {
+        self.kernel == 1 && self.stride > 1 && self.images * self.result() >= LARGE
     }
 
     fn forward(&self, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {

@@ -68,6 +68,9 @@ pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// Values from which on a result that is cheap to make again is not kept for the way back.
+const LARGE: usize = 1 << 20;
+
 const ON_FLEX: &str = "tensors elsewhere go another way, and an operation's inputs are all tracked or none";
 
 /// Whether operations of our own can run where `tensor` lies.

@@ -23,7 +23,7 @@ pub(super) use self::planes::{sum, sum_of_pairs};
 
 use self::planes::Map;
 use super::rectifier::rectified;
-use super::{Tracked, TrackedTensor, anywhere, flex, on_flex, plain, sides, tracked};
+use super::{LARGE, Tracked, TrackedTensor, anywhere, flex, on_flex, plain, sides, tracked};
 use crate::tensors::values;
 
 /// Added to a variance before its root.
@@ -128,11 +128,10 @@ pub(crate) fn normalise_by(
     Tensor::from_primitive::<Flex>(map.forward(&input, &plain(scale), &plain(shift), moments))
 }
 
-/// Values from which on a result is not kept for the layer behind it, but made again when that goes back: a pass over memory
-/// is cheap beside a convolution, and there is such a result for every second that a residual network keeps.
-const LARGE: usize = 1 << 20;
-
 /// On tensors that take part in differentiation; with the moments of `input` where none are `given`.
+///
+/// A large result is made again when the layer behind it goes back: a pass over memory is cheap beside a convolution, and there
+/// is such a result for every second that a residual network keeps.
 fn differentiate(
     input: Tensor<4>,
     [scale, shift]: [Tensor<1>; 2],

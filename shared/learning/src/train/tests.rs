@@ -143,9 +143,9 @@ fn a_training_of_many_rounds_goes_through_their_schedule() {
         let (mut before, mut moved) = (initial(&graph, 1), Vec::new());
         let start = before.clone();
         train(&task, &start, &cases(20, 0), &mut |at| {
-            let way = at.model.iter().zip(&before).map(|(now, then)| (now - then).abs()).sum::<f32>();
-            before = at.model.to_vec();
-            moved.push(way);
+            let now = at.model();
+            moved.push(now.iter().zip(&before).map(|(now, then)| (now - then).abs()).sum::<f32>());
+            before = now;
             ControlFlow::Continue(())
         })
         .unwrap();
