@@ -80,6 +80,22 @@ enum Act {
     /// The site's policy.
     #[command(subcommand)]
     Policy(PolicyAct),
+    /// Put this site's own layers into the model that a study released.
+    ///
+    /// For studies with local layers (FedBN), whose released file no hospital used as it is. The layers stay in the vault's
+    /// folder when such a study has released its model.
+    Model {
+        /// Name of the study, or the first digits of its hash.
+        study: String,
+        /// The released model, as `consilium model export` wrote it.
+        #[arg(value_name = "MODEL.safetensors")]
+        released: PathBuf,
+        /// Where to write this site's model; a file that is there is never touched.
+        #[arg(short, long, value_name = "FILE.safetensors")]
+        output: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Print the site's own record and check its chain.
     Journal {
         #[command(flatten)]
@@ -230,6 +246,9 @@ fn perform(act: Act, json: bool, prefix: &[&str]) -> anyhow::Result<ExitCode> {
         Act::Consent { answer } => answer.give(PersonalAct::Consent, json)?,
         Act::Policy(PolicyAct::Explain { study, place }) => {
             return command::policy::run(&place.folder(), &study, json);
+        }
+        Act::Model { study, released, output, place } => {
+            command::model::run(&place.folder(), &study, &released, &output, json)?;
         }
         Act::Journal { place } => command::journal::run(&place.folder(), json)?,
     }

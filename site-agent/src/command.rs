@@ -5,6 +5,7 @@ pub(crate) mod answer;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod journal;
+pub(crate) mod model;
 pub(crate) mod policy;
 pub(crate) mod status;
 pub(crate) mod studies;

@@ -47,6 +47,8 @@ pub enum Kind {
     LocalLayers,
     /// A site's own control variate of one study.
     ControlVariate,
+    /// A released model with the site's own layers in it, for the hospital's use.
+    OwnModel,
     /// What the disclosure gate has told.
     Disclosure,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Kind {
             Self::Spool => "spool",
             Self::LocalLayers => "local-layers",
             Self::ControlVariate => "control-variate",
+            Self::OwnModel => "own-model",
             Self::Disclosure => "disclosure",
         })
     }

@@ -20,6 +20,7 @@ mod keeping;
 mod life;
 mod limits;
 mod models;
+pub(crate) mod own_layers;
 mod proposal;
 mod reason;
 mod setup;

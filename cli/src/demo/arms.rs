@@ -19,6 +19,7 @@ use consilium_site_agent::contribution::{criteria, evaluation_counts};
 use consilium_site_agent::data::{Decoder, Source, SplitKey, load};
 use consilium_study::canonical::Canonical;
 use consilium_study::document::{Plan, Study};
+use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
 use consilium_study::recipe::Extent;
 use serde::{Deserialize, Serialize};
@@ -145,7 +146,10 @@ pub(crate) fn figures(plan: &Plan, model: &[f32], cases: &Dataset) -> anyhow::Re
         counts.add(row, loss(row, *label), *label);
     }
     let (exact, counted) = exact.zip(counts.figures()).context("there is no case to score")?;
-    let Figures { kappa, temperature, calibrated_loss, intervals, .. } = counted;
+    let Figures { kappa, temperature, calibrated_loss, mut intervals, .. } = counted;
+    // The histograms' own area is another figure, and has other limits.
+    intervals.remove(&Metric::Auroc);
+    intervals.extend(&exact.intervals);
     Ok(Figures { kappa, temperature, calibrated_loss, intervals, ..exact })
 }
 

@@ -2,8 +2,9 @@
 //! have it. Or a table by itself, whose rows are the cases.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use consilium_site_agent::data::Source;
@@ -72,6 +73,14 @@ impl Table {
             |name: &str| column(name).with_context(|| format!("{} has no column {name}", path.display()));
         let of_path = if names_files { Some(needed("path")?) } else { None };
         let mask = column("mask").filter(|_| names_files);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for named in of_path.into_iter().chain(mask) {
+            for (number, row) in rows.iter_mut().enumerate() {
+                let below = below(folder, &row[named])
+                    .with_context(|| format!("{}, row {}", path.display(), number + 1))?;
+                *row = replaced(row, named, &below);
+            }
+        }
         let of_label = if mask.is_some() { column("label") } else { Some(needed("label")?) };
         let patient = column("patient");
         let test_split = column("split").filter(|column| rows.iter().any(|row| &row[*column] == "test"));
@@ -191,7 +200,8 @@ impl Table {
         let mut found: Option<(Files, PathBuf)> = None;
         for (row, column) in self.rows.iter().filter_map(|row| Some((row, self.path?))) {
             let path = folder.join(&row[column]);
-            let kind = Files::of(&path).with_context(|| format!("reading {}", path.display()))?;
+            // What is not there is told by the site that would have it.
+            let Some(kind) = present(Files::of(&path), &path, "reading")? else { continue };
             match &found {
                 None => found = Some((kind, path)),
                 Some((first, of)) if *first != kind => bail!(
@@ -224,11 +234,42 @@ impl Table {
                 if let Some(folder) = target.parent() {
                     std::fs::create_dir_all(folder)?;
                 }
-                std::fs::copy(&source, &target).with_context(|| format!("copying {}", source.display()))?;
+                present(copy_new(&source, &target), &source, "copying")?;
             }
         }
         writer.flush()?;
         Ok(())
+    }
+}
+
+/// A path in a table as one below the table's folder, so that its copy lies below another.
+fn below(folder: &Path, written: &str) -> anyhow::Result<String> {
+    let path = Path::new(written);
+    let of_folder = |folder: &Path| path.strip_prefix(folder).ok().filter(|_| path.is_absolute());
+    let inside = of_folder(folder).or_else(|| of_folder(&folder.canonicalize().ok()?)).unwrap_or(path);
+    let stays = inside.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    match inside.to_str() {
+        Some(inside) if stays => Ok(inside.to_owned()),
+        _ => bail!("{written} is not below {}; name files from there, as in images/1.png", folder.display()),
+    }
+}
+
+/// What was done with a file; nothing where it is not there.
+fn present<T>(done: io::Result<T>, file: &Path, act: &str) -> anyhow::Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{act} {}", file.display())),
+    }
+}
+
+/// Copies a file to where none is: one that several rows name is there after the first.
+fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    match File::create_new(to) {
+        Ok(mut target) => io::copy(&mut source, &mut target).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -243,9 +284,9 @@ pub(crate) enum Files {
 
 impl Files {
     /// By the first bytes of one of them, or for DICOM by its name.
-    fn of(path: &Path) -> std::io::Result<Self> {
+    fn of(path: &Path) -> io::Result<Self> {
         let mut start = Vec::new();
-        std::fs::File::open(path)?.take(132).read_to_end(&mut start)?;
+        File::open(path)?.take(132).read_to_end(&mut start)?;
         let extension = path.extension().unwrap_or_default();
         let is_named = extension.eq_ignore_ascii_case("dcm") || extension.eq_ignore_ascii_case("dicom");
         Ok(if Format::Dicom.begins(&start) || is_named {
@@ -317,6 +358,34 @@ mod tests {
         assert_eq!((table.class(0), table.class(1)), (0, 1));
         assert_eq!(table.by_column("country", &groups, 2).unwrap(), [1, 0, 1]);
         assert!(table.by_column("country", &groups, 4).is_err());
+    }
+
+    /// A collection's own files are never written to, wherever its table points.
+    #[test]
+    fn files_are_copied_from_below_the_table_and_to_below_the_copy() {
+        let all = tempfile::tempdir().unwrap();
+        let (from, to) = (all.path().join("from"), all.path().join("one/to"));
+        std::fs::create_dir_all(from.join("in")).unwrap();
+        std::fs::write(from.join("in/a.png"), "picture").unwrap();
+        std::fs::write(all.path().join("b.png"), "other").unwrap();
+        let read = |path: &str| {
+            std::fs::write(from.join("labels.csv"), format!("path,label\n{path},x\nin/a.png,y\n")).unwrap();
+            Table::of_folder(&from)
+        };
+        let whole = from.join("in/a.png");
+        let missing = "in/missing.png";
+        for path in ["in/a.png", "./in/a.png", whole.to_str().unwrap(), missing] {
+            let table = read(path).unwrap();
+            table.files(&from).unwrap();
+            table.copy(&from, &to, &[0, 1]).unwrap();
+            assert_eq!(std::fs::read_to_string(&whole).unwrap(), "picture", "{path}");
+            assert_eq!(std::fs::read_to_string(to.join("in/a.png")).unwrap(), "picture", "{path}");
+            std::fs::remove_dir_all(&to).unwrap();
+        }
+        for path in ["../b.png", "in/../../b.png", all.path().join("b.png").to_str().unwrap()] {
+            let Err(error) = read(path) else { panic!("{path} was taken") };
+            assert!(format!("{error:#}").contains("row 1: "), "{error:#}");
+        }
     }
 
     #[test]

@@ -32,7 +32,8 @@ const TOGETHER: usize = 64;
 const VALUES_TOGETHER: usize = 1 << 24;
 /// Said of a file that nobody in its study used as it is.
 const LOCAL_LAYERS: &str = "Note: in this model's study each site had local layers of its own, which it keeps. This file has \
-     the initial model's numbers there, so what it says of pictures is not what a site's model says.";
+     the initial model's numbers there, so what it says of pictures is not what a site's model says. `site-agent model` puts a site's \
+     layers into it.";
 
 /// How long nobody wonders what the program does.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -64,7 +65,8 @@ pub(super) struct PredictArgs {
 /// Runs the command.
 pub(super) fn run(args: &PredictArgs, output: Output) -> anyhow::Result<()> {
     let file = open(&args.model)?;
-    if file.identity.graph.treated(Treatment::Local).next().is_some() {
+    let is_adapted = file.origin.is_some_and(|origin| origin.tuned_from.is_some());
+    if !is_adapted && file.identity.graph.treated(Treatment::Local).next().is_some() {
         eprintln!("{LOCAL_LAYERS}");
     }
     if args.masks.is_some() && !file.identity.task.is_dense() {

@@ -139,14 +139,6 @@ pub enum TableDefect {
         /// The line.
         line: u64,
     },
-    /// A required value is empty.
-    #[error("line {line} has no {column}")]
-    EmptyValue {
-        /// The line.
-        line: u64,
-        /// The column.
-        column: &'static str,
-    },
 }
 
 /// Reads a whole table.
@@ -195,27 +187,25 @@ pub fn read(from: impl Read, content: Content<'_>) -> Result<Table, TableDefect>
     let mut record = StringRecord::new();
     while reader.read_record(&mut record).map_err(|error| defect(&error, &mut lines))? {
         let line = lines.of(record.position());
-        let required = |index: usize, column| match record.get(index) {
-            Some(value) if !value.is_empty() => Ok(value),
-            _ => Err(TableDefect::EmptyValue { line, column }),
-        };
+        // Left empty, it is no file and no label of the study, which is found out where others are read.
+        let needed = |index: usize| record.get(index).unwrap_or("");
         let optional = |index: Option<usize>| {
             index.and_then(|index| record.get(index)).filter(|value| !value.is_empty())
         };
         let (path, stays_inside) = match path {
             Some(path) => {
-                let written = required(path, "path")?;
+                let written = needed(path);
                 let inside = inside(written);
                 (inside.clone().unwrap_or_else(|| written.to_owned()), inside.is_some())
             }
             None => ("row".to_owned(), true),
         };
-        let mask = mask.map(|mask| required(mask, "mask")).transpose()?;
+        let mask = mask.map(needed);
         rows.push(Row {
             line,
             stays_inside,
             path: LocalPath::new(path),
-            label: LocalText::new(label.map_or(Ok(""), |label| required(label, "label"))?),
+            label: LocalText::new(label.map_or("", needed)),
             // A path that leaves the folder stays as it is written, and is refused when it is opened.
             mask: mask.map(|mask| LocalPath::new(inside(mask).unwrap_or_else(|| mask.to_owned()))),
             patient: optional(patient).map(Patient::new),
@@ -265,7 +255,7 @@ fn inside(written: &str) -> Option<String> {
             part => parts.push(part),
         }
     }
-    if parts.is_empty() { None } else { Some(parts.join("/")) }
+    if parts.is_empty() && !written.is_empty() { None } else { Some(parts.join("/")) }
 }
 
 fn defect(error: &csv::Error, lines: &mut Lines<'_>) -> TableDefect {
@@ -304,8 +294,18 @@ mod tests {
         assert_eq!(refuse(b""), TableDefect::NoColumn { column: "path".into() });
         assert_eq!(refuse(b"path,label,path\n"), TableDefect::DuplicateColumn { column: "path".into() });
         assert_eq!(refuse(b"path,label\na,b\na\n"), TableDefect::Ragged { line: 3 });
-        assert_eq!(refuse(b"path,label\n,b\n"), TableDefect::EmptyValue { line: 2, column: "path" });
         assert_eq!(refuse(b"path,label\nM\xFCller,b\n"), TableDefect::NotUtf8 { line: 2 });
+    }
+
+    /// One row that nobody filled in costs that row.
+    #[test]
+    fn what_is_left_empty_is_there_as_nothing() {
+        let rows = read(&b"path,label\n,b\na,\nc,b\n"[..], Content::Files(&[])).unwrap().rows;
+        let written: Vec<_> = rows.iter().map(|row| (row.path.reveal(), row.label.reveal())).collect();
+        assert_eq!(written, [("", "b"), ("a", ""), ("c", "b")]);
+        assert!(rows.iter().all(|row| row.stays_inside));
+        let rows = read(&b"path,mask\na,\n"[..], Content::Masks).unwrap().rows;
+        assert_eq!(rows[0].mask.as_ref().unwrap().reveal(), "");
     }
 
     #[test]

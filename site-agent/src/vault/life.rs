@@ -51,7 +51,8 @@ impl Core {
         Ok(Taken::Done)
     }
 
-    /// A study that is over: its keys are erased, its cases and spools let go.
+    /// A study that is over: its keys are erased, its cases and spools let go. Of one that released a model the site's own
+    /// layers stay, for the hospital to use that model with.
     pub(super) fn forget_study(&mut self, study: Hash) -> anyhow::Result<()> {
         let Some(case) = self.cases.get_mut(&study) else { return Ok(()) };
         case.leave_attempt();
@@ -59,12 +60,15 @@ impl Core {
         case.machine = None;
         case.asked = None;
         case.trouble = None;
+        let is_released = case.record.state().released().is_some();
         let begun = case.record.participation().and_then(|participation| participation.begun.clone());
         if let Some(begun) = begun {
             let spool = self.spool(&study, begun.claim()?.attempt);
             self.store.remove(Kind::Spool, &spool)?;
         }
-        self.store.remove(Kind::LocalLayers, &self.folder.study(&study).local_layers())?;
+        if !is_released {
+            self.store.remove(Kind::LocalLayers, &self.folder.study(&study).local_layers())?;
+        }
         self.store.remove(Kind::ControlVariate, &self.folder.study(&study).control_variate())?;
         self.keeping.erase_keys(&study)?;
         self.jobs.send(Job::Forget(study))?;

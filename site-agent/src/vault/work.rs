@@ -25,7 +25,6 @@ use consilium_secagg::masker::{MaskedVector, Masker};
 use consilium_secagg::quantiser::{ClippedUpdate, RoundingKey, encode_counts, encode_on};
 use consilium_study::canonical::Canonical as _;
 use consilium_study::document::Study;
-use consilium_study::graph::Treatment;
 use consilium_study::hash::Hash;
 use consilium_study::model_file::ModelFileError;
 use consilium_study::name::SiteName;
@@ -270,27 +269,6 @@ impl Bench {
                 )?;
                 Ok(place.insert(cohort))
             }
-        }
-    }
-
-    /// The site's own numbers in the local layers of a study; none before its first training.
-    fn own_layers(&self, job: &AttemptJob) -> Result<Option<LocalLayers>, Halt> {
-        let study = &job.study;
-        if study.model.treated(Treatment::Local).next().is_none() {
-            return Ok(None);
-        }
-        let unread = |error: &dyn std::fmt::Display| {
-            let file = job.folder.local_layers();
-            let file = file.display();
-            tracing::error!(study = study.hash().short(), %error, %file, "the local layers cannot be read");
-            Halt::Withdraw(Withdrawal::TrainingFailed)
-        };
-        let bytes =
-            self.store.read(Kind::LocalLayers, &job.folder.local_layers()).map_err(|error| unread(&error))?;
-        let own = bytes.map(|bytes| LocalLayers::from_canonical(&bytes)).transpose();
-        match own.map_err(|error| unread(&error))? {
-            Some(own) if !own.is_of(study) => Err(unread(&"they are of another study, or not finite")),
-            own => Ok(own),
         }
     }
 

@@ -1,35 +1,35 @@
 //! The same figures from the scores themselves, for tables about data that may be seen.
 
+use consilium_study::metric::Metric;
 use consilium_study::task::{Label, Task};
 
-use super::Figures;
 use super::counts::{argmax, likelier, loss, squared_error};
-use super::figures::{mean, share};
+use super::figures::{area, area_interval, mean, share};
 use super::shape::{CONFIDENCE_BINS, bin};
+use super::{Figures, interval};
 
 /// Area under the ROC curve of `scores`, where `positive[i]` tells the kind of case `i`: the share of
 /// (positive, negative) pairs in the right order, ties counted half. `None` unless both kinds occur.
 pub fn auroc(scores: &[f32], positive: &[bool]) -> Option<f64> {
+    let (positives, negatives) = by_score(scores, positive);
+    area(&positives, &negatives)
+}
+
+/// How many cases of each kind have each score that occurs, from low to high.
+fn by_score(scores: &[f32], positive: &[bool]) -> (Vec<u32>, Vec<u32>) {
     assert_eq!(scores.len(), positive.len(), "one kind per score");
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-    let (mut doubled, mut below, mut start) = (0u128, 0u128, 0);
-    while start < order.len() {
-        let first = scores[order[start]];
-        let tied = order[start..].iter().take_while(|case| scores[**case].total_cmp(&first).is_eq()).count();
-        let end = start + tied;
-        let positives = order[start..end].iter().filter(|case| positive[**case]).count() as u128;
-        let negatives = (end - start) as u128 - positives;
-        doubled += positives * (2 * below + negatives);
-        below += negatives;
-        start = end;
-    }
-    let positives = scores.len() as u128 - below;
-    (positives > 0 && below > 0).then(|| doubled as f64 / (2.0 * positives as f64 * below as f64))
+    let count =
+        |cases: &[usize], kind: bool| cases.iter().filter(|case| positive[**case] == kind).count() as u32;
+    order
+        .chunk_by(|a, b| scores[*a].total_cmp(&scores[*b]).is_eq())
+        .map(|tied| (count(tied, true), count(tied, false)))
+        .unzip()
 }
 
 /// Figures over cases given as probabilities (one row per case, one column per class or finding) and labels of one task.
-/// `None` when there is no case. Kappa, temperature and intervals are of counts alone.
+/// `None` when there is no case. Kappa, temperature and the intervals of other figures than the AUROC are of counts alone.
 pub fn figures<R: AsRef<[f32]>>(
     probabilities: &[R],
     labels: &[Label],
@@ -51,11 +51,15 @@ pub fn figures<R: AsRef<[f32]>>(
     };
     let sensitivity = |class| share_right(class, true, &|row| is_positive(row, class));
     let specificity = |class| share_right(class, false, &|row| !is_positive(row, class));
-    let class_auroc = |class: usize| {
+    let curve = |class: usize| {
         let scores: Vec<f32> = rows().map(|(row, _)| row[class]).collect();
         let positive: Vec<bool> = labels.iter().map(|label| label.holds(class)).collect();
-        auroc(&scores, &positive)
+        by_score(&scores, &positive)
     };
+    let curves: Vec<_> = scored.clone().map(curve).collect();
+    let areas = || curves.iter().filter_map(|(positives, negatives)| area(positives, negatives));
+    let limits = curves.iter().filter(|(positives, negatives)| area(positives, negatives).is_some());
+    let limits = interval::of_mean(limits.map(|(positives, negatives)| area_interval(positives, negatives)));
     let (accuracy, balanced_accuracy) = if task.is_exclusive() {
         let right = rows().filter(|(row, label)| label.holds(argmax(row))).count();
         let recall = |class| share_right(class, true, &|row| argmax(row) == class);
@@ -70,13 +74,14 @@ pub fn figures<R: AsRef<[f32]>>(
     Some(Figures {
         cases: labels.len() as u64,
         loss: rows().map(|(row, label)| loss(row, label)).sum::<f64>() / cases,
-        auroc: mean(scored.clone().filter_map(class_auroc)),
+        auroc: mean(areas()),
         accuracy: Some(accuracy),
         balanced_accuracy,
         sensitivity: mean(scored.clone().filter_map(sensitivity)),
         specificity: mean(scored.filter_map(specificity)),
         brier: Some(rows().map(|(row, label)| squared_error(row, label)).sum::<f64>() / cases),
         calibration_error: Some(calibration_error(rows())),
+        intervals: limits.map(|limits| (Metric::Auroc, limits)).into_iter().collect(),
         ..Figures::default()
     })
 }

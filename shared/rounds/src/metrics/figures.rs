@@ -260,25 +260,12 @@ impl LabelledCounts {
 }
 
 impl ScoreCounts {
-    /// Share of (positive, negative) pairs in the right order; pairs in one bin count half.
     fn auroc(&self) -> Option<f64> {
-        let (positives, negatives) = (total(&self.positives), total(&self.negatives));
-        if positives == 0 || negatives == 0 {
-            return None;
-        }
-        // Twice the number of pairs, so that it stays an integer.
-        let mut doubled = 0u128;
-        let mut below = 0u128;
-        for (&positive, &negative) in self.positives.iter().zip(&self.negatives) {
-            doubled += u128::from(positive) * (2 * below + u128::from(negative));
-            below += u128::from(negative);
-        }
-        Some(doubled as f64 / (2.0 * positives as f64 * negatives as f64))
+        area(&self.positives, &self.negatives)
     }
 
     fn auroc_interval(&self) -> Option<Interval> {
-        let variance = interval::auroc_variance(&self.positives, &self.negatives)?;
-        interval::of_figure(self.auroc()?, variance, [0.0, 1.0])
+        area_interval(&self.positives, &self.negatives)
     }
 
     /// Positives that are called positive, of all positives.
@@ -291,6 +278,28 @@ impl ScoreCounts {
         let negatives = total(&self.negatives);
         (negatives - u64::from(self.false_positive), negatives)
     }
+}
+
+/// Area under the ROC curve of histograms of scores: the share of (positive, negative) pairs in the right order; pairs in one bin
+/// count half. None unless both kinds occur.
+pub(super) fn area(positives: &[u32], negatives: &[u32]) -> Option<f64> {
+    let (all_positives, all_negatives) = (total(positives), total(negatives));
+    if all_positives == 0 || all_negatives == 0 {
+        return None;
+    }
+    // Twice the number of pairs, so that it stays an integer.
+    let mut doubled = 0u128;
+    let mut below = 0u128;
+    for (&positive, &negative) in positives.iter().zip(negatives) {
+        doubled += u128::from(positive) * (2 * below + u128::from(negative));
+        below += u128::from(negative);
+    }
+    Some(doubled as f64 / (2.0 * all_positives as f64 * all_negatives as f64))
+}
+
+pub(super) fn area_interval(positives: &[u32], negatives: &[u32]) -> Option<Interval> {
+    let variance = interval::auroc_variance(positives, negatives)?;
+    interval::of_figure(area(positives, negatives)?, variance, [0.0, 1.0])
 }
 
 fn is_defined((_, whole): &(u64, u64)) -> bool {

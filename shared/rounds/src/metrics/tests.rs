@@ -268,6 +268,11 @@ fn assert_pooled(shape: EvaluationShape, sites: &[Vec<Case>]) -> Result<(), Test
     prop_assert_eq!(summed.is_some(), exact.is_some());
     let (Some(summed), Some(exact)) = (summed, exact) else { return Ok(()) };
     prop_assert_eq!(summed.auroc, exact.auroc);
+    let limits = exact.intervals.get(&Metric::Auroc);
+    prop_assert_eq!(summed.intervals.get(&Metric::Auroc), limits);
+    if let (Some(auroc), Some([low, high])) = (exact.auroc, limits) {
+        prop_assert!(*low <= auroc && auroc <= *high);
+    }
     prop_assert!((summed.accuracy.unwrap() - exact.accuracy.unwrap()).abs() < 1e-12);
     prop_assert!((summed.balanced_accuracy.unwrap() - exact.balanced_accuracy.unwrap()).abs() < 1e-12);
     prop_assert_eq!(summed.sensitivity, exact.sensitivity);

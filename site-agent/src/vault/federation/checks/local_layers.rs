@@ -1,6 +1,7 @@
 //! Frozen and local layers at a site: what has to stay does, and each site keeps its own.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::sync::atomic::Ordering;
 
 use consilium_learning::ModelFile;
@@ -10,6 +11,7 @@ use consilium_secagg::numbering::RoundNumber;
 use consilium_study::graph::Treatment;
 
 use super::*;
+use crate::command;
 use crate::contribution::{LocalLayers, evaluation_counts, put_own};
 
 /// The trial's study with a convolution that is frozen and a batch normalisation that each site keeps.
@@ -66,7 +68,7 @@ impl Site {
 }
 
 #[test]
-fn each_site_keeps_its_own_layers_until_the_study_is_over() {
+fn each_site_keeps_its_own_layers_for_the_model_that_is_released() {
     let mut federation = Federation::of(&text(), WILLING);
     federation.start();
     let context = federation.asked_to_train(2);
@@ -90,6 +92,44 @@ fn each_site_keeps_its_own_layers_until_the_study_is_over() {
     assert_eq!(graph.altered(&initial.model, &model), None, "and no model has any of them");
     federation.run();
     federation.pass();
+    let folder = tempfile::tempdir().unwrap();
+    let released = folder.path().join("released.safetensors");
+    std::fs::write(&released, &federation.models[&federation.released()]).unwrap();
+    let site = &federation.sites[FIRST];
+    let study = study_of(site);
+    let record = &site.core.cases[&study].record;
+    let output = folder.path().join("own.safetensors");
+    let written =
+        || command::model::write(&site.folder, record, &released, &output).map_err(|error| error.to_string());
+    let file = written().unwrap();
+    let (kept, common) = (own(site).unwrap(), ModelFile::read(File::open(&released).unwrap()).unwrap());
+    let mine = ModelFile::read(File::open(&output).unwrap()).unwrap();
+    assert_eq!(mine.identity, common.identity);
+    assert_eq!(graph.local_part(&mine.model), kept.after);
+    assert_eq!(graph.compact(mine.model), graph.compact(common.model), "and nothing else moved");
+    let origin = mine.origin.unwrap();
+    assert_eq!((origin.study, origin.tuned_from), (study, Some(federation.released())));
+    assert!(file.people().contains("layers.1"), "{}", file.people());
+    // A file that is there is never touched, and another model than the released one not taken.
+    assert!(written().unwrap_err().contains("is there already"));
+    std::fs::remove_file(&output).unwrap();
+    std::fs::write(&released, &federation.models[&start]).unwrap();
+    assert!(written().unwrap_err().contains("is not the model that"));
+    std::fs::write(&released, &federation.models[&federation.released()]).unwrap();
+    std::fs::remove_file(site.folder.study(&study).local_layers()).unwrap();
+    assert!(written().unwrap_err().contains("no layers of its own"));
+    assert!(!output.exists());
+}
+
+#[test]
+fn a_study_that_releases_nothing_leaves_no_layers() {
+    let mut federation = Federation::of(&text(), WILLING);
+    federation.start();
+    federation.asked_to_train(2);
+    assert!(federation.sites.iter().all(|site| own(site).is_some()));
+    let by = "operator/o".parse().unwrap();
+    federation.tell(Event::Operator { by, act: Act::Stop { reason: "enough".to_owned() } });
+    while federation.pass() {}
     assert!(federation.sites.iter().all(|site| own(site).is_none()), "they go with the keys of the study");
 }
 
