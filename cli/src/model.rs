@@ -359,7 +359,7 @@ fn already_there(file: &Path, wanted: Hash) -> anyhow::Result<Option<u64>> {
 }
 
 /// A file that nobody sees until it is whole, beside the one that it becomes.
-fn part_of(file: &Path) -> anyhow::Result<NamedTempFile> {
+pub(crate) fn part_of(file: &Path) -> anyhow::Result<NamedTempFile> {
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -368,7 +368,7 @@ fn part_of(file: &Path) -> anyhow::Result<NamedTempFile> {
 }
 
 /// Lets the file appear under its name.
-fn keep(mut part: NamedTempFile, file: &Path) -> anyhow::Result<()> {
+pub(crate) fn keep(mut part: NamedTempFile, file: &Path) -> anyhow::Result<()> {
     let write = || -> io::Result<()> {
         part.flush()?;
         part.as_file().sync_all()?;

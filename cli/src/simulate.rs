@@ -16,9 +16,12 @@ pub(crate) mod setting;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::{Context as _, bail};
 use consilium_memory::{Freed, settle};
 use consilium_rounds::metrics::{Interval, Intervals};
 use consilium_study::hash::Hash;
@@ -31,6 +34,7 @@ use self::engine::{Simulation, simulate};
 use self::hostile::Hostile;
 use self::setting::{Dealing, Setting};
 use crate::demo::progress::Story;
+use crate::model::{keep, part_of};
 use crate::output::{Output, bytes};
 use crate::partition::Partition;
 use crate::study::check;
@@ -65,6 +69,9 @@ pub struct SimulateArgs {
     /// Also average the plain updates, and print how far each round's sum is from that
     #[arg(long)]
     pub plaintext: bool,
+    /// Write the released model here, as `consilium model export` would; a file that is there is never touched
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    pub output: Option<PathBuf>,
     /// From the third round on this site sends FACTOR times its update, for example site-3:-10: what the study's
     /// acceptance gate makes of a bad hospital
     #[arg(long, value_name = "SITE:FACTOR")]
@@ -92,9 +99,18 @@ struct Final {
     mae: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     r2: Option<f64>,
-    /// 95 % intervals of these figures, by their names.
+    /// These and all others that the task has, by their names.
+    figures: BTreeMap<Metric, f64>,
+    /// 95 % intervals of those that have one, by their names.
     intervals: Intervals,
+    /// Of scores that are to be divided by it before they are probabilities; none unless the study asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    /// Rounds that were run, and the study's. There are fewer where `patience` ended it.
     rounds: usize,
+    rounds_planned: u32,
+    /// The round whose model is released; 0 where none was adopted, and it is the model that the study started from.
+    released_round: u32,
     sites: usize,
     /// Sites counted in at least one round.
     participants: usize,
@@ -114,6 +130,9 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
     let started = Instant::now();
     settle(Freed::Stays);
     let story = Story::new(output, started);
+    if let Some(file) = args.output.as_ref().filter(|file| file.exists()) {
+        bail!("{} is there already; choose another name", file.display());
+    }
     let mut plan = (*check::read(&args.study)?).clone();
     plan.rounds.count = args.rounds.unwrap_or(plan.rounds.count);
     plan.seed = args.seed.unwrap_or(plan.seed);
@@ -155,8 +174,14 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         dice: scored.figure(|figures| figures.dice),
         mae: scored.figure(|figures| figures.mae),
         r2: scored.figure(|figures| figures.r2),
+        figures: (Metric::ALL.into_iter())
+            .filter_map(|metric| Some((metric, scored.figure(|figures| figures.get(metric))?)))
+            .collect(),
+        temperature: scored.figure(|figures| figures.temperature),
         intervals: scored.of_all.map(|figures| figures.intervals).unwrap_or_default(),
         rounds: rounds.len(),
+        rounds_planned: study.rounds.count,
+        released_round: release.round(),
         sites: study.sites.len(),
         participants: release.participants.len(),
         bytes_up: sum(|round| round.bytes_up),
@@ -166,44 +191,67 @@ pub fn run(args: &SimulateArgs, output: Output) -> anyhow::Result<()> {
         model: release.model,
         relative_error: errors.reduce(f64::max),
     };
-    output.show(&last, |last| {
-        let other = [(last.dice, "Dice", Metric::Dice), (last.mae, "mean absolute error", Metric::Mae)];
+    if let Some(file) = &args.output {
+        let mut part = part_of(file)?;
+        part.write_all(&simulation.released).with_context(|| format!("writing {}", file.display()))?;
+        keep(part, file)?;
+    }
+    output.show(&last, |last| last.people(!simulation.own.is_empty()))?;
+    Ok(())
+}
+
+impl Final {
+    fn people(&self, has_own: bool) -> String {
+        let origin = match self.released_round {
+            0 => "No round was adopted: this is the model that the study started from, and no result of training. \
+                  [evaluation] says what refuses a round.\n"
+                .to_owned(),
+            round => format!("It is the model of round {round}. "),
+        };
+        let end = if self.rounds < self.rounds_planned as usize { " (patience ended it)" } else { "" };
+        format!(
+            "\nReleased model {}: {}{}.\n{origin}{} of {} rounds{end}, {} of {} sites counted, {} up, {} down, {:.0} s.",
+            self.model.short(),
+            self.figures_in_words(),
+            if has_own { ", the median over hospitals with their own layers" } else { "" },
+            self.rounds,
+            self.rounds_planned,
+            self.participants,
+            self.sites,
+            bytes(self.bytes_up),
+            bytes(self.bytes_down),
+            self.seconds,
+        )
+    }
+
+    fn figures_in_words(&self) -> String {
+        let sure = |figure, metric| with_interval(figure, self.intervals.get(&metric));
+        let other = [(self.dice, "Dice", Metric::Dice), (self.mae, "mean absolute error", Metric::Mae)];
         let other = other.into_iter().find_map(|(figure, name, metric)| Some((figure?, name, metric)));
-        let figures = match (last.auroc, last.accuracy) {
+        match (self.auroc, self.accuracy) {
             (_, None) if let Some((figure, name, metric)) = other => {
-                let r2 = last.r2.map_or_else(String::new, |r2| format!(", R2 {r2:.4}"));
-                let figure = with_interval(figure, last.intervals.get(&metric));
-                format!("{name} {figure}{r2} on cases that no site had")
+                let r2 = self.r2.map_or_else(String::new, |r2| format!(", R2 {}", sure(r2, Metric::R2)));
+                format!("{name} {}{r2} on cases that no site had", sure(figure, metric))
             }
             (Some(auroc), Some(accuracy)) => {
-                let kappa = last.kappa.map_or_else(String::new, |kappa| {
-                    format!(", kappa {}", with_interval(kappa, last.intervals.get(&Metric::Kappa)))
-                });
+                let kappa = self
+                    .kappa
+                    .map_or_else(String::new, |kappa| format!(", kappa {}", sure(kappa, Metric::Kappa)));
                 format!(
                     "AUROC {}, accuracy {}{kappa} on cases that no site had",
-                    with_interval(auroc, last.intervals.get(&Metric::Auroc)),
-                    with_interval(accuracy, last.intervals.get(&Metric::Accuracy)),
+                    sure(auroc, Metric::Auroc),
+                    sure(accuracy, Metric::Accuracy),
                 )
             }
             (None, Some(accuracy)) => format!(
                 "accuracy {accuracy:.4} on cases that no site had; they are of one class, so there is no AUROC"
             ),
-            (_, None) => "no cases were kept from the sites, so there is no figure of its own for the released model"
-                .to_owned(),
-        };
-        format!(
-            "\nReleased model {}: {figures}{}.\n{} rounds, {} of {} sites counted, {} up, {} down, {:.0} s.",
-            last.model.short(),
-            if simulation.own.is_empty() { "" } else { ", the median over hospitals with their own layers" },
-            last.rounds,
-            last.participants,
-            last.sites,
-            bytes(last.bytes_up),
-            bytes(last.bytes_down),
-            last.seconds,
-        )
-    })?;
-    Ok(())
+            (_, None) => {
+                "no cases were kept from the sites, so there is no figure of its own for the released model"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// A figure, and how sure it is.

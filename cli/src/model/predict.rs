@@ -245,7 +245,13 @@ fn scores_of(
         Dataset::new(shape, pixels, vec![Label::unknown(identity.task); cases])?
     };
     let cases = cases.beside(identity.graph.columns(), beside)?;
-    Ok(score(&identity.graph, identity.preprocessing, link, &file.model, &cases)?)
+    let scores = score(&identity.graph, identity.preprocessing, link, &file.model, &cases)?;
+    if scores.iter().flatten().any(|score| !score.is_finite()) {
+        bail!(
+            "the model's numbers overflow, so its scores are none: the file is damaged, or its training diverged"
+        );
+    }
+    Ok(scores)
 }
 
 /// What came of a file, or of a row.

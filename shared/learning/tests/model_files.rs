@@ -90,21 +90,52 @@ fn another_preprocessing_or_other_labels_are_refused() {
     assert!(matches!(file(MODELS[0]).expect(&other), Err(ModelFileError::OtherLabels { .. })));
 }
 
+/// A file with other texts in its header.
+fn altered(bytes: &[u8], texts: &[(String, String)]) -> Vec<u8> {
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, body) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+    let mut header = std::str::from_utf8(header).unwrap().to_owned();
+    for (from, to) in texts {
+        assert!(header.contains(from.as_str()), "{from}");
+        header = header.replace(from, to);
+    }
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), body].concat()
+}
+
+/// Whoever swaps two labels in one place would turn every diagnosis around.
+#[test]
+fn a_file_that_contradicts_itself_is_refused() {
+    let file = file(MODELS[0]);
+    let bytes = file.to_bytes();
+    let mut reversed = file.identity.clone();
+    reversed.labels.reverse();
+    let identities = (hex(&file.identity.to_canonical()), hex(&reversed.to_canonical()));
+    let hash = file.identity.graph.hash().to_string();
+    let text = |text: &str| text.to_owned();
+    for (key, altering) in [
+        ("labels", identities),
+        ("labels", (text("pneumonia\\\""), text("healthy\\\""))),
+        ("mean", (text("\"mean\":\"0.5\""), text("\"mean\":\"0.6\""))),
+        ("graph_hash", (hash.clone(), Hash::of_bytes(b"other").to_string())),
+        ("graph_hash", (text("graph_hash"), text("graph_hush"))),
+    ] {
+        let refused = ModelFile::from_bytes(&altered(&bytes, std::slice::from_ref(&altering))).unwrap_err();
+        assert_eq!(refused, ModelFileError::Contradiction { key }, "{altering:?}");
+    }
+}
+
 #[test]
 fn a_file_whose_tensors_are_not_its_graphs_is_refused() {
     // The identity of one model over the tensors of another.
     let (small, logistic) = (file(MODELS[1]), file(MODELS[0]));
-    let swap = |bytes: Vec<u8>| {
-        let text = String::from_utf8_lossy(&bytes[8..]).into_owned();
-        let (from, to) = (hex(&small.identity.to_canonical()), hex(&logistic.identity.to_canonical()));
-        let header_length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
-        let header = text[..header_length].replace(&from, &to);
-        let mut out = (header.len() as u64).to_le_bytes().to_vec();
-        out.extend(header.into_bytes());
-        out.extend(&bytes[8 + header_length..]);
-        out
-    };
-    let error = ModelFile::from_bytes(&swap(small.to_bytes())).unwrap_err();
+    let swapped = altered(
+        &small.to_bytes(),
+        &[
+            (hex(&small.identity.to_canonical()), hex(&logistic.identity.to_canonical())),
+            (small.identity.graph.hash().to_string(), logistic.identity.graph.hash().to_string()),
+        ],
+    );
+    let error = ModelFile::from_bytes(&swapped).unwrap_err();
     assert_eq!(error, ModelFileError::TensorCount { got: 8, want: 2 });
     let mut infinite = logistic.clone();
     infinite.model[3] = f32::NAN;

@@ -162,45 +162,13 @@ impl ModelFile {
 
     /// What the file says of itself for people and for other programs, key by key.
     pub fn about(&self) -> BTreeMap<&'static str, String> {
-        let ModelIdentity { graph, preprocessing, labels, inputs, task, range, beside } = &self.identity;
-        let mut about = BTreeMap::from([
-            ("graph_hash", graph.hash().to_string()),
-            ("labels", json!(labels).to_string()),
-            ("mean", preprocessing.mean().to_string()),
-            ("std", preprocessing.std().to_string()),
-        ]);
-        if let Some(inputs) = inputs.as_ref().or(beside.as_ref()) {
-            about.insert("inputs", json!(inputs).to_string());
-        }
-        if !is_default(task) {
-            about.insert("task", task.name().to_owned());
-        }
-        if let Some(window) = preprocessing.window() {
-            about.insert("window", json!(window).to_string());
-        }
-        if let Some(range) = range {
-            about.insert("range", json!(range).to_string());
-        }
-        for (key, treatment) in [("frozen", Treatment::Frozen), ("local", Treatment::Local)] {
-            let names = graph.names(treatment);
-            if !names.is_empty() {
-                about.insert(key, json!(names).to_string());
-            }
-        }
-        if let Some(origin) = self.origin {
-            about.insert("study", origin.study.to_string());
-            about.insert("round", origin.round.to_string());
-            if let Some(released) = origin.tuned_from {
-                about.insert("tuned_from", released.to_string());
-            }
-        }
-        about
+        about(&self.identity, self.origin)
     }
 
     fn header(&self) -> Vec<u8> {
         let mut metadata = self.about();
         metadata.insert("format", FORMAT.to_owned());
-        // Of all of these, reading trusts the identity and the origin alone.
+        // Reading goes by the identity and the origin, and refuses a file of which anything else contradicts these.
         metadata.insert("identity", to_hex(&self.identity.to_canonical()));
         let entries = self.identity.graph.parameters().iter().map(|block| Entry {
             name: block.name(),
@@ -230,10 +198,52 @@ impl ModelFile {
     }
 }
 
+/// What a file of this identity and origin says of itself, besides both.
+fn about(identity: &ModelIdentity, origin: Option<Origin>) -> BTreeMap<&'static str, String> {
+    let ModelIdentity { graph, preprocessing, labels, inputs, task, range, beside } = identity;
+    let mut about = BTreeMap::from([
+        ("graph_hash", graph.hash().to_string()),
+        ("labels", json!(labels).to_string()),
+        ("mean", preprocessing.mean().to_string()),
+        ("std", preprocessing.std().to_string()),
+    ]);
+    if let Some(inputs) = inputs.as_ref().or(beside.as_ref()) {
+        about.insert("inputs", json!(inputs).to_string());
+    }
+    if !is_default(task) {
+        about.insert("task", task.name().to_owned());
+    }
+    if let Some(window) = preprocessing.window() {
+        about.insert("window", json!(window).to_string());
+    }
+    if let Some(range) = range {
+        about.insert("range", json!(range).to_string());
+    }
+    for (key, treatment) in [("frozen", Treatment::Frozen), ("local", Treatment::Local)] {
+        let names = graph.names(treatment);
+        if !names.is_empty() {
+            about.insert(key, json!(names).to_string());
+        }
+    }
+    if let Some(origin) = origin {
+        about.insert("study", origin.study.to_string());
+        about.insert("round", origin.round.to_string());
+        if let Some(released) = origin.tuned_from {
+            about.insert("tuned_from", released.to_string());
+        }
+    }
+    about
+}
+
 fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+/// Said of a tensor of the right shape that is not f32.
+pub fn other_kind(got: &[usize], want: &[usize]) -> &'static str {
+    if got == want { ", but its numbers are of another kind" } else { "" }
 }
 
 /// Why a file is not the model that is wanted.
@@ -251,6 +261,14 @@ pub enum ModelFileError {
     /// The identity is not canonical, or its graph is not a model.
     #[error("the file's identity: {0}")]
     Identity(#[from] NotCanonical),
+    /// What is written for people and other programs is not what the identity says.
+    #[error(
+        "the file contradicts itself: its {key} is not that of its identity, so it was altered; get it anew"
+    )]
+    Contradiction {
+        /// The key.
+        key: &'static str,
+    },
     /// Study, round and the file that it was adapted from do not read.
     #[error("the file's study, round and tuned_from are not a hash, a number and, where it is there, a hash")]
     Origin,
@@ -277,7 +295,7 @@ pub enum ModelFileError {
         name: String,
     },
     /// A tensor has another shape or type.
-    #[error("tensor {name} is not f32 of shape {want:?} (its shape is {got:?})")]
+    #[error("tensor {name} is not f32 of shape {want:?} (its shape is {got:?}{})", other_kind(got, want))]
     Shape {
         /// Name of the block.
         name: String,

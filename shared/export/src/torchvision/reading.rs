@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use consilium_study::graph::{ModelGraph, ParameterSpec};
+use consilium_study::model_file::other_kind;
 use safetensors::{Dtype, SafeTensors};
 
 use super::NotInTorchvision;
@@ -39,7 +40,7 @@ pub enum NotTaken {
         name: String,
     },
     /// A tensor has another shape or type.
-    #[error("tensor {name} is not f32 of shape {want:?} (its shape is {got:?})")]
+    #[error("tensor {name} is not f32 of shape {want:?} (its shape is {got:?}{})", other_kind(got, want))]
     Shape {
         /// Its name.
         name: String,

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::{FORMAT, ModelFileError, ModelIdentity, Origin};
+use super::{FORMAT, ModelFileError, ModelIdentity, Origin, about};
 use crate::canonical::Canonical as _;
 use crate::graph::ParameterSpec;
 use crate::task::{Range, Task};
@@ -120,7 +120,7 @@ impl From<io::Error> for ModelFileError {
 
 fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFileError> {
     let metadata = header.metadata().as_ref().ok_or(ModelFileError::Unlabelled)?;
-    let field = |name: &'static str| metadata.get(name).map(String::as_str);
+    let field = |name: &str| metadata.get(name).map(String::as_str);
     if field("format") != Some(FORMAT) {
         return Err(ModelFileError::Unlabelled);
     }
@@ -136,6 +136,12 @@ fn labels(header: &Metadata) -> Result<(ModelIdentity, Option<Origin>), ModelFil
         }),
         _ => return Err(ModelFileError::Origin),
     };
+    // Of what is left out by a writer before us nothing follows, but for the hash.
+    let wanted = about(&identity, origin);
+    let differs = |key: &str, value: &str| field(key).map_or(key == "graph_hash", |found| found != value);
+    if let Some((key, _)) = wanted.into_iter().find(|(key, value)| differs(key, value)) {
+        return Err(ModelFileError::Contradiction { key });
+    }
     let (labels, classes) = (identity.labels.len(), identity.graph.classes());
     if labels != classes {
         return Err(ModelFileError::Labels { labels, classes });
