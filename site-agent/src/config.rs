@@ -16,7 +16,7 @@ use consilium_study::quantity::HumanDuration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::data::Source;
+use crate::data::{Room, Source};
 use crate::folder::SiteFolder;
 
 /// The whole of `site.toml`.
@@ -31,6 +31,9 @@ pub struct Config {
     pub folders: Folders,
     /// Where the cases are.
     pub source: Source,
+    /// What is kept of them.
+    #[serde(default)]
+    pub data: Data,
     /// Threads of the vault. Results repeat bit for bit only with the same number.
     #[serde(default = "one")]
     pub threads: NonZeroUsize,
@@ -119,6 +122,57 @@ pub struct Folders {
     pub vault: Option<PathBuf>,
 }
 
+/// `[data]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Most disk that decoded pictures may take in the vault's part; nothing is kept with 0.
+    #[serde(default)]
+    pub cache_gib: Gibibytes,
+}
+
+/// A size in GiB, from 0 to a PiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Gibibytes(u32);
+
+impl Gibibytes {
+    const MOST: u32 = 1 << 20;
+
+    /// The same in GiB.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The same in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        (self.0 as u64) << 30
+    }
+}
+
+impl Default for Gibibytes {
+    /// Of the cache.
+    fn default() -> Self {
+        Self(20)
+    }
+}
+
+impl TryFrom<i64> for Gibibytes {
+    type Error = InvalidSize;
+
+    fn try_from(size: i64) -> Result<Self, InvalidSize> {
+        let valid = u32::try_from(size).ok().filter(|size| *size <= Self::MOST);
+        valid.map(Self).ok_or(InvalidSize(size))
+    }
+}
+
+/// A size that no disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a size is a whole number of GiB from 0 to {most}, not {0}", most = Gibibytes::MOST)]
+pub struct InvalidSize(i64);
+
 /// `[telemetry]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,6 +232,12 @@ impl Config {
         Ok(config)
     }
 
+    /// Where decoded pictures are kept in a folder with these parts.
+    #[must_use]
+    pub fn cache(&self, folder: &SiteFolder) -> Room {
+        Room::new(folder.cache(), self.data.cache_gib.bytes())
+    }
+
     /// The site's folder with the parts where this configuration puts them.
     #[must_use]
     pub fn folder(&self, folder: &SiteFolder) -> SiteFolder {
@@ -204,6 +264,16 @@ mod tests {
         assert_eq!(config.threads.get(), 1);
         assert_eq!((config.device, config.on_gpu_loss), (DeviceChoice::Cpu, OnGpuLoss::DropOut));
         assert_eq!(config.telemetry.otlp, None);
+        assert_eq!(config.data.cache_gib.bytes(), 20 << 30);
+    }
+
+    #[test]
+    fn the_template_shows_the_cache_as_it_is_without_a_line() {
+        let text = TEMPLATE.replace("# [data]", "[data]").replace("# cache_gib", "cache_gib");
+        assert!(text.contains("\n[data]\ncache_gib"), "{text}");
+        assert_eq!(parse(&text).unwrap().data, Data::default());
+        let off = parse(&format!("{SOURCE}\n[data]\ncache_gib = 0\n")).unwrap();
+        assert_eq!((off.data.cache_gib.get(), off.data.cache_gib.bytes()), (0, 0));
     }
 
     #[test]
@@ -224,6 +294,10 @@ mod tests {
             (format!("on_gpu_loss = \"wait\"\n{SOURCE}"), "drop-out"),
             (format!("{SOURCE}\n[policy]\nmin_selections = 3\n"), "min_selections"),
             (format!("{SOURCE}\n[coordinator]\nadress = \"a:1\"\n"), "adress"),
+            (format!("{SOURCE}\n[data]\ncache = 3\n"), "cache"),
+            (format!("{SOURCE}\n[data]\ncache_gib = -1\n"), "whole number of GiB from 0 to 1048576, not -1"),
+            (format!("{SOURCE}\n[data]\ncache_gib = 1048577\n"), "cache_gib"),
+            (format!("{SOURCE}\n[data]\ncache_gib = 0.5\n"), "cache_gib"),
             (format!("{SOURCE}\n[telemetry]\nendpoint = \"a\"\n"), "endpoint"),
             (String::new(), "source"),
             ("[source]\nkind = \"pacs\"\n".to_owned(), "pacs"),

@@ -50,7 +50,7 @@ use self::trainer::Trainer;
 use self::work::{Bench, Outcome};
 use crate::cli::PartError;
 use crate::config::Config;
-use crate::data::{Cache, Decoder};
+use crate::data::Decoder;
 use crate::folder::SiteFolder;
 use crate::gpu::{Accelerator, Gpu};
 use crate::pipe::message::{FromRelay, FromVault};
@@ -94,9 +94,6 @@ pub(crate) fn run(folder: &SiteFolder, program: &Program, parent: u32) -> Result
     let identity = Identity::read(&*store, &folder).map_err(needs_a_person)?;
     let key = read_signing_key(&*store, &folder).map_err(needs_a_person)?;
     let split = read_split_key(&folder)?;
-    let cache = Cache::open(&folder.cache()).map_err(|error| {
-        tracing::warn!(%error, "decoded pictures are not kept");
-    });
     let (inputs, waiting) = mpsc::sync_channel(WAITING_INPUTS);
     let (jobs, work) = mpsc::channel();
     let policy = config.policy.clone();
@@ -105,7 +102,7 @@ pub(crate) fn run(folder: &SiteFolder, program: &Program, parent: u32) -> Result
         source: config.source.clone(),
         split,
         decoder: Decoder::new(program.command(["decode"])),
-        cache: cache.ok(),
+        cache: config.cache(&folder),
         store: Arc::clone(&store),
         minimum_cases: Box::new(move |study| policy.minimum_cases(study)),
         trap_factor: config.policy.trap_factor(),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{configured, find_study};
 use crate::contribution::enough;
 use crate::data::report::{Check, Explanation};
-use crate::data::{Cache, Counts, Decoder, LoadError, access, load};
+use crate::data::{Counts, Decoder, LoadError, access, load};
 use crate::folder::SiteFolder;
 use crate::program::Program;
 use crate::vault::cases::{criteria, read_split_key};
@@ -35,9 +35,10 @@ pub(crate) fn run(
     let criteria = criteria(&plan)?;
     let key = read_split_key(&folder)?;
     let mut decoder = Decoder::new(program.command(["decode"]));
-    let cache = Cache::open(&folder.cache())?;
+    // Without it files are decoded again, and the counts are the same.
+    let cache = config.cache(&folder).open().ok();
     let user = access::user_name();
-    let loaded = load(&config.source, &criteria, &key, &mut decoder, Some(&cache), &mut |_| {});
+    let loaded = load(&config.source, &criteria, &key, &mut decoder, cache.as_ref(), &mut |_| {});
     let cohort = loaded.map_err(|error: LoadError| anyhow::anyhow!("{error}. {}", error.remedy(&user)))?;
     let hindrance = hindrance(&plan, config.policy.minimum_cases(&plan), &cohort.counts);
     match (explain, json) {

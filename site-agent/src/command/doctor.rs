@@ -47,6 +47,7 @@ pub(crate) fn run(folder: &SiteFolder, json: bool, program: &Program) -> anyhow:
             checks.push(Check { what: "policy", well: !closed, finding: finding.into() });
             checks.extend(parts(&folder));
             checks.push(source(&config.source));
+            checks.push(cache(&config, &folder));
             checks.push(decoder(program));
             checks.push(device(&config, program));
             checks.extend(connection(&config, &folder));
@@ -121,6 +122,20 @@ fn source(source: &Source) -> Check {
     match source.clone().paths_mut().into_iter().try_for_each(|path| look(path)) {
         Ok(()) => Check { what: "source", well: true, finding: format!("{} can be opened", source.kind()) },
         Err(error) => Check { what: "source", well: false, finding: format!("cannot open {error}") },
+    }
+}
+
+/// What decoded pictures take, and may take.
+fn cache(config: &Config, folder: &SiteFolder) -> Check {
+    let (place, most) = (folder.cache(), config.data.cache_gib.get());
+    match config.cache(folder).used() {
+        Ok(used) => {
+            let used = used as f64 / f64::from(1 << 30);
+            let finding =
+                format!("{used:.2} GiB of decoded pictures in {}, {most} GiB at most", place.display());
+            Check { what: "cache", well: true, finding }
+        }
+        Err(error) => Check { what: "cache", well: false, finding: format!("{}: {error}", place.display()) },
     }
 }
 

@@ -47,7 +47,7 @@ pub mod syntax;
 pub mod table;
 pub mod walk;
 
-pub use cache::Cache;
+pub use cache::{Cache, Room};
 pub use child::decode_child_main;
 pub use cohort::{Cohort, LoadError, Progress, load};
 pub use counts::Counts;

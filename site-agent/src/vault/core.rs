@@ -124,6 +124,7 @@ impl Core {
         for record in records {
             core.reopen(record)?;
         }
+        core.forget_pictures()?;
         core.show();
         Ok(core)
     }

@@ -36,7 +36,7 @@ use super::identity::Identity;
 use super::trainer::Trainer;
 use super::work::{Bench, Job, Worker};
 use crate::config::OnGpuLoss;
-use crate::data::{Cohort, Counts, Decoder, Source, SplitKey};
+use crate::data::{Cohort, Counts, Decoder, Room, Source, SplitKey};
 use crate::folder::SiteFolder;
 use crate::pipe::message::{FromRelay, FromVault, Link, Upload, Verdict};
 use crate::store::Disk;
@@ -118,7 +118,7 @@ impl Site {
             source: Source::Npz { file: PathBuf::from("unused") },
             split: SplitKey::new([0; 32]),
             decoder: Decoder::new(std::process::Command::new("false")),
-            cache: None,
+            cache: Room::new(folder.cache(), 0),
             store: disk.clone(),
             minimum_cases: Box::new(move |study| minimum.minimum_cases(study)),
             trap_factor: policy.trap_factor(),

@@ -3,7 +3,9 @@
 use consilium_rounds::message::{Settled, SettledAs, StudyState};
 use consilium_study::hash::Hash;
 
+use super::case::Case;
 use super::core::{Core, Taken};
+use super::record::Stage;
 use super::work::Job;
 use crate::journal::Event;
 use crate::store::Kind;
@@ -43,6 +45,7 @@ impl Core {
         let Some(case) = self.cases.get_mut(&study) else { return Ok(Taken::Done) };
         if case.record.is_over() {
             self.forget_study(study)?;
+            self.forget_pictures()?;
         } else if case.record.may_work() {
             self.go_on(study)?;
         } else {
@@ -73,6 +76,18 @@ impl Core {
         self.keeping.erase_keys(&study)?;
         self.jobs.send(Job::Forget(study))?;
         self.drop_models()
+    }
+
+    /// Decoded pictures are for studies that this site has accepted; without one they go.
+    pub(super) fn forget_pictures(&self) -> anyhow::Result<()> {
+        let reads = |case: &Case| {
+            let takes_part = matches!(case.record.stage(), Stage::Decided { .. } | Stage::Accepted(_));
+            takes_part && !case.record.is_over()
+        };
+        if !self.cases.values().any(reads) {
+            self.jobs.send(Job::EmptyCache)?;
+        }
+        Ok(())
     }
 
     /// Lets go of models that no study needs any more.

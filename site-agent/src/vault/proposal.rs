@@ -179,7 +179,7 @@ impl Core {
             case.record.write(&*self.store, &self.folder)?;
         }
         self.repeat_decision(study);
-        Ok(())
+        self.forget_pictures()
     }
 
     /// The data was read: accept, or say why not.

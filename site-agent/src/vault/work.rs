@@ -35,7 +35,7 @@ use super::limits::{distance, furthest, most_loss};
 use super::record::Reference;
 use super::trainer::Trainer;
 use crate::contribution::{LocalLayers, enough, evaluation_counts, losses, put_own};
-use crate::data::{Cache, Cohort, Decoder, LoadError, Source, SplitKey, load};
+use crate::data::{Cache, Cohort, Decoder, LoadError, Room, Source, SplitKey, load};
 use crate::folder::StudyFolder;
 use crate::gpu::Training;
 use crate::pipe::message::{Span, Work};
@@ -54,6 +54,8 @@ pub(super) enum Job {
     Spool(Box<SpoolJob>),
     /// The study is over: forget its cases.
     Forget(Hash),
+    /// No study is left that this site has accepted: remove decoded pictures.
+    EmptyCache,
 }
 
 /// Everything the vector of an attempt follows from.
@@ -158,7 +160,8 @@ pub(super) struct Bench {
     pub(super) source: Source,
     pub(super) split: SplitKey,
     pub(super) decoder: Decoder,
-    pub(super) cache: Option<Cache>,
+    /// Where decoded pictures lie; opened while files are read, so that `data check` may write there at other times.
+    pub(super) cache: Room,
     pub(super) store: Arc<dyn Store>,
     /// Least labelled, usable cases, by study.
     pub(super) minimum_cases: Box<dyn Fn(&Study) -> u32 + Send>,
@@ -171,6 +174,8 @@ pub(super) fn run<E>(bench: Bench, jobs: &Receiver<Job>, outcomes: &SyncSender<E
 where
     E: From<Outcome>,
 {
+    // What a newer configuration or loader has no room for goes now, not with the next study.
+    drop(bench.open_cache());
     let mut worker = Worker { bench, cohorts: BTreeMap::new() };
     while let Ok(job) = jobs.recv() {
         // A closed channel means that the vault ends, and this thread with it.
@@ -220,6 +225,11 @@ impl Worker {
                 cohorts.remove(&study);
                 bench.trainer.forget(&study);
             }
+            Job::EmptyCache => {
+                if let Err(error) = bench.cache.empty() {
+                    tracing::warn!(%error, "decoded pictures of studies that are over could not all be removed");
+                }
+            }
         }
     }
 }
@@ -247,6 +257,12 @@ impl Ticker<'_> {
 }
 
 impl Bench {
+    /// Decoded pictures are a convenience: without them files are decoded again.
+    fn open_cache(&self) -> Option<Cache> {
+        let cache = self.cache.open();
+        cache.map_err(|error| tracing::warn!(%error, "decoded pictures are not kept")).ok()
+    }
+
     /// The cohort of a study, read once per life of the vault.
     fn load<'a>(
         &mut self,
@@ -259,12 +275,13 @@ impl Bench {
             std::collections::btree_map::Entry::Vacant(place) => {
                 let criteria =
                     criteria(study).expect("the check of a study admits only sizes that can be made");
+                let cache = self.open_cache();
                 let cohort = load(
                     &self.source,
                     &criteria,
                     &self.split,
                     &mut self.decoder,
-                    self.cache.as_ref(),
+                    cache.as_ref(),
                     &mut |at| progress(at.done, at.total),
                 )?;
                 Ok(place.insert(cohort))

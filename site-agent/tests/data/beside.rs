@@ -6,7 +6,7 @@ use consilium_learning::Pixels;
 use consilium_site_agent::data::counts::Stage;
 use consilium_site_agent::data::report::Check;
 use consilium_site_agent::data::table::TableDefect;
-use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, LoadError, Source, load};
+use consilium_site_agent::data::{Case, Cohort, Criteria, LoadError, Room, Source, load};
 use consilium_study::data::Input;
 use consilium_study::task::{Label, Task};
 use dicom_dictionary_std::uids;
@@ -84,18 +84,19 @@ fn each_picture_has_the_numbers_of_its_row_and_none_is_guessed() {
 #[test]
 fn the_fingerprint_knows_the_numbers_and_the_cache_does_not() {
     let folder = folder(TABLE);
-    let room = tempfile::tempdir().unwrap();
-    let cache = Cache::open(room.path()).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let room = Room::new(place.path(), u64::MAX);
+    let cache = room.open().unwrap();
     let (criteria, mut decoder) = (criteria(), decoder());
     let mut fingerprint = |table: &str| {
         fs::write(folder.path().join("labels.csv"), table).unwrap();
         let cohort = load(&source(&folder), &criteria, &key(1), &mut decoder, Some(&cache), &mut |_| {});
-        (cohort.unwrap().fingerprint, fs::read_dir(room.path()).unwrap().count())
+        (cohort.unwrap().fingerprint, room.used().unwrap())
     };
     let first = fingerprint(TABLE);
     assert_eq!(first, fingerprint(TABLE));
     let other = fingerprint(&TABLE.replace("45.5", "45.6"));
-    assert!(other.0 != first.0 && other.1 == first.1);
+    assert!(other.0 != first.0 && other.1 == first.1 && first.1 > 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use consilium_learning::{Dataset, Pixels};
 use consilium_site_agent::data::counts::Stage;
 use consilium_site_agent::data::protocol::ArchiveDefect;
 use consilium_site_agent::data::report::Check;
-use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, LoadError, Source, load};
+use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, LoadError, Room, Source, load};
 use consilium_study::task::Task;
 use image::{GrayImage, Luma, RgbImage};
 
@@ -79,7 +79,7 @@ fn a_mask_is_cut_and_shrunk_with_its_picture() {
     hospital.mask("a-mask.png", |x, y| if x == 2 && y == 1 { 1 } else { u8::from(x == 4 && y == 3) * 2 });
     hospital.add("b.png", 90, "b-mask.png");
     hospital.mask("b-mask.png", |x, _| u8::from(x < 3) * 2);
-    let cache = Cache::open(&hospital.at("cache")).unwrap();
+    let cache = Room::new(hospital.at("cache"), u64::MAX).open().unwrap();
     let cohort = hospital.load(&THREE, Some(&cache));
     assert!(cohort.quarantine.is_empty(), "masks are no pictures without a row");
     assert_eq!((cohort.train.len(), cohort.counts.usable), (2, 2));

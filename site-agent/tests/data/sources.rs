@@ -11,7 +11,9 @@ use consilium_site_agent::data::protocol::ArchiveDefect;
 use consilium_site_agent::data::report::{Check, Explanation};
 use consilium_site_agent::data::split::Side;
 use consilium_site_agent::data::table::TableDefect;
-use consilium_site_agent::data::{Cache, Case, Cohort, Criteria, Decoder, LoadError, Source, Target, load};
+use consilium_site_agent::data::{
+    Cache, Case, Cohort, Criteria, Decoder, LoadError, Room, Source, Target, load,
+};
 use consilium_study::task::{Label, Task};
 use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
@@ -313,7 +315,7 @@ fn rows_of_other_sites_are_not_even_read() {
 fn the_second_load_decodes_nothing() {
     let hospital = healthy();
     let place = tempfile::tempdir().unwrap();
-    let cache = Cache::open(&place.path().join("cache")).unwrap();
+    let cache = Room::new(place.path().join("cache"), u64::MAX).open().unwrap();
     let source = hospital.source();
     let first = loaded(&source, Some(&cache), &mut decoder()).unwrap();
     // A decoder that can decode nothing.

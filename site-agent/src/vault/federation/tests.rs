@@ -309,6 +309,7 @@ fn rounds_of_a_study_that_was_not_accepted_are_refused_and_written_down() {
     }
     let letters = accepted.machine.directives_for(&"a".parse().unwrap());
     let mut other = Federation::new(WILLING);
+    assert!(matches!(other.sites[0].jobs.try_recv(), Ok(Job::EmptyCache)), "it has accepted nothing yet");
     let core = &mut other.sites[0].core;
     let before = core.cases.len();
     for letter in letters.into_iter().skip(1) {

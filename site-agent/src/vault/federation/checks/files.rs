@@ -90,9 +90,12 @@ fn whoever_leaves_in_the_middle_of_an_attempt_leaves_nothing_of_it() {
         let site = &mut federation.sites[FIRST];
         let study = study_of(site);
         site.hear(study, Directive::Begin { context });
+        let pictures = site.folder.cache().join("v1");
+        std::fs::create_dir_all(&pictures).unwrap();
         site.work();
         let files = site.folder.study(&study);
         assert!(site.core.cases[&study].upload.is_some() && files.spool(attempt).exists());
+        assert!(pictures.exists(), "a study is under way");
         if stopped {
             site.hear(study, Directive::StudyState(StudyState::Stopped));
         } else {
@@ -107,6 +110,7 @@ fn whoever_leaves_in_the_middle_of_an_attempt_leaves_nothing_of_it() {
         assert_eq!(std::fs::read_dir(site.folder.models()).unwrap().count(), 0);
         site.work();
         assert!(!site.worker.cohorts.contains_key(&study), "its cases are let go");
+        assert!(!pictures.exists(), "so are pictures, where no other study is");
     }
 }
 
