@@ -229,7 +229,7 @@ impl<'a> Bench<'a> {
             let baseline = baseline.transpose()?;
             let (took, done) = self.work(waiting, |site, hospital| {
                 if hospital.held_out.is_empty() {
-                    return Err(Withdrawal::TooFewCases);
+                    return Err(Withdrawal::NothingHeldOut);
                 }
                 let own = self.own.get(site).map(|own| own.after.as_slice());
                 let with_own = |model: &[f32]| {

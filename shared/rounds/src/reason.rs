@@ -48,6 +48,7 @@ reasons!(
         9 ModelUnavailable = "the starting model could not be fetched",
         10 VariateLost = "the site's control variate that others count on is gone",
         11 Unrepeatable = "what it trained on a GPU for this model is gone, and a second training would give another update",
+        12 NothingHeldOut = "holds out no case to evaluate on",
     }
 );
 
@@ -90,7 +91,8 @@ impl Withdrawal {
             | Self::NoSpace
             | Self::StoppedAtSite
             | Self::OutsideHours
-            | Self::Unrepeatable => true,
+            | Self::Unrepeatable
+            | Self::NothingHeldOut => true,
             // The next attempt begins without variates.
             Self::NoKeys | Self::ModelUnavailable | Self::VariateLost => false,
         }

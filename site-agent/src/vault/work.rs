@@ -432,7 +432,7 @@ impl Task<'_> {
     fn evaluate(&self, ticker: &mut Ticker<'_>) -> Result<Vec<u32>, Halt> {
         let AttemptJob { context, parent, .. } = self.job;
         if self.cohort.held_out.is_empty() {
-            return Err(Halt::Withdraw(Withdrawal::TooFewCases));
+            return Err(Halt::Withdraw(Withdrawal::NothingHeldOut));
         }
         let began = SystemTime::now();
         ticker.tick(Stage::Evaluating, 0, 2);

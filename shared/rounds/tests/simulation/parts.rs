@@ -89,7 +89,7 @@ impl Work for OneHot {
 
     fn evaluate(&mut self, _: &Context) -> Result<EvaluationCounts, Withdrawal> {
         if self.blind {
-            return Err(Withdrawal::TooFewCases);
+            return Err(Withdrawal::NothingHeldOut);
         }
         let mut counts = EvaluationCounts::new(evaluation_shape(&self.study));
         if self.declines {

@@ -243,7 +243,7 @@ fn a_site_with_too_few_cases_left_sits_an_attempt_out() {
     let mut fields = evaluation.context.clone().into_fields();
     fields.purpose = Purpose::Evaluate;
     evaluation.context = Context::new(fields).unwrap();
-    assert_eq!(site.halted(evaluation), too_few);
+    assert_eq!(site.halted(evaluation), Some(Halt::Withdraw(Withdrawal::NothingHeldOut)));
 }
 
 #[test]
