@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use consilium_learning::{ModelFile, initial};
-use consilium_rounds::local::{Federation, LocalSite, Models};
+use consilium_rounds::local::{Federation, LocalSite, Models, Stuck};
 use consilium_rounds::reason::Dropout;
 use consilium_rounds::record::{Record, Release};
-use consilium_rounds::status::{Kind, RoundLine};
+use consilium_rounds::status::{Kind, RoundLine, StudyStatus, Wait};
 use consilium_rounds::vector::study_pin;
 use consilium_rounds::{Effect, Notice, Proposal, StudyMachine, Timestamp, Timing};
 use consilium_secagg::context::Purpose;
@@ -29,6 +29,7 @@ use super::hospitals::Hospitals;
 use super::hostile::Hostile;
 use super::plain::{self, PlainSum};
 use crate::demo::progress::{Plaintext, Round, Story};
+use crate::study::WaitView;
 
 /// What came out.
 pub(crate) struct Simulation {
@@ -110,7 +111,14 @@ pub(crate) fn simulate(
         },
         |site| Desk { site: site.clone(), bench: &bench, hostile },
         |effect| watch.see(effect, &bench),
-    )?;
+    );
+    let release = match release {
+        Ok(release) => release,
+        Err(Stuck(waits)) => {
+            story.clear();
+            bail!("{}", hindrance(&study, &federation.machine().status(), &waits)?);
+        }
+    };
     let rounds = watch.finish()?;
     let parameters = shelf.read(&release.model).context("the released model is one of this simulation's")?;
     let released = shelf.file(parameters);
@@ -132,6 +140,30 @@ fn check_that_rounds_can_end(draft: &Draft, hospitals: &Hospitals) -> anyhow::Re
         );
     }
     Ok(())
+}
+
+/// Why a study cannot go on, in the words of `study status`, and what helps.
+fn hindrance(study: &Study, status: &StudyStatus, waits: &[Wait]) -> anyhow::Result<String> {
+    let awaited = |wait| -> anyhow::Result<String> {
+        let view: WaitView = serde_json::from_value(serde_json::to_value(wait)?)?;
+        Ok(view.awaited(study.name.as_str()))
+    };
+    let awaited = waits.iter().map(awaited).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut text = format!("the study cannot go on; it waits for {}", awaited.join("; it waits for "));
+    for missing in status.sites.iter().filter_map(|site| site.missing.as_ref()) {
+        text.push_str(&format!(". {} {missing}", missing.site));
+    }
+    let is_evaluated = status.kind == Some(Kind::Evaluate);
+    text.push_str(match study.evaluation.gate {
+        Some(_) if is_evaluated => {
+            ". With evaluation.gate a candidate that too few sites can evaluate is not adopted: leave the gate out, or have \
+             more sites hold cases out (data.holdout, fewer --sites, another partition)"
+        }
+        _ => {
+            ". Lower data.minimum_cases or rounds.quorum, deal to fewer sites (--sites) or choose another partition"
+        }
+    });
+    Ok(text)
 }
 
 fn federation(study: &Study, hospitals: &Hospitals, shelf: Shelf) -> anyhow::Result<Federation<Shelf>> {

@@ -134,6 +134,22 @@ fn without_held_out_cases_rounds_are_unevaluated_and_the_study_ends() {
 }
 
 #[test]
+fn a_gate_that_too_few_can_judge_for_is_said_in_words() {
+    let mut hospitals = hospitals(4);
+    for site in 2..4 {
+        if let Some(Ok(hospital)) = hospitals.get_mut(&name(site)) {
+            hospital.held_out = cases(0, 1);
+        }
+    }
+    let mut plan = (*draft(4, 2, 1)).clone();
+    plan.evaluation.gate = Some(AcceptanceGate { max_loss_increase: 0.05, max_norm_growth: 1.5 });
+    let error = play(Draft::new(plan).unwrap(), &hospitals).err().unwrap().to_string();
+    let said = "the study cannot go on; it waits for enough ready sites, 2 of 3: s2, s3. s2 withdrew: holds out no case to evaluate \
+                on. s3 withdrew: holds out no case to evaluate on. With evaluation.gate";
+    assert!(error.starts_with(said) && error.contains("data.holdout"), "{error}");
+}
+
+#[test]
 fn too_few_sites_with_cases_are_said_before_anything_runs() {
     let mut hospitals = hospitals(4);
     hospitals.insert(name(0), Err(Withdrawal::NoData));

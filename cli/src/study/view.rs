@@ -256,11 +256,17 @@ impl SiteView {
 }
 
 impl WaitView {
-    fn people(&self, study: &str, now_ms: u64) -> String {
+    /// For what, and for whom.
+    pub(crate) fn awaited(&self, study: &str) -> String {
         let mut text = reason(&self.reason, &plain(study));
         if !self.sites.is_empty() {
             text.push_str(&format!(": {}", plain(&self.sites.join(", "))));
         }
+        text
+    }
+
+    fn people(&self, study: &str, now_ms: u64) -> String {
+        let mut text = self.awaited(study);
         if let Some(since) = moment(self.since) {
             text.push_str(&format!(", since {since} ({})", duration(now_ms.saturating_sub(self.since))));
         }

@@ -32,9 +32,9 @@ pub trait Models {
 /// not pass by itself.
 const PATIENCE: u32 = 64;
 
-/// The study waits for something that nobody in this process will do.
+/// The study waits for something that nobody in this process will do. Whoever shows it says what, for whom and why.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the study waits: {0:?}")]
+#[error("the study waits for what nobody in this process will do")]
 pub struct Stuck(pub Vec<Wait>);
 
 /// A study with all its sites.
