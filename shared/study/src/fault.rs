@@ -1,5 +1,8 @@
 //! Why layers do not form a model.
 
+use std::fmt;
+
+use crate::layer::Layer;
 use crate::shape::{
     LayerName, MAX_ACTIVATIONS_PER_CASE, MAX_LAYERS, MAX_PARAMETERS, MAX_SCRATCH, MAX_SIDE, Shape,
 };
@@ -31,23 +34,28 @@ pub enum GraphError {
     },
     /// The last layer leaves an image that is no mask.
     #[error(
-        "the graph ends in {shape}; a classifier ends in a row of one number per class, and a segmentation in an image of \
-         {height}x{width} with one channel per class"
+        "{last}; a classifier ends in a row of one number per class, and a segmentation in an image of {height}x{width} with one \
+         channel per class"
     )]
     NoScores {
-        /// What the last layer gives.
-        shape: Shape,
+        /// The last layer, and what it gives.
+        last: Last,
         /// Height of the input.
         height: u32,
         /// Width of the input.
         width: u32,
     },
     /// The last layer leaves something of a volume that is no row.
-    #[error("the graph ends in {0}; a model of volumes ends in a row of one number per class")]
-    NoScoresOfVolume(Shape),
+    #[error("{last}; a model of volumes ends in a row of one number per class")]
+    NoScoresOfVolume {
+        /// The last layer, and what it gives.
+        last: Last,
+    },
     /// The last layer scores another number of classes than the study has labels.
-    #[error("the graph scores {graph} classes, the study has {study} labels")]
+    #[error("{last}, which scores {graph} classes{}; the study has {study} labels", last.of_what())]
     Classes {
+        /// The last layer, and what it gives.
+        last: Last,
         /// Classes of the graph.
         graph: u32,
         /// Labels of the study.
@@ -96,6 +104,54 @@ pub enum GraphError {
         /// Name of the option.
         option: &'static str,
     },
+}
+
+impl GraphError {
+    /// The layer that it is about, if it is about one.
+    pub const fn layer(&self) -> Option<&LayerName> {
+        match self {
+            Self::Layer { name, .. } => Some(name),
+            Self::NoScores { last, .. } | Self::NoScoresOfVolume { last } | Self::Classes { last, .. } => {
+                last.name()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The last layer of a graph, and what comes out of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    layer: Option<(LayerName, &'static str)>,
+    output: Shape,
+}
+
+impl Last {
+    pub(crate) fn of(layers: &[Layer], output: Shape) -> Self {
+        let layer = layers.iter().enumerate().next_back();
+        Self { layer: layer.map(|(index, layer)| (LayerName::top(index), layer.kind())), output }
+    }
+
+    /// What is scored, where it is not the case as a whole.
+    const fn of_what(&self) -> &'static str {
+        if matches!(self.output, Shape::Row(_)) { "" } else { " of each pixel" }
+    }
+
+    const fn name(&self) -> Option<&LayerName> {
+        match &self.layer {
+            Some((name, _)) => Some(name),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Display for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.layer {
+            Some((name, kind)) => write!(f, "{name} ({kind}): the graph ends here in {}", self.output),
+            None => write!(f, "the graph has no layers and ends in {}", self.output),
+        }
+    }
 }
 
 /// What is wrong with one layer.

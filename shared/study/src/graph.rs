@@ -19,7 +19,7 @@ use minicbor::encode::Write;
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use crate::canonical::is_default;
-pub use crate::fault::{GraphError, GraphFault};
+pub use crate::fault::{GraphError, GraphFault, Last};
 use crate::hash::Hash;
 pub use crate::layer::*;
 pub use crate::preset::{ModelSection, ModelSpec, Norm, Preset, Stem};
@@ -110,6 +110,11 @@ impl ModelGraph {
     /// The layers, first to last.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// The last layer, and what it gives.
+    pub fn last(&self) -> Last {
+        Last::of(&self.layers, self.output)
     }
 
     /// Number of classes the last layer scores.

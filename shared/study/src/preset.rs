@@ -71,7 +71,7 @@ impl ModelSpec {
             Ok(graph)
         } else {
             let scored = graph.classes() as u32;
-            Err(GraphError::Classes { graph: scored, study: classes })
+            Err(GraphError::Classes { last: graph.last(), graph: scored, study: classes })
         }
     }
 }

@@ -9,7 +9,7 @@ mod convolution;
 use std::fmt;
 
 use self::branches::join;
-use crate::fault::{GraphError, GraphFault};
+use crate::fault::{GraphError, GraphFault, Last};
 use crate::graph::{Join, Joining, Layer, ParameterSpec, Pool, Role, SqueezeExcitation, Treatment};
 
 /// Most layers of a graph, those in branches included; an empty branch of a concat layer counts as one.
@@ -189,8 +189,10 @@ pub(crate) fn check(case: CaseShape, layers: &[Layer]) -> Result<Summary, GraphE
         (Shape::Row(_), _) => {}
         (Shape::Image([_, rows, columns]), Shape::Image([_, height, width]))
             if [rows, columns] == [height, width] => {}
-        (_, Shape::Image([_, height, width])) => return Err(GraphError::NoScores { shape, height, width }),
-        _ => return Err(GraphError::NoScoresOfVolume(shape)),
+        (_, Shape::Image([_, height, width])) => {
+            return Err(GraphError::NoScores { last: Last::of(layers, shape), height, width });
+        }
+        _ => return Err(GraphError::NoScoresOfVolume { last: Last::of(layers, shape) }),
     }
     if columns > 0 && !trace.reads_columns {
         return Err(GraphError::ColumnsUnread(columns));

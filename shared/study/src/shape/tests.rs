@@ -136,12 +136,12 @@ fn errors_name_the_layer() {
         ),
         (
             conv.into(),
-            "the graph ends in image 8x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
+            "layers.0 (conv2d): the graph ends here in image 8x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
              image of 9x7 with one channel per class",
         ),
         (
             r#"{ kind = "flatten" }, { kind = "linear", outputs = 3 }"#.into(),
-            "the graph scores 3 classes, the study has 2 labels",
+            "layers.1 (linear): the graph ends here in row of 3, which scores 3 classes; the study has 2 labels",
         ),
         (r#"{ kind = "flatten" }"#.into(), "the graph has nothing to train"),
         (
@@ -211,7 +211,7 @@ fn volumes_pass_both_kinds_of_layers() {
         (
             r#"{ kind = "conv2d", filters = 2, kernel = 1 }"#,
             volume,
-            "the graph ends in volume 2x6x9x7; a model of volumes ends in a row of one number per class",
+            "layers.0 (conv2d): the graph ends here in volume 2x6x9x7; a model of volumes ends in a row of one number per class",
         ),
         (
             conv,
@@ -373,11 +373,16 @@ fn a_graph_ends_in_a_row_or_in_a_mask() {
     };
     assert_eq!(
         error_of(&conv(2, 0)),
-        "the graph ends in image 2x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
+        "layers.0 (conv2d): the graph ends here in image 2x7x5; a classifier ends in a row of one number per class, and a segmentation in an \
          image of 9x7 with one channel per class"
     );
-    assert_eq!(error_of(&conv(1, 1)), "the graph scores 1 classes, the study has 2 labels");
-    assert_eq!(error_of(&conv(3, 1)), "the graph scores 3 classes, the study has 2 labels");
+    for filters in [1, 3] {
+        let want = format!(
+            "layers.0 (conv2d): the graph ends here in image {filters}x9x7, which scores {filters} classes of each pixel; the \
+             study has 2 labels"
+        );
+        assert_eq!(error_of(&conv(filters, 1)), want);
+    }
 }
 
 #[test]
