@@ -290,7 +290,7 @@ struct Failed {
 
 #[derive(Serialize)]
 struct Found {
-    key: Option<&'static str>,
+    key: Option<String>,
     problem: String,
 }
 
@@ -299,10 +299,10 @@ pub(super) fn run(location: &Location, file: &Path, output: Output) -> anyhow::R
         && let Err(error) = Draft::from_toml(&text(file)?)
     {
         let problems = match error.problems() {
-            [] => vec![Found { key: None, problem: error.to_string() }],
+            [] => vec![Found { key: error.key(), problem: error.to_string() }],
             problems => problems
                 .iter()
-                .map(|problem| Found { key: Some(problem.key()), problem: problem.to_string() })
+                .map(|problem| Found { key: Some(problem.key().to_owned()), problem: problem.to_string() })
                 .collect(),
         };
         output.show(&Failed { ok: false, problems }, |_| String::new())?;

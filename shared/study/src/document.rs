@@ -19,6 +19,7 @@ use crate::disclosure::Floor;
 use crate::graph::{GraphError, ModelGraph};
 use crate::grouping::{GroupPlan, Groups, NoGroups, STRETCH};
 use crate::hash::Hash;
+use crate::malformed::MalformedLayer;
 use crate::metric::Metric;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanDuration, HumanSize, Share};
@@ -376,6 +377,9 @@ pub enum InvalidStudy {
     /// A key that means nothing here; said with the sections around it.
     #[error("{0}: there is no such key; remove it, or correct its spelling")]
     UnknownKey(String),
+    /// A layer of `[model]` cannot be read.
+    #[error("model: {0}")]
+    Layer(MalformedLayer),
     /// `[model]` describes no model for these images.
     #[error("model: {0}")]
     Model(#[from] GraphError),
@@ -389,7 +393,24 @@ impl InvalidStudy {
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Rules(problems) => problems,
-            Self::TooLong { .. } | Self::Syntax(_) | Self::UnknownKey(_) | Self::Model(_) => &[],
+            Self::TooLong { .. }
+            | Self::Syntax(_)
+            | Self::UnknownKey(_)
+            | Self::Layer(_)
+            | Self::Model(_) => &[],
+        }
+    }
+
+    /// The key in `study.toml` of what is wrong where it is one thing, with its section and, in a model, its layer.
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::TooLong { .. } | Self::Syntax(_) | Self::Rules(_) => None,
+            Self::UnknownKey(path) => Some(path.clone()),
+            Self::Layer(layer) => Some(layer.path()),
+            Self::Model(error) => Some(match error.layer() {
+                Some(layer) => format!("model.{layer}"),
+                None => "model".to_owned(),
+            }),
         }
     }
 }

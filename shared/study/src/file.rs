@@ -13,6 +13,7 @@ use crate::document::{
 use crate::graph::ModelSection;
 use crate::grouping::Groups;
 use crate::loss::Loss;
+use crate::malformed;
 use crate::metric::Metric;
 use crate::name::{SiteName, StudyName};
 use crate::quantity::{ClipNorm, HumanSize};
@@ -77,12 +78,15 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
     if text.len() > MAX_BYTES {
         return Err(InvalidStudy::TooLong { bytes: text.len() });
     }
-    let syntax = |error: toml::de::Error| InvalidStudy::Syntax(error.to_string());
+    let syntax = |error: toml::de::Error| {
+        malformed::layer(text).map_or_else(|| InvalidStudy::Syntax(error.to_string()), InvalidStudy::Layer)
+    };
     let file: File = toml::from_str(text).map_err(syntax)?;
     let written: Table = toml::from_str(text).map_err(syntax)?;
     let understood = Table::try_from(&file).expect("what was read from a file can be written to one");
     if let Some(path) = table_surplus(&written, &understood) {
-        return Err(InvalidStudy::UnknownKey(path));
+        let of_a_layer = malformed::layer(text).filter(|_| path.starts_with("model.layers."));
+        return Err(of_a_layer.map_or(InvalidStudy::UnknownKey(path), InvalidStudy::Layer));
     }
 
     let File { format, name, title, mut sites, seed, data, model, training, mut rounds, .. } = file;

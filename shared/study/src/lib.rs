@@ -21,6 +21,7 @@ pub mod hash;
 pub mod keys;
 pub mod layer;
 pub mod loss;
+pub mod malformed;
 pub mod metric;
 pub mod model_file;
 pub mod name;

@@ -2,6 +2,7 @@
 
 mod beside;
 mod keys;
+mod layers;
 mod tasks;
 
 use consilium_study::canonical::Canonical;
