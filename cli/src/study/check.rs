@@ -52,6 +52,8 @@ pub struct Check {
     pub site_memory: u64,
     /// What an opened sum guarantees when all sites are selected.
     pub guarantee: Guarantee,
+    /// What is lawful, and should be read before the study is proposed.
+    pub notes: Vec<Found>,
     /// What one step of training showed.
     pub probe: Probe,
     #[serde(skip)]
@@ -170,6 +172,7 @@ impl Guarantee {
 pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
     let not_members = roster.map_or_else(Vec::new, |roster| strangers(draft, roster));
     let guarantee = Guarantee::of(draft)?;
+    let notes = consilium_study::check::notes(draft, guarantee.smallest_selection);
     let forecast = Forecast::of(draft);
     let probe = probe(draft)?;
     Ok(Check {
@@ -187,6 +190,7 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
         down_per_round: forecast.down_per_round.bytes(),
         up_per_round: forecast.up_per_round.bytes(),
         site_memory: forecast.site_memory.bytes(),
+        notes: notes.into_iter().map(|note| Found::of(note.key(), &note)).collect(),
         guarantee,
         probe,
         forecast: forecast.to_string(),
@@ -196,8 +200,8 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
 impl Check {
     /// What a person reads.
     pub fn people(&self) -> String {
-        let Self { study, sites, not_members, strategy, weight, layers, forecast, guarantee, probe, .. } =
-            self;
+        let Self { study, sites, not_members, strategy, weight, layers, forecast, guarantee, .. } = self;
+        let Self { notes, probe, .. } = self;
         let Probe { cases, loss, seconds } = probe;
         format!(
             "{study}: every rule holds\n\
@@ -206,7 +210,7 @@ impl Check {
              layers       {layers}\n\
              {forecast}\n\
              {guarantee}\n\
-             model        trains: one step with {cases} made-up cases took {seconds:.2} s here, loss {loss:.3}",
+             model        trains: one step with {cases} made-up cases took {seconds:.2} s here, loss {loss:.3}{notes}",
             count = sites.len(),
             names = names(sites),
             strangers = match not_members.as_slice() {
@@ -219,6 +223,7 @@ impl Check {
             weight = weight.name(),
             layers = lines_of(layers),
             guarantee = guarantee.people(),
+            notes = notes.iter().map(|note| format!("\nnote         {}", note.problem)).collect::<String>(),
         )
     }
 }
@@ -288,10 +293,19 @@ struct Failed {
     problems: Vec<Found>,
 }
 
-#[derive(Serialize)]
-struct Found {
-    key: Option<String>,
-    problem: String,
+/// What was found about a key of a study.
+#[derive(Debug, Serialize)]
+pub struct Found {
+    /// The key, with its section; none where it is about the whole file.
+    pub key: Option<String>,
+    /// What a person reads of it.
+    pub problem: String,
+}
+
+impl Found {
+    fn of(key: &str, found: &impl ToString) -> Self {
+        Self { key: Some(key.to_owned()), problem: found.to_string() }
+    }
 }
 
 pub(super) fn run(location: &Location, file: &Path, output: Output) -> anyhow::Result<()> {
@@ -300,10 +314,7 @@ pub(super) fn run(location: &Location, file: &Path, output: Output) -> anyhow::R
     {
         let problems = match error.problems() {
             [] => vec![Found { key: error.key(), problem: error.to_string() }],
-            problems => problems
-                .iter()
-                .map(|problem| Found { key: Some(problem.key().to_owned()), problem: problem.to_string() })
-                .collect(),
+            problems => problems.iter().map(|problem| Found::of(problem.key(), problem)).collect(),
         };
         output.show(&Failed { ok: false, problems }, |_| String::new())?;
     }
@@ -355,6 +366,17 @@ mod tests {
         // The same again is harmless; a changed file is not overwritten.
         new(&"lungs".parse().unwrap(), &names(4), &file).unwrap();
         assert!(new(&"lungs".parse().unwrap(), &names(5), &file).is_err());
+    }
+
+    #[test]
+    fn what_is_seldom_meant_is_noted() {
+        let (_folder, file) = written(4);
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(check(&read(&file).unwrap(), None).unwrap().notes.is_empty());
+        let draft = Draft::from_toml(&text.replace("# minimum_cases = 10 ", "minimum_cases = 4 ")).unwrap();
+        let checked = check(&draft, None).unwrap();
+        assert_eq!(checked.notes[0].key.as_deref(), Some("data.minimum_cases"));
+        assert!(checked.people().contains("\nnote         data.minimum_cases: a site with 4 of them"));
     }
 
     #[test]

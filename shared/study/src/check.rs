@@ -4,10 +4,12 @@
 //! instead. All problems are found in one pass, so that a file is not mended line by line over an afternoon.
 
 mod inputs;
+mod notes;
 mod tasks;
 
 use std::fmt;
 
+pub use self::notes::{Note, notes};
 use crate::augment::Augment;
 use crate::document::{
     CHUNK, Data, Evaluation, FORMAT, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders, least_honest,

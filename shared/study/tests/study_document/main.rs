@@ -3,6 +3,7 @@
 mod beside;
 mod keys;
 mod layers;
+mod notes;
 mod tasks;
 
 use consilium_study::canonical::Canonical;
