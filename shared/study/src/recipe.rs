@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::ops::RangeInclusive;
+
 use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,8 @@ pub const MAX_STEPS: u32 = 1_000_000;
 pub const MAX_MILESTONES: u32 = 16;
 /// Most values that one batch may leave behind in the layers: 4 GiB in f32.
 pub const MAX_BATCH_ACTIVATIONS: u64 = 1 << 30;
+/// Learning rates and decays of weights that can be meant: with others numbers in f32 stay as they are, or leave it.
+const RATES: RangeInclusive<f64> = 1e-12..=1e6;
 /// Largest factor of a class in the loss, and one over the smallest.
 const MAX_CLASS_WEIGHT: f64 = 1e6;
 /// What a factor of a schedule may be.
@@ -299,8 +303,15 @@ impl TryFrom<Written> for Training {
                 Err(RecipeError::CountOutOfRange { key, value, most })
             }
         };
-        finite("learning_rate", written.learning_rate, written.learning_rate > 0.0, "a number above 0")?;
-        finite("weight_decay", written.weight_decay, written.weight_decay >= 0.0, "0 or a number above it")?;
+        let (rate, decay) = (written.learning_rate, written.weight_decay);
+        finite(
+            "learning_rate",
+            rate,
+            RATES.contains(&rate),
+            "a number from 1e-12 to 1000000, for example 0.001",
+        )?;
+        let decays = decay == 0.0 || RATES.contains(&decay);
+        finite("weight_decay", decay, decays, "0, or a number from 1e-12 to 1000000, for example 0.0001")?;
         if let Some(momentum) = written.momentum {
             if written.optimiser != OptimiserKind::Sgd {
                 return Err(RecipeError::MomentumWithoutSgd);

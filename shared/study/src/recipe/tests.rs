@@ -44,6 +44,9 @@ fn errors_name_the_key() {
         ("optimiser = \"adam\"\nepochs = 1\nmomentum = 0.9", "momentum"),
         ("optimiser = \"sgd\"\nepochs = 1\nmomentum = 1.0", "momentum"),
         ("optimiser = \"sgd\"\nepochs = 1\nweight_decay = nan", "weight_decay"),
+        ("optimiser = \"sgd\"\nepochs = 1\nweight_decay = -0.1", "weight_decay"),
+        ("optimiser = \"sgd\"\nepochs = 1\nweight_decay = 1e-13", "weight_decay"),
+        ("optimiser = \"sgd\"\nepochs = 1\nweight_decay = 1e7", "weight_decay"),
         ("optimiser = \"sgd\"\nepochs = 1\nclass_weights = [0.0, 1.0]", "class_weights"),
         ("optimiser = \"sgd\"\nepochs = 1\nschedule = { step = { every = 0, factor = 0.5 } }", "every"),
         ("optimiser = \"sgd\"\nepochs = 1\nschedule = { step = { every = 1, factor = 1.5 } }", "factor"),
@@ -90,6 +93,24 @@ fn errors_name_the_key() {
     ] {
         let error = read(text).unwrap_err().to_string();
         assert!(error.contains(key), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_learning_rate_can_be_meant() {
+    let with = |rate: &str| {
+        let text = BASE.replace("0.1", rate) + "optimiser = \"sgd\"\nepochs = 1";
+        toml::from_str::<Training>(&text).map_err(|error| error.to_string())
+    };
+    for rate in ["1e-12", "0.001", "1000000"] {
+        assert!(with(rate).is_ok(), "{rate}");
+    }
+    for rate in ["0.0", "-0.1", "9e-13", "1e-300", "1000001", "1e39", "1e300", "inf", "nan"] {
+        let error = with(rate).unwrap_err();
+        assert!(
+            error.contains("`learning_rate` = ") && error.contains("write a number from 1e-12"),
+            "{error}"
+        );
     }
 }
 
