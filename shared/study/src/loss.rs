@@ -50,6 +50,20 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// The word or the kind that a study writes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CrossEntropy => "cross-entropy",
+            Self::Focal { .. } => "focal",
+            Self::EarthMover => "earth-mover",
+            Self::Dice => "dice",
+            Self::DiceCrossEntropy => "dice-cross-entropy",
+            Self::SquaredError => "squared-error",
+            Self::AbsoluteError => "absolute-error",
+            Self::Huber { .. } => "huber",
+        }
+    }
+
     /// Whether it compares areas.
     pub const fn has_dice(self) -> bool {
         matches!(self, Self::Dice | Self::DiceCrossEntropy)

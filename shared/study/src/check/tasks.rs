@@ -53,12 +53,15 @@ pub(super) fn rules(plan: &Plan, f: &mut Findings) {
         plan.training.loss().has_values() == (task == Task::Regression),
         "training.loss",
         || {
+            let compares =
+                if task == Task::Regression { "classes and no values" } else { "values and no classes" };
             format!(
-                "a loss compares values in a regression and nowhere else, and the task is {}",
+                "\"{}\" compares {compares}, and the task is {}",
+                plan.training.loss().name(),
                 task.name()
             )
         },
-        "leave it out, or name another one",
+        losses(task),
     );
     f.require(
         plan.training.sampling() != Sampling::Balanced || task.is_exclusive(),
@@ -69,7 +72,8 @@ pub(super) fn rules(plan: &Plan, f: &mut Findings) {
                 task.name()
             )
         },
-        "leave it out, and set class_weights",
+        // A value has no class that could weigh more.
+        if task == Task::Regression { "leave it out" } else { "leave it out, and set class_weights" },
     );
     f.require(
         plan.aggregation.weight != WeightRule::Effective || task.is_exclusive(),
@@ -91,6 +95,24 @@ pub(super) fn rules(plan: &Plan, f: &mut Findings) {
     );
     if task.is_dense() {
         segmentation(plan, f);
+    }
+}
+
+/// The losses that a study of this task may name.
+const fn losses(task: Task) -> &'static str {
+    match task {
+        Task::Regression => {
+            "leave it out, which is \"squared-error\", or write \"absolute-error\" or { kind = \"huber\", delta = 0.1 }"
+        }
+        Task::Segmentation => {
+            "leave it out, which is \"cross-entropy\", or write \"dice\", \"dice-cross-entropy\" or { kind = \"focal\", gamma = 2.0 }"
+        }
+        Task::Ordinal => {
+            "leave it out, which is \"cross-entropy\", or write \"earth-mover\" or { kind = \"focal\", gamma = 2.0 }"
+        }
+        Task::Classification | Task::MultiLabel => {
+            "leave it out, which is \"cross-entropy\", or write { kind = \"focal\", gamma = 2.0 }"
+        }
     }
 }
 

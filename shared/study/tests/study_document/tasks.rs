@@ -87,6 +87,25 @@ fn a_study_of_values_says_between_which() {
         let error = Draft::from_toml(&text).unwrap_err();
         assert!(error.problems().iter().any(|problem| problem.key() == key), "{error}");
     }
+    for (text, said) in [
+        (
+            good.replace("label_smoothing = 0.0", "loss = { kind = \"focal\", gamma = 2.0 }"),
+            "training.loss: \"focal\" compares classes and no values, and the task is regression; leave it out, which is \
+             \"squared-error\", or write \"absolute-error\" or { kind = \"huber\", delta = 0.1 }",
+        ),
+        (
+            FULL.replace("loss = \"cross-entropy\"\nlabel_smoothing = 0.0", "loss = \"absolute-error\""),
+            "training.loss: \"absolute-error\" compares values and no classes, and the task is classification; leave it out, \
+             which is \"cross-entropy\", or write { kind = \"focal\", gamma = 2.0 }",
+        ),
+        (
+            good.replace("\"shuffled\"", "\"balanced\""),
+            "training.sampling: cases of a study whose task is regression are of no class that could come as often as others; leave it \
+             out",
+        ),
+    ] {
+        assert_eq!(Draft::from_toml(&text).unwrap_err().to_string(), said);
+    }
     let smooth = good.replace("label_smoothing = 0.0", "label_smoothing = 0.1");
     assert!(matches!(Draft::from_toml(&smooth), Err(InvalidStudy::Syntax(_))));
     for delta in ["0.0", "1.5", "nan"] {
