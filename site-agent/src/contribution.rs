@@ -13,6 +13,7 @@ use consilium_rounds::metrics::{EvaluationCounts, EvaluationShape, Truth, loss};
 use consilium_rounds::reason::Withdrawal;
 use consilium_rounds::vector::evaluation_shape;
 use consilium_secagg::numbering::RoundNumber;
+use consilium_study::check::Unreadable;
 use consilium_study::document::{Plan, Study};
 use consilium_study::graph::{ModelGraph, ParameterSpec, Treatment};
 use consilium_study::hash::Hash;
@@ -20,11 +21,10 @@ use consilium_study::name::SiteName;
 use consilium_study::task::Label;
 use minicbor::{Decode, Encode};
 
-use crate::data::source::InvalidTarget;
 use crate::data::{Case, Counts, Criteria};
 
 /// What a study asks of a case.
-pub fn criteria(plan: &Plan) -> Result<Criteria, InvalidTarget> {
+pub fn criteria(plan: &Plan) -> Result<Criteria, Unreadable> {
     let data = &plan.data;
     Ok(Criteria {
         labels: data.labels.clone(),

@@ -5,14 +5,16 @@
 
 mod inputs;
 mod notes;
+mod pictures;
 mod tasks;
 
 use std::fmt;
 
 pub use self::notes::{Note, notes};
+pub use self::pictures::{MAX_DEPTH, MAX_SIDE, MAX_VOLUME, Unreadable, readable};
 use crate::augment::Augment;
 use crate::document::{
-    CHUNK, Data, Evaluation, FORMAT, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders, least_honest,
+    CHUNK, Evaluation, FORMAT, PACKED_RING_BITS, Plan, RING_BITS, Rounds, colluders, least_honest,
 };
 use crate::grouping::{Combine, Groups, MIN_GROUPS};
 use crate::quantity::HumanDuration;
@@ -26,16 +28,8 @@ pub const MIN_SITES: usize = 3;
 pub const MAX_SITES: usize = 200;
 /// Most classes.
 pub const MAX_LABELS: usize = 64;
-/// Most colour channels of an image.
-pub const MAX_CHANNELS: u32 = 16;
 /// Most inputs of a row, be it the case or beside a picture.
 pub const MAX_INPUTS: usize = 1024;
-/// Most slices of a volume.
-pub const MAX_DEPTH: u32 = 512;
-/// Most values of a volume: 64 MiB in f32, which is what a decoder of files may answer.
-pub const MAX_VOLUME: u64 = 1 << 24;
-/// Longest side of an image.
-pub const MAX_SIDE: u32 = 2048;
 /// Most `Train` rounds.
 pub const MAX_ROUNDS: u32 = 10_000;
 /// Most bins of a score histogram.
@@ -179,6 +173,9 @@ fn data(plan: &Plan, f: &mut Findings) {
     for label in data.labels.iter().take(MAX_LABELS) {
         f.text("data.labels", label, MAX_LABEL);
     }
+    if data.task == Task::MultiLabel {
+        tasks::findings(&data.labels, f);
+    }
     let mut labels: Vec<&String> = data.labels.iter().collect();
     labels.sort();
     f.require(
@@ -187,29 +184,8 @@ fn data(plan: &Plan, f: &mut Findings) {
         || "a label is named twice".into(),
         "give each class its own name",
     );
-    if data.inputs.is_none() {
-        f.between("data.channels", data.channels.into(), 1, MAX_CHANNELS.into());
-        f.between("data.height", data.height.into(), 1, MAX_SIDE.into());
-        f.between("data.width", data.width.into(), 1, MAX_SIDE.into());
-    }
     inputs::rules(data, f);
-    if let Some(depth) = data.depth {
-        volumes(data, depth, f);
-    }
-    if let Some(window) = data.window {
-        f.require(
-            window.is_lawful(),
-            "data.window",
-            || format!("nothing lies between {} and {}", window.low, window.high),
-            "write what is black and then what is white, for example window = [-1000, 400] for lungs in CT",
-        );
-        f.require(
-            data.depth.is_some(),
-            "data.window",
-            || "a window is of volumes; pictures have that of their files".into(),
-            "leave it out, or say how many slices a volume has with `depth`",
-        );
-    }
+    pictures::rules(data, f);
     let plain_zero = |value: f64| value != 0.0 || value.is_sign_positive();
     f.require(
         data.mean.abs() <= 100.0 && plain_zero(data.mean),
@@ -230,35 +206,6 @@ fn data(plan: &Plan, f: &mut Findings) {
         "write a share from 0 to 0.5, for example 0.2",
     );
     f.between("data.minimum_cases", data.minimum_cases.into(), 1, 1_000_000);
-}
-
-/// Volumes are grey.
-fn volumes(data: &Data, depth: u32, f: &mut Findings) {
-    f.between("data.depth", depth.into(), 1, MAX_DEPTH.into());
-    f.require(
-        data.case().values() <= MAX_VOLUME,
-        "data.depth",
-        || {
-            format!(
-                "a {} has {} values, and at most {MAX_VOLUME} are read",
-                data.case(),
-                data.case().values()
-            )
-        },
-        "ask for fewer slices, or for smaller ones",
-    );
-    f.require(
-        data.inputs.is_none(),
-        "data.depth",
-        || "a row of a table has no slices".into(),
-        "leave `depth` or `inputs` out",
-    );
-    f.require(
-        data.inputs.is_some() || data.channels == 1,
-        "data.channels",
-        || format!("the slices of a volume are grey, and {} channels are asked for", data.channels),
-        "write channels = 1",
-    );
 }
 
 fn model(plan: &Plan, f: &mut Findings) {

@@ -3,6 +3,16 @@
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+/// Between findings of a case, in a table.
+pub const BETWEEN_FINDINGS: char = '|';
+/// What is written of a case without any finding, in upper or lower case.
+pub const NO_FINDINGS: [&str; 2] = ["none", "no finding"];
+
+/// Whether a text of a table says that a case has no finding.
+pub fn is_no_finding(text: &str) -> bool {
+    NO_FINDINGS.iter().any(|none| text.eq_ignore_ascii_case(none))
+}
+
 /// What a model is asked about a case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

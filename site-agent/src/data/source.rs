@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use consilium_study::check::MAX_VOLUME;
+use consilium_study::check::{Unreadable, readable};
 use consilium_study::data::Input;
 use consilium_study::graph::Shape;
 use consilium_study::preprocessing::Window;
-use consilium_study::task::{Label, Range, Task};
+use consilium_study::task::{BETWEEN_FINDINGS, Label, NO_FINDINGS, Range, Task, is_no_finding};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -114,60 +114,33 @@ pub struct Target {
     window: Option<Window>,
 }
 
-/// Why a study's size of case cannot be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a picture has 1 or 3 channels and 1 to {limit} pixels a side, a volume 1 to {slices} grey slices of such sides and at most \
-     {MAX_VOLUME} values; asked for is {shape}",
-    limit = Target::LONGEST_SIDE,
-    slices = Target::MOST_SLICES
-)]
-pub struct InvalidTarget {
-    shape: Shape,
-}
-
 impl Target {
-    /// The longest side of a picture.
-    pub const LONGEST_SIDE: u32 = 1024;
-    /// Most slices of a volume.
-    pub const MOST_SLICES: u32 = 512;
-
     /// The size of a picture.
-    pub fn new(channels: u32, height: u32, width: u32) -> Result<Self, InvalidTarget> {
+    pub fn new(channels: u32, height: u32, width: u32) -> Result<Self, Unreadable> {
         Self::of([channels, height, width].into(), None)
     }
 
     /// The size of cases of this shape; which values are black and white in a volume.
-    pub fn of(shape: Shape, window: Option<Window>) -> Result<Self, InvalidTarget> {
-        let side = 1..=Self::LONGEST_SIDE;
+    pub fn of(shape: Shape, window: Option<Window>) -> Result<Self, Unreadable> {
+        readable(shape)?;
         let (depth, [channels, height, width]) = match shape {
             Shape::Image(sides) => (None, sides),
             Shape::Volume([channels, depth, height, width]) => (Some(depth), [channels, height, width]),
-            Shape::Row(_) => return Err(InvalidTarget { shape }),
+            Shape::Row(_) => return Err(Unreadable(shape)),
         };
-        let is_a_volume =
-            |depth| channels == 1 && (1..=Self::MOST_SLICES).contains(&depth) && shape.values() <= MAX_VOLUME;
-        if depth.is_none_or(is_a_volume)
-            && matches!(channels, 1 | 3)
-            && side.contains(&height)
-            && side.contains(&width)
-        {
-            let depth = depth.map(|depth| depth as u16);
-            Ok(Self { channels: channels as u8, height: height as u16, width: width as u16, depth, window })
-        } else {
-            Err(InvalidTarget { shape })
-        }
+        let depth = depth.map(|depth| depth as u16);
+        Ok(Self { channels: channels as u8, height: height as u16, width: width as u16, depth, window })
     }
 
     /// The same size through the constructor: for values that came over a pipe.
-    pub fn checked(self) -> Result<Self, InvalidTarget> {
+    pub fn checked(self) -> Result<Self, Unreadable> {
         let [channels, height, width] = [self.channels.into(), self.height.into(), self.width.into()];
         let shape = match self.depth {
             None => Shape::Image([channels, height, width]),
             Some(depth) => Shape::Volume([channels, depth.into(), height, width]),
         };
         match self.window {
-            Some(window) if !window.is_lawful() => Err(InvalidTarget { shape }),
+            Some(window) if !window.is_lawful() => Err(Unreadable(shape)),
             window => Self::of(shape, window),
         }
     }
@@ -225,7 +198,7 @@ impl Case {
         rows: Option<&Vec<Input>>,
         (shape, window): (Shape, Option<Window>),
         beside: Option<&Vec<Input>>,
-    ) -> Result<Self, InvalidTarget> {
+    ) -> Result<Self, Unreadable> {
         Ok(match (rows, beside) {
             (Some(inputs), _) => Self::Row(inputs.clone()),
             (None, None) => Self::Picture(Target::of(shape, window)?),
@@ -249,11 +222,6 @@ pub struct Criteria {
     pub holdout: f64,
 }
 
-/// Between findings of a case, in a table.
-const BETWEEN_FINDINGS: char = '|';
-/// What is written of a case without any finding, in upper or lower case.
-const NO_FINDINGS: [&str; 2] = ["none", "no finding"];
-
 impl Criteria {
     /// The label that a text of a table stands for: a class, or findings with `|` between them, or `none`.
     pub(super) fn label_of_text(&self, text: &str) -> Option<Label> {
@@ -266,7 +234,7 @@ impl Criteria {
             Task::Regression => return self.value(text.parse().ok()?),
             Task::MultiLabel => {}
         }
-        if place(text).is_none() && NO_FINDINGS.iter().any(|none| text.eq_ignore_ascii_case(none)) {
+        if place(text).is_none() && is_no_finding(text) {
             return Some(Label::Findings(0));
         }
         // A study has at most 64 labels.
@@ -326,7 +294,7 @@ impl Criteria {
         }
         let names = self.labels.iter().enumerate().filter(|(place, _)| label.holds(*place));
         let names: Vec<&str> = names.map(|(_, name)| name.as_str()).collect();
-        if names.is_empty() { NO_FINDINGS[0].to_owned() } else { names.join("|") }
+        if names.is_empty() { NO_FINDINGS[0].to_owned() } else { names.join(&BETWEEN_FINDINGS.to_string()) }
     }
 }
 

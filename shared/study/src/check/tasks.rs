@@ -1,11 +1,11 @@
 //! Rules about what a study asks: which labels, losses, figures and models go with which task.
 
-use super::Findings;
+use super::{Findings, MAX_LABELS};
 use crate::document::{Data, Plan};
 use crate::loss::Loss;
 use crate::metric::Metric;
 use crate::recipe::Sampling;
-use crate::task::Task;
+use crate::task::{BETWEEN_FINDINGS, Task, is_no_finding};
 use crate::weight::WeightRule;
 
 /// Every rule about a task that does not hold.
@@ -113,6 +113,24 @@ const fn losses(task: Task) -> &'static str {
         Task::Classification | Task::MultiLabel => {
             "leave it out, which is \"cross-entropy\", or write { kind = \"focal\", gamma = 2.0 }"
         }
+    }
+}
+
+/// Findings that could not be written side by side in a table.
+pub(super) fn findings(labels: &[String], f: &mut Findings) {
+    for label in labels.iter().take(MAX_LABELS) {
+        f.require(
+            !label.contains(BETWEEN_FINDINGS),
+            "data.labels",
+            || format!("in a table {BETWEEN_FINDINGS} stands between the findings of a case, and \"{label}\" has one in its name"),
+            "give the finding a name without it",
+        );
+        f.require(
+            !is_no_finding(label),
+            "data.labels",
+            || format!("in a table \"{label}\" is what is written of a case without any finding"),
+            "leave it out, as a case may have none of the labels, or give the finding another name",
+        );
     }
 }
 

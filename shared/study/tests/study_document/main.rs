@@ -4,6 +4,7 @@ mod beside;
 mod keys;
 mod layers;
 mod notes;
+mod readable;
 mod tasks;
 
 use consilium_study::canonical::Canonical;
@@ -232,7 +233,12 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("\"d\", \"b\", \"c\", \"a\"", "\"a\", \"c\"", "sites"),
         ("\"d\", \"b\"", "\"b\", \"b\"", "sites"),
         ("\"normal\", \"pneumonia\"", "\"normal\", \"normal\"", "data.labels"),
-        ("height = 28", "height = 4096", "data.height"),
+        ("\"normal\", \"pneumonia\"", "\"normal\", \"\"", "data.labels"),
+        ("\"normal\", \"pneumonia\"", "\"normal\", \"pneumonia \"", "data.labels"),
+        ("height = 28", "height = 1025", "data.height"),
+        ("width = 28", "width = 2048", "data.width"),
+        ("channels = 1", "channels = 2", "data.channels"),
+        ("channels = 1", "channels = 4", "data.channels"),
         ("mean = 0.57", "mean = -0.0", "data.mean"),
         ("mean = 0.57", "mean = nan", "data.mean"),
         ("mean = 0.57", "mean = inf", "data.mean"),
@@ -272,6 +278,9 @@ fn every_broken_rule_names_its_key_and_what_to_write() {
         ("\"auroc\"", "\"kappa\"", "evaluation.recommend"),
         ("\"shuffled\"", "\"balanced\"", "training.sampling"),
         ("\"coarse\"", "\"effective\"", "aggregation.weight"),
+        ("\"normal\", ", "\"a|b\", ", "data.labels"),
+        ("\"normal\", ", "\"none\", ", "data.labels"),
+        ("\"normal\", ", "\"No Finding\", ", "data.labels"),
     ];
     let of_findings = of_findings
         .map(|(from, to, key)| (edited(from, to).replace("\"classification\"", "\"multi-label\""), to, key));
