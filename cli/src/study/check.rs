@@ -223,7 +223,11 @@ impl Check {
             weight = weight.name(),
             layers = lines_of(layers),
             guarantee = guarantee.people(),
-            notes = notes.iter().map(|note| format!("\nnote         {}", note.problem)).collect::<String>(),
+            notes = notes
+                .iter()
+                .map(|note| format!("\nnote         {}", note.problem))
+                .collect::<Vec<_>>()
+                .concat(),
         )
     }
 }

@@ -120,12 +120,12 @@ impl Looked<'_, '_> {
         span: &Range<usize>,
         why: &str,
     ) -> MalformedLayer {
-        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+        let before = self.text.get(..span.start).unwrap_or(self.text);
         MalformedLayer {
             name: self.name.clone(),
             kind: kind.map(str::to_owned),
             key: key.map(str::to_owned),
-            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            line: 1 + before.matches('\n').count(),
             // The types of the code say little to who writes a study.
             why: why
                 .replace("expected u32", &format!("expected a whole number from 0 to {}", u32::MAX))

@@ -99,12 +99,14 @@ pub(crate) fn write(
     );
     let mut file = ModelFile::from_bytes(&bytes).with_context(|| format!("reading {shown}"))?;
     let own = own_layers::read(&Disk, &folder.study(&study).local_layers(), plan)?;
-    let (Some(own), Some(origin)) = (own, file.origin) else {
+    let Some(own) = own else {
         bail!(
             "this site has no layers of its own for {name}: it trained in no round, or left the study. Train them on your cases \
              with: consilium model finetune {shown}"
         );
     };
+    // A study that adopted nothing releases what it started from, which need not be of any study.
+    let origin = file.origin.unwrap_or(Origin { study, round: 0, tuned_from: None });
     put_own(&file.identity.graph, &mut file.model, Some(&own.after));
     file.origin = Some(Origin { tuned_from: Some(model), ..origin });
     let bytes = file.to_bytes();

@@ -16,7 +16,7 @@ use consilium_study::name::SiteName;
 use consilium_study::policy::Policy;
 use consilium_study::sign::{Signed, SigningKey};
 
-use super::{Federation, SITES, pictures, study_text};
+use super::{Federation, Job, SITES, pictures, study_text};
 use crate::journal;
 use crate::pipe::message::FromRelay;
 use crate::store::{Disk, Kind, Store as _};
