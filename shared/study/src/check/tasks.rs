@@ -25,7 +25,8 @@ pub(super) fn rules(plan: &Plan, f: &mut Findings) {
             )
         };
         let task = plan.data.task.name();
-        f.require(false, "model", || format!("the graph scores {what}, and the task is {task}"), remedy);
+        let last = plan.model.last();
+        f.require(false, "model", || format!("{last}, which scores {what}, and the task is {task}"), remedy);
     }
     let task = plan.data.task;
     let metric = plan.evaluation.recommend;

@@ -211,6 +211,14 @@ fn layers_that_can_be_read_are_not_blamed_for_the_rest_of_the_file() {
     assert!(said.contains("either a `preset` or `layers`"), "{said}");
 }
 
+#[test]
+fn a_graph_that_scores_what_the_task_does_not_ask_names_its_last_layer() {
+    let text = Place::Tables.file(&["kind = \"conv2d\", filters = 2, kernel = 3, padding = 1".to_owned()]);
+    let said = error(&text).to_string();
+    let start = "model: layers.0 (conv2d): the graph ends here in image 2x28x28, which scores each pixel, and the task is classification; ";
+    assert!(said.starts_with(start), "{said}");
+}
+
 /// One way to spoil a layer.
 #[derive(Clone, Debug)]
 enum Spoil {
