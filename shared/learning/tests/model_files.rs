@@ -92,9 +92,9 @@ fn another_preprocessing_or_other_labels_are_refused() {
 
 /// A file with other texts in its header.
 fn altered(bytes: &[u8], texts: &[(String, String)]) -> Vec<u8> {
-    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
-    let (header, body) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
-    let mut header = std::str::from_utf8(header).unwrap().to_owned();
+    let (length, rest) = bytes.split_first_chunk::<8>().expect("a file has a length");
+    let (header, body) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).expect("it is short"));
+    let mut header = std::str::from_utf8(header).expect("it is JSON").to_owned();
     for (from, to) in texts {
         assert!(header.contains(from.as_str()), "{from}");
         header = header.replace(from, to);

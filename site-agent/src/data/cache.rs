@@ -233,7 +233,9 @@ impl Cache {
                     Ok(name) if found.is_file() && self.path(&name) == path => {
                         entries.push((found.modified()?, name, on_disk(found.len())));
                     }
-                    Err(_) if found.is_file() && name.ends_with(".tmp") => fs::remove_file(&path)?,
+                    Err(_) if found.is_file() && path.extension().is_some_and(|end| end == "tmp") => {
+                        fs::remove_file(&path)?;
+                    }
                     Ok(_) | Err(_) => {}
                 }
             }
