@@ -7,11 +7,13 @@
 pub mod compare;
 mod covid;
 mod experiment;
+mod finished;
 mod heart;
 mod perform;
 mod pneumonia;
 mod ranking;
 mod results;
+mod single;
 mod summary;
 pub(crate) mod trial;
 
@@ -23,7 +25,7 @@ use consilium_memory::{Freed, settle};
 use serde::Serialize;
 
 use self::experiment::{Cell, Dealt, Experiment};
-use self::perform::Finished;
+use self::finished::Finished;
 use self::results::{Outcome, Results, name_of};
 use self::summary::Summary;
 use crate::demo::progress::Story;
@@ -183,7 +185,12 @@ fn work_through<R: Outcome>(
             Some(kept) => ("kept", kept),
             None if *show || !wanted(cell) => continue,
             None => {
-                story.tell(&format!("{} begins", cell.name()));
+                let anew = if results.has_any(cell) {
+                    "; what is kept of it is of another study, of other data or of an earlier build"
+                } else {
+                    ""
+                };
+                story.tell(&format!("{} begins{anew}", cell.name()));
                 let result = R::perform(cell, data, cell.recipe(results.data), &story.clone().hushed())?;
                 results.put(cell, &result)?;
                 ("done", result)
@@ -192,7 +199,7 @@ fn work_through<R: Outcome>(
         if output.json {
             output.show(&Line { state, result: &result }, |_| String::new())?;
         } else {
-            story.tell(&result.line(state));
+            story.tell(&result.line(cell, state));
         }
         done.push(result);
     }

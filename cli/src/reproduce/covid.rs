@@ -14,8 +14,7 @@ const SEEDS: u64 = 5;
 pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
     let rounds = rounds.unwrap_or(ROUNDS);
     let dealt = |keeps_test| Dealt { keeps_test, ..Dealt::by(Partition::By("country".to_owned())) };
-    let arm =
-        |name: &str, way: Way, seeds: u64| Arm { name: name.to_owned(), way, study: study(rounds), seeds };
+    let arm = |name: &str, way: Way, seeds: u64| Arm::new(name.to_owned(), way, study(rounds), seeds);
     Experiment {
         name: "covid-cxr-sites".to_owned(),
         about: format!(

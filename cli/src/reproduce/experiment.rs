@@ -3,7 +3,8 @@
 use std::fmt;
 
 use consilium_study::hash::Hash;
-use serde::Serialize;
+use consilium_study::metric::Metric;
+use consilium_study::task::Task;
 
 use crate::partition::Partition;
 
@@ -26,6 +27,18 @@ pub(super) struct Arm {
     pub(super) study: String,
     /// How many seeds it is run with, unless the command says otherwise.
     pub(super) seeds: u64,
+    /// What is shown of it; all arms of an experiment show the same.
+    pub(super) metrics: Vec<Metric>,
+    /// Greater than in earlier builds where these trained the same study otherwise, or kept less of what came of it: what they
+    /// kept is made again.
+    pub(super) revision: u32,
+}
+
+impl Arm {
+    /// An arm of which AUROC and accuracy are shown.
+    pub(super) fn new(name: String, way: Way, study: String, seeds: u64) -> Self {
+        Self { name, way, study, seeds, metrics: USUAL.to_vec(), revision: 0 }
+    }
 }
 
 /// Who trains.
@@ -85,27 +98,42 @@ impl fmt::Display for Way {
     }
 }
 
-/// A figure of a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Measure {
-    Auroc,
-    Accuracy,
+/// What is shown of a published experiment.
+const USUAL: [Metric; 2] = [Metric::Auroc, Metric::Accuracy];
+
+/// What is shown of a study: first what picks its model, then what is usual for its task.
+pub(super) fn shown(task: Task, recommend: Metric) -> Vec<Metric> {
+    let usual: &[Metric] = match task {
+        Task::Classification | Task::MultiLabel => &USUAL,
+        Task::Ordinal => &[Metric::Kappa, Metric::Accuracy],
+        Task::Regression => &[Metric::Rmse, Metric::Mae, Metric::R2],
+        Task::Segmentation => &[Metric::Dice],
+    };
+    let others = usual.iter().copied().filter(|metric| *metric != recommend);
+    std::iter::once(recommend).chain(others).collect()
 }
 
-impl fmt::Display for Measure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auroc => "AUROC",
-            Self::Accuracy => "accuracy",
-        })
+/// A metric for people.
+pub(super) const fn word(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Auroc => "AUROC",
+        Metric::BalancedAccuracy => "balanced accuracy",
+        Metric::Brier => "Brier",
+        Metric::Ece => "ECE",
+        Metric::Dice => "Dice",
+        Metric::Mae => "MAE",
+        Metric::Rmse => "RMSE",
+        Metric::R2 => "R2",
+        Metric::Loss | Metric::Accuracy | Metric::Sensitivity | Metric::Specificity | Metric::Kappa => {
+            metric.name()
+        }
     }
 }
 
 /// What an arm has to reach in the mean over its seeds.
 pub(super) struct Aim {
     pub(super) arm: String,
-    pub(super) measure: Measure,
+    pub(super) measure: Metric,
     pub(super) least: Least,
 }
 
@@ -131,7 +159,44 @@ impl Cell<'_> {
 
     /// A name for exactly this training on exactly these data: a figure of another one is not taken for it.
     pub(super) fn recipe(&self, data: Hash) -> Hash {
-        let text = format!("{data}\n{}\n{}\n{}", self.arm.way, self.seed, self.arm.study);
+        let mut text = format!("{data}\n{}\n{}\n{}", self.arm.way, self.seed, self.arm.study);
+        if self.arm.revision > 0 {
+            text += &format!("\nrevision {}", self.arm.revision);
+        }
         Hash::labelled("reproduce-cell", text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_picks_the_model_stands_first_and_once() {
+        use Metric::{Accuracy, Auroc, Dice, Kappa, Loss, Mae, R2, Rmse};
+        for (task, recommend, columns) in [
+            (Task::Classification, Auroc, &[Auroc, Accuracy][..]),
+            (Task::MultiLabel, Accuracy, &[Accuracy, Auroc]),
+            (Task::Ordinal, Loss, &[Loss, Kappa, Accuracy]),
+            (Task::Regression, Mae, &[Mae, Rmse, R2]),
+            (Task::Segmentation, Dice, &[Dice]),
+        ] {
+            assert_eq!(shown(task, recommend), columns, "{}", task.name());
+            assert!(columns.iter().all(|metric| metric.is_of(task)), "{}", task.name());
+        }
+    }
+
+    /// What earlier builds kept of published experiments is taken; a revision makes it anew.
+    #[test]
+    fn a_revision_is_another_recipe_and_none_is_that_of_earlier_builds() {
+        let way = Way::Pooled(Dealt::by(Partition::Iid));
+        let mut arm = Arm::new("pooled".to_owned(), way, "a study".to_owned(), 1);
+        let data = Hash::of_bytes(b"data");
+        let recipe = |arm: &Arm| Cell { arm, seed: 7 }.recipe(data);
+        let first = recipe(&arm);
+        let text = format!("{data}\npooled, iid\n7\na study");
+        assert_eq!(first, Hash::labelled("reproduce-cell", text.as_bytes()));
+        arm.revision = 1;
+        assert_ne!(recipe(&arm), first);
     }
 }

@@ -11,8 +11,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use consilium_study::metric::Metric;
 
-use super::experiment::{Aim, Arm, Dealt, Experiment, Least, Measure, Way};
+use super::experiment::{Aim, Arm, Dealt, Experiment, Least, Way};
 use crate::partition::Partition;
 
 const HOSPITALS: [&str; 4] = ["cleveland", "hungarian", "switzerland", "va"];
@@ -45,11 +46,8 @@ pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
     let rounds = rounds.unwrap_or(ROUNDS);
     let dealt = || Dealt::by(Partition::By("hospital".to_owned()));
     let fedavg = "strategy = { kind = \"fedavg\" }";
-    let arm = |name: &str, way: Way, strategy: &str, rounds: u32| Arm {
-        name: name.to_owned(),
-        way,
-        study: study(rounds, strategy),
-        seeds: SEEDS,
+    let arm = |name: &str, way: Way, strategy: &str, rounds: u32| {
+        Arm::new(name.to_owned(), way, study(rounds, strategy), SEEDS)
     };
     let arms = vec![
         arm("pooled", Way::Pooled(dealt()), fedavg, rounds),
@@ -72,7 +70,7 @@ pub(super) fn experiment(rounds: Option<u32>) -> Experiment {
     ];
     let aim = |arm: &str, least: f64, whose: &'static str| Aim {
         arm: arm.to_owned(),
-        measure: Measure::Accuracy,
+        measure: Metric::Accuracy,
         least: Least::Published(least, whose),
     };
     let aims = vec![

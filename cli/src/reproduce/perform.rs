@@ -1,139 +1,63 @@
 //! Performing one cell.
 
-use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use consilium_learning::{Dataset, LocalSeed, LocalTraining, ModelFile, Progress, initial, train};
+use consilium_learning::{Dataset, ModelFile};
 use consilium_rounds::metrics::Figures;
 use consilium_site_agent::contribution::put_own;
 use consilium_study::document::Draft;
 use consilium_study::hash::Hash;
+use consilium_study::metric::Metric;
 use consilium_study::name::SiteName;
-use consilium_study::recipe::Extent;
-use serde::{Deserialize, Serialize};
 
 use super::experiment::{Cell, Way};
+use super::finished::{Finished, LeftOut, Reason, Site, medians, of_task};
 use super::results::Outcome;
+use super::single::{Chosen, choose, on_all_cores};
 use crate::demo::arms::{figures, join};
 use crate::demo::progress::Story;
 use crate::finetune::{Comparison, Recipe, adapt};
 use crate::simulate::bench::Crew;
-use crate::simulate::engine::simulate;
+use crate::simulate::engine::{Simulation, simulate};
 use crate::simulate::hospitals::Hospital;
-use crate::simulate::setting::{Dealing, Setting, median};
+use crate::simulate::setting::{Dealing, Setting};
 
-/// What came of a cell, as it is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Finished {
-    pub(super) cell: String,
-    /// [`Cell::recipe`].
-    pub(super) recipe: Hash,
-    /// On the cases that nobody trained on; none where there are none, or of one class.
-    pub(super) auroc: Option<f64>,
-    pub(super) accuracy: Option<f64>,
-    /// Cases that nobody trained on.
-    pub(super) test_cases: usize,
-    /// Cases trained on, of all sites.
-    pub(super) train_cases: usize,
-    /// The round (of a trainer without rounds: as many cases as a round has) whose model it is, of so many.
-    pub(super) chosen: u32,
-    pub(super) rounds: u32,
-    /// Each site's own figures, where sites train alone, adapt the model or have layers of their own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) sites: Vec<Site>,
-    pub(super) seconds: f64,
-    /// The program that made it.
-    pub(super) version: String,
-}
-
-/// What a site reaches by itself, or with its own layers in the federation's model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Site {
-    pub(super) site: SiteName,
-    pub(super) train_cases: usize,
-    pub(super) auroc: Option<f64>,
-    pub(super) accuracy: Option<f64>,
-    /// Where the federation's model was adapted: before and after on the site's own held-out cases. The adapted one is
-    /// taken if it is not worse there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    own: Option<Comparison>,
-}
-
-/// The model that a trainer by itself would recommend, and from which stretch of its training.
-struct Chosen {
-    model: Vec<f32>,
-    stretch: u32,
+/// What came of training.
+struct Trained {
+    /// Of the one model, if there is one.
+    figures: Option<Figures>,
+    sites: Vec<Site>,
+    chosen: u32,
+    made: u32,
+    left_out: Vec<LeftOut>,
 }
 
 impl Outcome for Finished {
     fn perform(cell: &Cell<'_>, data: &Path, recipe: Hash, story: &Story) -> anyhow::Result<Self> {
         let started = Instant::now();
         let setting = setting(cell, data, story)?;
-        let Setting { draft, hospitals, test } = &setting;
-        let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
-        let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
-        let mut sites = Vec::new();
-        let (figures, chosen) = match &cell.arm.way {
-            Way::Federated(_) => {
-                let simulation = simulate(draft.clone(), None, hospitals, &Crew::new()?, None, false, story)?;
-                let scored = setting.score(&simulation)?;
-                for (site, figures) in &scored.of_sites {
-                    let cases = able().find(|(able, _)| *able == site);
-                    let cases = cases.map_or(0, |(_, hospital)| hospital.train.len());
-                    sites.push(Site::new(site, cases, Some(figures)));
-                }
-                (scored.of_all, simulation.release.round())
-            }
-            Way::Pooled(_) => {
-                let train = join(able().map(|(_, hospital)| &hospital.train))?;
-                let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
-                let everybody = SiteName::new("everybody").context("this is a name")?;
-                let Chosen { model, stretch } =
-                    on_all_cores(|| choose(draft, &everybody, &train, &held_out, able().count(), story))??;
-                (score(&model)?, stretch)
-            }
-            Way::Alone(_) => {
-                for (site, hospital) in able() {
-                    let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
-                    let figures = score(&on_all_cores(train)??.model)?;
-                    sites.push(Site::new(site, hospital.train.len(), figures.as_ref()));
-                }
-                (None, draft.rounds.count)
-            }
-            Way::Finetuned(_) => {
-                let simulation = simulate(draft.clone(), None, hospitals, &Crew::new()?, None, false, story)?;
-                let identity = draft.model_identity();
-                let released = ModelFile::from_bytes(&simulation.released)?.expect(&identity)?;
-                let recipe = Recipe::USUAL.training(draft.data.task)?;
-                for (site, Hospital { train, held_out }) in able() {
-                    story.progress(&format!("{site} adapts the model to its own cases"));
-                    let mut start = released.clone();
-                    put_own(&draft.model, &mut start, simulation.own.get(site).map(Vec::as_slice));
-                    let adapted = on_all_cores(|| adapt(&identity, &start, &recipe, site, train, |_| {}))??;
-                    let own = Comparison::of(&identity, &start, &adapted, held_out)?;
-                    // What `model finetune` would write; without held-out cases nothing speaks against it.
-                    let is_kept = own.as_ref().is_none_or(Comparison::is_no_worse);
-                    let figures = score(if is_kept { &adapted } else { &start })?;
-                    sites.push(Site { own, ..Site::new(site, train.len(), figures.as_ref()) });
-                }
-                (None, simulation.release.round())
-            }
+        let Trained { figures, sites, chosen, made, left_out } = train(&cell.arm.way, &setting, story)?;
+        let Setting { draft, hospitals, test, .. } = &setting;
+        let task = draft.data.task;
+        let figures = match figures {
+            Some(figures) => of_task(task, |metric| figures.get(metric)),
+            None => medians(&sites, task),
         };
-        let of_sites = |figure: fn(&Site) -> Option<f64>| median(sites.iter().filter_map(figure).collect());
         Ok(Self {
             cell: cell.name(),
             recipe,
-            auroc: figures.as_ref().map_or_else(|| of_sites(|site| site.auroc), |figures| figures.auroc),
-            accuracy: figures
-                .as_ref()
-                .map_or_else(|| of_sites(|site| site.accuracy), |figures| figures.accuracy),
+            auroc: figures.get(&Metric::Auroc).copied(),
+            accuracy: figures.get(&Metric::Accuracy).copied(),
+            figures,
             test_cases: test.as_ref().map_or(0, Dataset::len),
-            train_cases: able().map(|(_, hospital)| hospital.train.len()).sum(),
+            train_cases: hospitals.values().flatten().map(|hospital| hospital.train.len()).sum(),
             chosen,
             rounds: draft.rounds.count,
+            rounds_made: Some(made),
+            left_out,
             sites,
             seconds: started.elapsed().as_secs_f64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -144,31 +68,101 @@ impl Outcome for Finished {
         self.recipe
     }
 
-    fn line(&self, state: &str) -> String {
-        let figure = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"));
-        format!(
-            "{} {state}: AUROC {}, accuracy {} on {} cases; round {} of {}, {:.0} s",
-            self.cell,
-            figure(self.auroc),
-            figure(self.accuracy),
-            self.test_cases,
-            self.chosen,
-            self.rounds,
-            self.seconds
-        )
+    fn line(&self, cell: &Cell<'_>, state: &str) -> String {
+        self.line(cell, state)
     }
 }
 
-impl Site {
-    fn new(site: &SiteName, train_cases: usize, figures: Option<&Figures>) -> Self {
-        Self {
-            site: site.clone(),
-            train_cases,
-            auroc: figures.and_then(|figures| figures.auroc),
-            accuracy: figures.and_then(|figures| figures.accuracy),
-            own: None,
+/// Trains in one of the ways.
+fn train(way: &Way, setting: &Setting, story: &Story) -> anyhow::Result<Trained> {
+    let Setting { draft, hospitals, test, .. } = setting;
+    let task = draft.data.task;
+    let able = || hospitals.iter().filter_map(|(site, hospital)| Some((site, hospital.as_ref().ok()?)));
+    // Who has nothing to train on makes no step, and can neither train alone nor adapt a model.
+    let training = || able().filter(|(_, hospital)| !hospital.train.is_empty());
+    let score = |model: &[f32]| test.as_ref().map(|cases| figures(draft, model, cases)).transpose();
+    let simulated = || simulate(draft.clone(), None, hospitals, &Crew::new()?, None, false, story);
+    let mut sites = Vec::new();
+    let trained = match way {
+        Way::Federated(_) => {
+            let simulation = simulated()?;
+            let scored = setting.score(&simulation)?;
+            for (site, figures) in &scored.of_sites {
+                let cases = able().find(|(able, _)| *able == site);
+                let cases = cases.map_or(0, |(_, hospital)| hospital.train.len());
+                sites.push(Site::new(site, cases, task, Some(figures)));
+            }
+            Trained {
+                figures: scored.of_all,
+                sites,
+                chosen: simulation.release.round(),
+                made: simulation.release.rounds,
+                left_out: left_out(setting, Some(&counted(&simulation))),
+            }
         }
-    }
+        Way::Pooled(_) => {
+            let train = join(able().map(|(_, hospital)| &hospital.train))?;
+            let held_out = join(able().map(|(_, hospital)| &hospital.held_out))?;
+            let everybody = SiteName::new("everybody").context("this is a name")?;
+            let Chosen { model, stretch, made } =
+                on_all_cores(|| choose(draft, &everybody, &train, &held_out, training().count(), story))??;
+            let left_out = left_out(setting, None);
+            Trained { figures: score(&model)?, sites, chosen: stretch, made, left_out }
+        }
+        Way::Alone(_) => {
+            let mut most = 0;
+            for (site, hospital) in training() {
+                let train = || choose(draft, site, &hospital.train, &hospital.held_out, 1, story);
+                let Chosen { model, stretch, made } = on_all_cores(train)??;
+                let figures = score(&model)?;
+                let (chosen, rounds_made) = (Some(stretch), Some(made));
+                let site = Site::new(site, hospital.train.len(), task, figures.as_ref());
+                sites.push(Site { chosen, rounds_made, ..site });
+                most = most.max(made);
+            }
+            Trained { figures: None, sites, chosen: most, made: most, left_out: left_out(setting, None) }
+        }
+        Way::Finetuned(_) => {
+            let simulation = simulated()?;
+            let identity = draft.model_identity();
+            let released = ModelFile::from_bytes(&simulation.released)?.expect(&identity)?;
+            let recipe = Recipe::USUAL.training(task)?;
+            for (site, Hospital { train, held_out }) in training() {
+                story.progress(&format!("{site} adapts the model to its own cases"));
+                let mut start = released.clone();
+                put_own(&draft.model, &mut start, simulation.own.get(site).map(Vec::as_slice));
+                let adapted = on_all_cores(|| adapt(&identity, &start, &recipe, site, train, |_| {}))??;
+                let own = Comparison::of(&identity, &start, &adapted, held_out)?;
+                // What `model finetune` would write; without held-out cases nothing speaks against it.
+                let is_kept = own.as_ref().is_none_or(Comparison::is_no_worse);
+                let figures = score(if is_kept { &adapted } else { &start })?;
+                sites.push(Site { own, ..Site::new(site, train.len(), task, figures.as_ref()) });
+            }
+            let (chosen, made) = (simulation.release.round(), simulation.release.rounds);
+            Trained { figures: None, sites, chosen, made, left_out: left_out(setting, None) }
+        }
+    };
+    Ok(trained)
+}
+
+/// Whose update is in a round's sum.
+fn counted(simulation: &Simulation) -> BTreeSet<SiteName> {
+    simulation.rounds.iter().flat_map(|round| round.counted(&simulation.study.sites)).collect()
+}
+
+/// Whose cases an arm does without: of a federation also those that were `counted` in no round.
+fn left_out(setting: &Setting, counted: Option<&BTreeSet<SiteName>>) -> Vec<LeftOut> {
+    let test_only = setting.test_only.iter().map(|site| (site, Reason::TestOnly));
+    let others = setting.hospitals.iter().filter_map(|(site, hospital)| {
+        let reason = match hospital {
+            Err(_) => Reason::TooFewCases,
+            Ok(hospital) if hospital.train.is_empty() => Reason::NothingToTrainOn,
+            Ok(_) if counted.is_some_and(|counted| !counted.contains(site)) => Reason::InNoRound,
+            Ok(_) => return None,
+        };
+        Some((site, reason))
+    });
+    test_only.chain(others).map(|(site, reason)| LeftOut { site: site.clone(), reason }).collect()
 }
 
 /// The study of a cell with its seed, and its cases, dealt out.
@@ -181,77 +175,87 @@ pub(super) fn setting(cell: &Cell<'_>, data: &Path, story: &Story) -> anyhow::Re
     Setting::new(plan, &dealing, story)
 }
 
-const TOO_LONG: &str = "all rounds together are more than 4294967295 steps";
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
 
-/// With as many threads as the machine has.
-fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(work))
-}
+    use consilium_learning::Pixels;
+    use consilium_rounds::reason::Withdrawal;
 
-/// Trains once through the whole study's budget, as one trainer does: the optimiser is never begun anew. After each stretch
-/// of as many cases as a round has, the model is scored on the held-out cases, and the best by the study's metric is
-/// chosen, as a federation chooses among its rounds; without held-out cases the last.
-fn choose(
-    draft: &Draft,
-    site: &SiteName,
-    cases: &Dataset,
-    held_out: &Dataset,
-    sites: usize,
-    story: &Story,
-) -> anyhow::Result<Chosen> {
-    let rounds = draft.rounds.count;
-    let (budget, stretch) = match draft.training.extent() {
-        Extent::Epochs(epochs) => {
-            let steps = u64::from(epochs) * cases.len().div_ceil(draft.training.batch()) as u64;
-            (Extent::Epochs(rounds.checked_mul(epochs).context(TOO_LONG)?), steps)
-        }
-        Extent::Steps(steps) => {
-            let steps = steps.checked_mul(u32::try_from(sites)?).context(TOO_LONG)?;
-            (Extent::Steps(rounds.checked_mul(steps).context(TOO_LONG)?), u64::from(steps))
-        }
-    };
-    let task = LocalTraining {
-        graph: &draft.model,
-        recipe: &draft.training,
-        preprocessing: draft.model_identity().preprocessing,
-        budget,
-        seed: LocalSeed { study_seed: draft.seed, site: site.clone(), round: 0 },
-        rounds,
-        covers: rounds,
-        proximal_weight: 0.0,
-        correction: None,
-    };
-    let metric = draft.evaluation.recommend;
-    let mut best: Option<(f64, Chosen)> = None;
-    let mut failure = None;
-    let mut judge = |at: Progress<'_>| {
-        if !at.step.is_multiple_of(stretch) {
-            return ControlFlow::Continue(());
-        }
-        let number = u32::try_from(at.step / stretch).unwrap_or(u32::MAX);
-        story.progress(&format!("{site} trains, {number} of {rounds}, loss {:.4}", at.loss));
-        if held_out.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        let figures: Figures = match figures(draft, &at.model(), held_out) {
-            Ok(figures) => figures,
-            Err(error) => {
-                failure = Some(error);
-                return ControlFlow::Break(());
-            }
-        };
-        if let Some(figure) = figures.get(metric)
-            && best.as_ref().is_none_or(|(before, _)| metric.improves(figure, *before))
-        {
-            best = Some((figure, Chosen { model: at.model(), stretch: number }));
-        }
-        ControlFlow::Continue(())
-    };
-    let trained = train(&task, &initial(&draft.model, draft.seed), cases, &mut judge);
-    if let Some(error) = failure {
-        return Err(error);
+    use super::*;
+    use crate::output::Output;
+    use crate::partition::Partition;
+    use crate::reproduce::experiment::Dealt;
+
+    fn name(site: &str) -> SiteName {
+        site.parse().unwrap()
     }
-    let last = Chosen { model: trained?.model, stretch: rounds };
-    Ok(best.map_or(last, |(_, chosen)| chosen))
+
+    /// Four sites: of one all cases are held out.
+    fn setting(lines: &str, gate: &str) -> Setting {
+        let text = format!(
+            "format = 1\nname = \"s\"\ntitle = \"t\"\nsites = [\"a\", \"b\", \"c\", \"held\"]\nseed = 1\n\
+             [data]\nlabels = [\"no\", \"yes\"]\nchannels = 1\nheight = 2\nwidth = 2\nmean = 0.5\nstd = 0.5\n\
+             [model]\npreset = \"logistic\"\n\
+             [training]\noptimiser = \"sgd\"\nlearning_rate = 0.5\nbatch = 4\nepochs = 1\n\
+             [rounds]\ncount = 6\nquorum = 3\n{lines}\n\
+             [aggregation]\nmin_honest = 2\n[evaluation]\nrecommend = \"loss\"\n{gate}\n"
+        );
+        let cases = |count: u16, bright: u16| {
+            let value = |case: u16| if case % 2 == bright { 0.9 } else { 0.1 };
+            let pixels = (0..count).flat_map(|case| [value(case); 4]).collect();
+            Dataset::new([1, 2, 2], Pixels::Floats(pixels), (0..count).map(|case| case % 2).collect())
+                .unwrap()
+        };
+        // What is held out says the opposite of what is learned, so that every round makes it worse.
+        let able = |train| Ok(Hospital { train: cases(train, 1), held_out: cases(8, 0) });
+        let hospitals = [("a", able(16)), ("b", able(16)), ("c", able(16)), ("held", able(0))];
+        Setting {
+            draft: Draft::from_toml(&text).unwrap(),
+            hospitals: hospitals.map(|(site, hospital)| (name(site), hospital)).into(),
+            test: Some(cases(8, 1)),
+            test_only: vec![name("gone")],
+        }
+    }
+
+    fn trained(way: impl Fn(Dealt) -> Way, setting: &Setting) -> Trained {
+        let story = Story::new(Output { json: true }, Instant::now()).hushed();
+        train(&way(Dealt::by(Partition::Iid)), setting, &story).unwrap()
+    }
+
+    #[test]
+    fn who_cannot_train_is_left_out_by_name_and_the_others_go_on() {
+        let mut setting = setting("", "");
+        for way in [Way::Pooled, Way::Federated, Way::Alone, Way::Finetuned] {
+            let trained = trained(way, &setting);
+            let left_out: Vec<_> =
+                trained.left_out.iter().map(|left| (left.site.as_str(), left.reason)).collect();
+            let expected = [("gone", Reason::TestOnly), ("held", Reason::NothingToTrainOn)];
+            assert_eq!(left_out, expected);
+            assert_eq!(trained.made, 6);
+            let has_sites = trained.figures.is_none();
+            assert_eq!(trained.sites.len(), if has_sites { 3 } else { 0 });
+            assert!(trained.sites.iter().all(|site| site.figures.contains_key(&Metric::Auroc)));
+        }
+        setting.hospitals.insert(name("small"), Err(Withdrawal::TooFewCases));
+        let nobody = left_out(&setting, Some(&BTreeSet::from([name("a"), name("b")])));
+        assert!(nobody.contains(&LeftOut { site: name("c"), reason: Reason::InNoRound }), "{nobody:?}");
+        assert!(nobody.contains(&LeftOut { site: name("small"), reason: Reason::TooFewCases }), "{nobody:?}");
+    }
+
+    #[test]
+    fn all_arms_end_early_by_the_same_rule() {
+        let setting = setting("patience = 2", "");
+        for way in [Way::Pooled, Way::Federated, Way::Alone, Way::Finetuned] {
+            let trained = trained(way, &setting);
+            assert_eq!((trained.made, trained.chosen.min(3)), (3, trained.chosen));
+            assert!(trained.sites.iter().all(|site| site.rounds_made.is_none_or(|made| made == 3)));
+        }
+    }
+
+    #[test]
+    fn a_federation_whose_rounds_are_all_refused_is_told_from_one_that_was_trained() {
+        let setting = setting("", "gate = { max_loss_increase = 0.0 }");
+        assert_eq!(trained(Way::Federated, &setting).chosen, 0);
+    }
 }

@@ -5,7 +5,9 @@
 //! batch of a quarter of that and one pass a round: as many steps in a row as the pooled trainer makes, over the same cases
 //! the same number of times.
 
-use super::experiment::{Aim, Arm, Dealt, Experiment, Least, Measure, Way};
+use consilium_study::metric::Metric;
+
+use super::experiment::{Aim, Arm, Dealt, Experiment, Least, Way};
 use crate::partition::Partition;
 
 /// Passes over the cases, unless the command says otherwise. The publication has 100.
@@ -20,7 +22,7 @@ pub(super) fn experiment(epochs: Option<u32>) -> Experiment {
         let mut arm = |name: &str, way: Way| {
             let batch = if matches!(way, Way::Pooled(_)) { BATCH } else { BATCH / SITES };
             let name = format!("{model}/{name}");
-            arms.push(Arm { name: name.clone(), way, study: study(model, epochs, batch), seeds });
+            arms.push(Arm::new(name.clone(), way, study(model, epochs, batch), seeds));
             name
         };
         let dealt = Dealt::by;
@@ -32,12 +34,12 @@ pub(super) fn experiment(epochs: Option<u32>) -> Experiment {
             arm("finetuned-dirichlet", Way::Finetuned(dealt(Partition::Dirichlet(0.5))));
         } else {
             let published = "MedMNIST v2, ResNet-18 (28), 100 epochs";
-            for (measure, least) in [(Measure::Auroc, 0.944), (Measure::Accuracy, 0.854)] {
+            for (measure, least) in [(Metric::Auroc, 0.944), (Metric::Accuracy, 0.854)] {
                 aims.push(Aim { arm: pooled.clone(), measure, least: Least::Published(least, published) });
             }
         }
         for (arm, below) in [(iid, 0.01), (skewed, 0.03)] {
-            aims.push(Aim { arm, measure: Measure::Auroc, least: Least::Below(below, pooled.clone()) });
+            aims.push(Aim { arm, measure: Metric::Auroc, least: Least::Below(below, pooled.clone()) });
         }
     }
     Experiment {

@@ -20,7 +20,7 @@ pub(super) trait Outcome: Serialize + DeserializeOwned {
     fn recipe(&self) -> Hash;
 
     /// In one line, for people.
-    fn line(&self, state: &str) -> String;
+    fn line(&self, cell: &Cell<'_>, state: &str) -> String;
 }
 
 /// The folder of an experiment's results.
@@ -49,6 +49,11 @@ impl Results {
         let kept: R = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is no result of this command; move it away", path.display()))?;
         Ok((kept.recipe() == cell.recipe(self.data)).then_some(kept))
+    }
+
+    /// Whether something is kept of a cell, be it of another training.
+    pub(super) fn has_any(&self, cell: &Cell<'_>) -> bool {
+        self.path(cell).exists()
     }
 
     /// Keeps a result. What was there of another training is replaced.

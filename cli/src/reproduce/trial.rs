@@ -97,7 +97,7 @@ impl Outcome for Trial {
         self.recipe
     }
 
-    fn line(&self, state: &str) -> String {
+    fn line(&self, _: &Cell<'_>, state: &str) -> String {
         let Self { cell, metric, figure, held_out_cases, chosen, rounds, seconds, .. } = self;
         let figure = figure.map_or_else(|| "–".to_owned(), |figure| format!("{figure:.4}"));
         format!(
@@ -121,7 +121,7 @@ pub(crate) fn run(
         .iter()
         .map(|Candidate { name, study, .. }| {
             let way = Way::Federated(dealing.dealt());
-            Arm { name: name.clone(), way, study: study.clone(), seeds: SEEDS }
+            Arm::new(name.clone(), way, study.clone(), SEEDS)
         })
         .collect();
     // All candidates with a seed before the next seed: who stops early has compared.

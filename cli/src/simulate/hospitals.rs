@@ -27,6 +27,8 @@ pub(super) struct Shared {
     sites: BTreeMap<SiteName, Source>,
     /// Cases of no site.
     pub(super) test: Option<Source>,
+    /// Values of the column that cases are dealt by which no site has, because all their patients are kept for testing.
+    pub(super) test_only: Vec<SiteName>,
 }
 
 /// A hospital that can take part.
@@ -58,7 +60,7 @@ pub(super) fn deal(plan: &mut Plan, dealing: &Dealing<'_>, root: &Path) -> anyho
     let folders = folders(&plan.sites, root);
     let places = Places { sites: &folders, test: &test };
     let dealt = deal::archive(dealing.data, dealing.partition, &places, plan.seed, plan.data.task)?;
-    Ok(Shared { sites: dealt.sites, test: Some(dealt.test) })
+    Ok(Shared { sites: dealt.sites, test: Some(dealt.test), test_only: Vec::new() })
 }
 
 fn deal_table(
@@ -79,12 +81,22 @@ fn deal_table(
     let (for_test, for_sites): (Vec<_>, Vec<_>) =
         table.patients().into_iter().partition(|group| keeps_test && table.is_test(group, plan.seed));
     let most = dealing.sites.map(usize::from);
-    let names = match dealing.partition {
+    let (names, test_only) = match dealing.partition {
         Partition::By(column) => {
-            let values = table.values(column, &for_sites)?;
-            named_after(values.into_iter().map(|(value, _)| value), most)
+            let values = |groups| -> anyhow::Result<Vec<String>> {
+                Ok(table.values(column, groups)?.into_iter().map(|(value, _)| value).collect())
+            };
+            let of_sites = values(&for_sites)?;
+            let others = values(&for_test)?.into_iter().filter(|value| !of_sites.contains(value));
+            let others: Vec<String> = others.collect();
+            let names = named_after(of_sites.into_iter(), most);
+            let mut taken = names.iter().cloned().collect();
+            let test_only = others.iter().map(|value| own_name(value, &mut taken)).collect();
+            (names, test_only)
         }
-        Partition::Iid | Partition::Dirichlet(_) => numbered(&plan.sites, most.unwrap_or(plan.sites.len())),
+        Partition::Iid | Partition::Dirichlet(_) => {
+            (numbered(&plan.sites, most.unwrap_or(plan.sites.len())), Vec::new())
+        }
     };
     let count = most.unwrap_or(names.len());
     let assigned = deal::assign(&table, &for_sites, dealing.partition, count, plan.seed)?;
@@ -94,7 +106,7 @@ fn deal_table(
     let has_test = !for_test.is_empty();
     let Dealt { sites, test, .. } =
         deal::hand_out(&table, dealing.data, hands, for_test, &Places { sites: &folders, test })?;
-    Ok(Shared { sites, test: has_test.then_some(test) })
+    Ok(Shared { sites, test: has_test.then_some(test), test_only })
 }
 
 fn folders(sites: &[SiteName], root: &Path) -> BTreeMap<SiteName, PathBuf> {

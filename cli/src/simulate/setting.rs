@@ -33,6 +33,8 @@ pub(crate) struct Setting {
     pub(crate) hospitals: Hospitals,
     /// Cases of no site, if there are any.
     pub(crate) test: Option<Dataset>,
+    /// Whoever would be a site if not all of its patients were among those.
+    pub(crate) test_only: Vec<SiteName>,
 }
 
 impl Setting {
@@ -44,7 +46,8 @@ impl Setting {
         let hospitals = hospitals::load(&draft, &dealt, folder.path(), story)?;
         let read = |source: &Source| all_cases(&draft, std::slice::from_ref(source));
         let test = dealt.test.as_ref().map(read).transpose().context("reading the cases of no site")?;
-        Ok(Self { draft, hospitals, test: test.filter(|cases| !cases.is_empty()) })
+        let test = test.filter(|cases| !cases.is_empty());
+        Ok(Self { draft, hospitals, test, test_only: dealt.test_only })
     }
 
     /// What a released file makes of the cases of no site. In a study with local layers nobody uses the file as it is, but
