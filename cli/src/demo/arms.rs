@@ -277,7 +277,7 @@ mod tests {
         let site: SiteName = "a".parse().unwrap();
         let counted = [vec![site.clone()], Vec::new(), vec![site.clone()]];
         let cohorts = BTreeMap::from([(site, cases)]);
-        for (rate, diverged) in [("0.01", 0), ("1e300", 2)] {
+        for (rate, diverged) in [("0.01", 0), ("1e6\nweight_decay = 1e6", 2)] {
             let draft = Draft::from_toml(&STUDY.replace("RATE", rate)).unwrap();
             let start = initial(&draft.model, 1);
             let study = draft.with_initial_model(Hash::of_bytes(b"initial"));
