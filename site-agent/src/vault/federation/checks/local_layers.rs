@@ -113,7 +113,7 @@ fn each_site_keeps_its_own_layers_for_the_model_that_is_released() {
     // A file that is there is never touched, and another model than the released one not taken.
     assert!(written().unwrap_err().contains("is there already"));
     std::fs::remove_file(&output).unwrap();
-    std::fs::write(&released, &federation.models[&start]).unwrap();
+    std::fs::write(&released, &federation.models[&federation.machine.study().initial_model()]).unwrap();
     assert!(written().unwrap_err().contains("is not the model that"));
     std::fs::write(&released, &federation.models[&federation.released()]).unwrap();
     std::fs::remove_file(site.folder.study(&study).local_layers()).unwrap();
