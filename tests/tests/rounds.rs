@@ -76,8 +76,8 @@ fn four_hospitals_train_and_the_ledger_verifies_until_a_byte_is_flipped() {
     assert_eq!(lab.consilium(&["audit", "verify", bundle.to_str().unwrap()]).unwrap(), told);
 }
 
-/// Frozen layers are in no upload, each hospital keeps its own local ones until the study is over, and neither keeps the
-/// ledger from verifying.
+/// Frozen layers are in no upload, each hospital keeps its own local ones and puts them into the released model, and neither keeps
+/// the ledger from verifying.
 #[test]
 fn layers_that_are_frozen_or_local_do_not_travel() {
     let lab = lab();
@@ -93,7 +93,27 @@ fn layers_that_are_frozen_or_local_do_not_travel() {
     lab.wait_for(STUDY, PATIENCE, |status| !trained_lines(status).is_empty()).unwrap();
     assert!(wait_until(PATIENCE, || own_layers() == 1), "a hospital keeps its own");
     lab.released(STUDY, PATIENCE).unwrap();
-    assert!(wait_until(PATIENCE, || own_layers() == 0), "they go with the study");
+    let released = lab.path().join("released.safetensors").to_str().unwrap().to_owned();
+    let told = lab.consilium(&["--json", "model", "export", STUDY, "-o", &released]).unwrap();
+    let exported: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let own_model = |site: &str| {
+        let file = lab.path().join(format!("{site}.safetensors")).to_str().unwrap().to_owned();
+        // The hospital hears of the release a moment after the consortium.
+        let mut told = Err(anyhow::anyhow!("it was not asked"));
+        wait_until(PATIENCE, || {
+            told = lab.site_agent(site, &["--json", "model", STUDY, &released, "-o", &file]);
+            told.is_ok()
+        });
+        let told: serde_json::Value = serde_json::from_str(&told.unwrap()).unwrap();
+        assert_eq!(told["tuned_from"], exported["model"], "{told}");
+        let shown = lab.consilium(&["model", "convert", &file, "--to", &format!("{file}.onnx")]);
+        assert!(shown.is_ok(), "{shown:?}");
+        told["hash"].as_str().unwrap().to_owned()
+    };
+    assert_ne!(own_model("a"), own_model("b"), "each hospital has its own");
+    assert_eq!(own_layers(), 1, "and keeps what it is made of");
+    let error = lab.site_agent("a", &["model", STUDY, &released, "-o", &released]).unwrap_err();
+    assert!(format!("{error:#}").contains("is there already"), "{error:#}");
     lab.launch(&plain).unwrap();
     lab.released("plain", PATIENCE).unwrap();
     let up = |study: &str| trained_lines(&lab.status(study).unwrap())[1]["bytes_up"].as_u64().unwrap();
