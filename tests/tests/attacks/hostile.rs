@@ -28,14 +28,15 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::PATIENCE;
 use crate::wire::Wire;
 
 /// What becomes of a directive on its way to a site: whatever is returned is told instead.
 pub(crate) type OnDirective = dyn FnMut(&str, Directive) -> Vec<Directive> + Send;
 /// What becomes of a site's message: without one it is answered "recorded" and goes no further.
 pub(crate) type OnMessage = dyn FnMut(&str, SiteMessage) -> Option<SiteMessage> + Send;
-/// What becomes of the bytes of a masked vector.
-pub(crate) type OnUpload = dyn FnMut(&str, Vec<u8>) -> Vec<u8> + Send;
+/// What becomes of the bytes of a masked vector that a site sends in an attempt.
+pub(crate) type OnUpload = dyn FnMut(&str, u64, Vec<u8>) -> Vec<u8> + Send;
 
 /// The script, and everything that was seen.
 pub(crate) struct State {
@@ -56,6 +57,8 @@ pub(crate) struct State {
     pub(crate) kept: BTreeSet<(String, u64)>,
     /// Masked vectors as they came, by site and attempt.
     pub(crate) uploads: BTreeMap<(String, u64), Vec<u8>>,
+    /// Held once more by each vector that is on its way to the real coordinator.
+    pub(crate) on_its_way: Arc<()>,
     /// What the real coordinator refused, with its code and reason.
     pub(crate) refused: Vec<(String, String, String)>,
     /// Files that only this coordinator has.
@@ -105,7 +108,7 @@ impl HostileCoordinator {
             state: Arc::new(Mutex::new(State {
                 on_directive: Box::new(|_, directive| vec![directive]),
                 on_message: Box::new(|_, message| Some(message)),
-                on_upload: Box::new(|_, bytes| bytes),
+                on_upload: Box::new(|_, _, bytes| bytes),
                 upstream: BTreeMap::new(),
                 streams: BTreeMap::new(),
                 acknowledged: BTreeSet::new(),
@@ -113,6 +116,7 @@ impl HostileCoordinator {
                 said: Vec::new(),
                 kept: BTreeSet::new(),
                 uploads: BTreeMap::new(),
+                on_its_way: Arc::new(()),
                 refused: Vec::new(),
                 files: BTreeMap::new(),
             })),
@@ -157,9 +161,17 @@ impl HostileCoordinator {
         self.shared.lock().on_message = Box::new(script);
     }
 
-    /// From now on masked vectors become what `script` makes of them.
-    pub(crate) fn on_upload(&self, script: impl FnMut(&str, Vec<u8>) -> Vec<u8> + Send + 'static) {
-        self.shared.lock().on_upload = Box::new(script);
+    /// From now on masked vectors become what `script` makes of them; those on their way are answered first.
+    pub(crate) fn on_upload(&self, script: impl FnMut(&str, u64, Vec<u8>) -> Vec<u8> + Send + 'static) {
+        let mut script: Option<Box<OnUpload>> = Some(Box::new(script));
+        let set = wait_until(PATIENCE, || {
+            let mut state = self.shared.lock();
+            if Arc::strong_count(&state.on_its_way) == 1 {
+                state.on_upload = script.take().expect("set once");
+            }
+            script.is_none()
+        });
+        assert!(set, "a vector is never answered");
     }
 
     /// Serves a file by its hash, which it returns.

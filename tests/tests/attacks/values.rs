@@ -67,15 +67,11 @@ fn random_and_huge_values_cost_a_round_and_tell_nothing() {
         SiteMessage::Declined { .. } | SiteMessage::Alarm(_) if site == LIAR => None,
         other => Some(other),
     });
-    let mut attempt = 0;
-    scene.hostile.on_upload(move |site, bytes| {
-        if site == LIAR {
-            attempt += 1;
-            lie(attempt, &bytes)
-        } else {
-            bytes
-        }
-    });
+    scene.hostile.on_upload(
+        move |site, attempt, bytes| {
+            if site == LIAR { lie(attempt, &bytes) } else { bytes }
+        },
+    );
     scene.lab.start_agents().unwrap();
     scene.lab.launch_with_all(&Study { required: vec![], ..patient(4) }, PATIENCE).unwrap();
     scene.lab.released("lungs", PATIENCE).unwrap();

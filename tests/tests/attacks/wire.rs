@@ -147,10 +147,11 @@ impl Site for Wire {
         }
         let attempt = name.as_ref().map_or(0, |name| name.attempt);
         let key = (site.clone(), attempt);
-        let (kept, sent) = {
+        let (kept, sent, _on_its_way) = {
             let mut state = self.shared.lock();
             state.uploads.insert(key.clone(), bytes.clone());
-            (state.kept.contains(&key), (state.on_upload)(&site, bytes))
+            let sent = (state.on_upload)(&site, attempt, bytes);
+            (state.kept.contains(&key), sent, state.on_its_way.clone())
         };
         if kept {
             let state = UploadStateReply { offset: sent.len() as u64, complete: true, closed: false };
