@@ -7,8 +7,8 @@
 pub mod arms;
 pub(crate) mod deal;
 mod federation;
-mod folder;
-mod interruption;
+pub(crate) mod folder;
+pub(crate) mod interruption;
 pub mod process;
 pub(crate) mod progress;
 mod report;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::bail;
+use consilium_learning::TrainError;
 use consilium_memory::{Freed, settle};
 use serde::Serialize;
 
@@ -133,8 +134,9 @@ struct Line<'a, R> {
 /// Runs what is missing, and shows the table.
 pub fn run(args: &ReproduceArgs, output: Output) -> anyhow::Result<()> {
     let experiment = args.name.experiment(args.epochs);
-    let prepared = tempfile::Builder::new().prefix("consilium-reproduce-").tempdir()?;
-    let data = args.name.prepare(&args.data, prepared.path())?;
+    // Beside the results, so that a run that is stopped leaves nothing elsewhere.
+    let prepared = args.course.folder(&experiment).join("data");
+    let data = args.name.prepare(&args.data, &prepared)?;
     conduct(&experiment, &data, &args.course, &args.command(), output)
 }
 
@@ -146,20 +148,38 @@ fn conduct(
     command: &str,
     output: Output,
 ) -> anyhow::Result<()> {
-    let folder = course.folder.clone();
-    let folder = folder.unwrap_or_else(|| PathBuf::from("consilium-reproduce").join(&experiment.name));
     let cells: Vec<Cell<'_>> = experiment
         .arms
         .iter()
         .flat_map(|arm| (1..=course.seeds.unwrap_or(arm.seeds)).map(move |seed| Cell { arm, seed }))
         .collect();
-    let done = work_through::<Finished>(&cells, data, folder, course, &experiment.about, output)?;
-    let summary = Summary::new(experiment, &cells, &done, |arm| course.command(command, arm));
+    let done =
+        work_through::<Finished>(&cells, data, course.folder(experiment), course, &experiment.about, output)?;
+    let summary = Summary::new(experiment, &cells, &done.results, |arm| course.command(command, arm));
     output.show(&summary, Summary::text)?;
-    Ok(())
+    done.verdict()
 }
 
-/// Runs the cells that are wanted and not kept yet, and tells of each. What is done is kept in `folder` at once.
+/// What came of cells that were worked through.
+struct Worked<R> {
+    results: Vec<R>,
+    /// Cells whose training diverged, and how.
+    diverged: Vec<String>,
+}
+
+impl<R> Worked<R> {
+    /// An error if some cells have no result although they were run.
+    fn verdict(&self) -> anyhow::Result<()> {
+        if let [first, rest @ ..] = self.diverged.as_slice() {
+            let others = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            bail!("no result of {first}{others}: its numbers ran away; try a lower learning_rate");
+        }
+        Ok(())
+    }
+}
+
+/// Runs the cells that are wanted and not kept yet, and tells of each. What is done is kept in `folder` at once. A cell whose
+/// training diverges costs none of the others.
 fn work_through<R: Outcome>(
     cells: &[Cell<'_>],
     data: &Path,
@@ -167,7 +187,7 @@ fn work_through<R: Outcome>(
     course: &Course,
     about: &str,
     output: Output,
-) -> anyhow::Result<Vec<R>> {
+) -> anyhow::Result<Worked<R>> {
     settle(Freed::Stays);
     let story = Story::new(output, Instant::now());
     let results = Results::new(folder, name_of(data)?);
@@ -179,7 +199,7 @@ fn work_through<R: Outcome>(
         bail!("no cell is called like that; the arms are {}, each with /SEED", names.join(", "));
     }
     story.tell(about);
-    let mut done = Vec::new();
+    let (mut done, mut diverged) = (Vec::new(), Vec::new());
     for cell in cells {
         let (state, result) = match results.get(cell)? {
             Some(kept) => ("kept", kept),
@@ -191,7 +211,17 @@ fn work_through<R: Outcome>(
                     ""
                 };
                 story.tell(&format!("{} begins{anew}", cell.name()));
-                let result = R::perform(cell, data, cell.recipe(results.data), &story.clone().hushed())?;
+                let result = R::perform(cell, data, cell.recipe(results.data), &story.clone().hushed());
+                let result = match result {
+                    // The others may well go through.
+                    Err(error) if is_divergence(&error) => {
+                        let failed = format!("{}: {error:#}", cell.name());
+                        story.tell(&failed);
+                        diverged.push(failed);
+                        continue;
+                    }
+                    result => result?,
+                };
                 results.put(cell, &result)?;
                 ("done", result)
             }
@@ -204,7 +234,11 @@ fn work_through<R: Outcome>(
         done.push(result);
     }
     story.clear();
-    Ok(done)
+    Ok(Worked { results: done, diverged })
+}
+
+fn is_divergence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(TrainError::Diverged { .. }))
 }
 
 /// Whether a cell's name is `only`, or below it.
@@ -224,6 +258,12 @@ impl ReproduceArgs {
 }
 
 impl Course {
+    /// Where results are.
+    fn folder(&self, experiment: &Experiment) -> PathBuf {
+        let usual = || PathBuf::from("consilium-reproduce").join(&experiment.name);
+        self.folder.clone().unwrap_or_else(usual)
+    }
+
     /// What to type to run cells whose name begins like this.
     fn command(&self, command: &str, only: &str) -> String {
         let folder = self.folder.as_ref();

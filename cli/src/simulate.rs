@@ -12,6 +12,7 @@ pub(crate) mod engine;
 pub(crate) mod hospitals;
 mod hostile;
 mod plain;
+mod scratch;
 pub(crate) mod setting;
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,10 @@ mod common;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use common::{consilium, write_archive};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 fn study(folder: &Path, labels: &str, side: u32, minimum: u32) -> PathBuf {
@@ -47,6 +49,31 @@ fn an_archive_is_dealt_out_summed_under_masks_and_scored() {
     assert_eq!((&last["final"], &last["sites"], &last["rounds"]), (&true.into(), &4.into(), &2.into()));
     assert!(last["auroc"].as_f64().unwrap() > 0.9, "{last}");
     assert_eq!(simulate(&study, &archive, &arguments)[2]["model"], last["model"]);
+}
+
+/// Copies of cases must not stay behind when somebody stops it.
+#[test]
+fn ctrl_c_leaves_nothing_of_the_cases() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("cases.npz");
+    write_archive(&archive, 8);
+    let study = study(folder.path(), "[\"dark\", \"bright\"]", 8, 10);
+    let temporary = folder.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    let is_empty = || std::fs::read_dir(&temporary).unwrap().next().is_none();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_consilium"))
+        .args(["simulate", study.to_str().unwrap(), "--data", archive.to_str().unwrap(), "--rounds", "1000"])
+        .current_dir(folder.path())
+        .env("TMPDIR", &temporary)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while is_empty() && program.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&program), Signal::INT).unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(130));
+    assert!(is_empty());
 }
 
 #[test]

@@ -42,17 +42,22 @@ impl Folder {
         if self.temporary.is_none() {
             return Ok(());
         }
-        let mut removed = Ok(());
-        for _ in 0..TRIES {
-            removed = std::fs::remove_dir_all(&self.root);
-            // A part that was killed may have been writing, and so made a folder of it again.
-            std::thread::sleep(PAUSE);
-            if !self.root.exists() {
-                return Ok(());
-            }
-        }
-        removed.with_context(|| format!("{} could not be removed; it holds keys", self.root.display()))
+        remove(&self.root).context("it holds keys")
     }
+}
+
+/// Removes a folder, although somebody may still be writing into it for a moment.
+pub(crate) fn remove(folder: &Path) -> anyhow::Result<()> {
+    let mut removed = Ok(());
+    for _ in 0..TRIES {
+        removed = std::fs::remove_dir_all(folder);
+        // Who was killed may have been writing, and so made a folder of it again.
+        std::thread::sleep(PAUSE);
+        if !folder.exists() {
+            return Ok(());
+        }
+    }
+    removed.with_context(|| format!("{} could not be removed", folder.display()))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! Signals that end the demo.
+//! Signals that end the program.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Whether and how somebody ends the demo before its time.
-pub(super) struct Interruption {
+/// Whether and how somebody ends the program before its time.
+pub(crate) struct Interruption {
     interrupt: Signal,
     terminate: Signal,
     /// None under `nohup`.
@@ -14,7 +14,7 @@ pub(super) struct Interruption {
 
 impl Interruption {
     /// From now on, signals wait to be looked at.
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         let hang_up = if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -24,7 +24,7 @@ impl Interruption {
     }
 
     /// Waits for one of them; its name.
-    pub(super) async fn arrives(&mut self) -> &'static str {
+    pub(crate) async fn arrives(&mut self) -> &'static str {
         let hung_up = async {
             match &mut self.hang_up {
                 Some(signal) => signal.recv().await,

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use consilium_files::write_public;
 use consilium_study::metric::Metric;
 
 use super::experiment::{Aim, Arm, Dealt, Experiment, Least, Way};
@@ -152,7 +153,7 @@ pub(super) fn prepare(data: &Path, into: &Path) -> anyhow::Result<PathBuf> {
         }
     }
     let path = into.join("heart-disease.csv");
-    std::fs::write(&path, table).with_context(|| format!("writing {}", path.display()))?;
+    write_public(&path, table.as_bytes())?;
     Ok(path)
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use anyhow::Context as _;
-use consilium_learning::{Dataset, LocalSeed, LocalTraining, Progress, initial, train};
+use consilium_learning::{Dataset, LocalSeed, LocalTraining, Progress, TrainError, initial, train};
 use consilium_rounds::ending::Patience;
 use consilium_study::document::Draft;
 use consilium_study::name::SiteName;
@@ -33,7 +33,7 @@ pub(super) fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::
 
 /// Trains once through the whole study's budget, as one trainer does: the optimiser is never begun anew. After each stretch
 /// the model is scored on the held-out cases, and the best by the study's metric is chosen, as a federation chooses among its
-/// rounds; the last where none could be measured. It ends early as the federation does: after `rounds.patience` stretches in
+/// rounds; the last where none could be measured. Training that diverges before any was measured is an error. It ends early as the federation does: after `rounds.patience` stretches in
 /// a row that are no better, or that nobody can measure.
 pub(super) fn choose(
     draft: &Draft,
@@ -97,11 +97,13 @@ pub(super) fn choose(
     if let Some(error) = failure {
         return Err(error);
     }
-    let last = match stopped {
-        Some(model) => model,
-        None => trained?.model,
+    let (model, stretch) = match (best, stopped, trained) {
+        // What was measured before the numbers ran away stands, as a federation keeps the rounds before one that fails.
+        (Some(best), _, Ok(_) | Err(TrainError::Stopped { .. } | TrainError::Diverged { .. })) => best,
+        (None, Some(stopped), _) => (stopped, made),
+        (None, None, trained) => (trained?.model, made),
+        (Some(_), _, Err(error)) => return Err(error.into()),
     };
-    let (model, stretch) = best.unwrap_or((last, made));
     Ok(Chosen { model, stretch, made })
 }
 
@@ -116,11 +118,15 @@ mod tests {
 
     /// The last of twelve rounds by loss is not the best where the rate is so large.
     fn study(lines: &str) -> Draft {
+        study_with("learning_rate = 0.5", lines)
+    }
+
+    fn study_with(recipe: &str, lines: &str) -> Draft {
         let text = format!(
             "format = 1\nname = \"s\"\ntitle = \"t\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
              [data]\nlabels = [\"no\", \"yes\"]\nchannels = 1\nheight = 2\nwidth = 2\nmean = 0.5\nstd = 0.5\n\
              [model]\npreset = \"logistic\"\n\
-             [training]\noptimiser = \"sgd\"\nlearning_rate = 0.5\nbatch = 4\nepochs = 1\n\
+             [training]\noptimiser = \"sgd\"\n{recipe}\nbatch = 4\nepochs = 1\n\
              [rounds]\ncount = 12\nquorum = 3\n{lines}\n[evaluation]\nrecommend = \"loss\"\n"
         );
         Draft::from_toml(&text).unwrap()
@@ -149,6 +155,21 @@ mod tests {
         let better = chosen("patience = 1", &cases(8, 1));
         assert_eq!((better.stretch, better.made), (12, 12));
         assert_eq!(better.model, chosen("", &cases(8, 1)).model);
+    }
+
+    #[test]
+    fn what_was_measured_before_the_numbers_ran_away_stands() {
+        // Every step takes the weights further, by a factor that ends beyond all numbers.
+        let wild = |held_out: &Dataset| {
+            let story = Story::new(Output { json: true }, Instant::now()).hushed();
+            let text = "learning_rate = 1e4\nweight_decay = 1.0";
+            let draft = study_with(text, "");
+            choose(&draft, &"a".parse().unwrap(), &cases(16, 1), held_out, 1, &story)
+        };
+        let Chosen { stretch, made, .. } = wild(&cases(8, 1)).unwrap();
+        assert!((1..12).contains(&stretch) && made < 12, "{stretch} of {made}");
+        let error = wild(&cases(0, 0)).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(TrainError::Diverged { .. })), "{error}");
     }
 
     #[test]

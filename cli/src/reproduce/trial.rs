@@ -134,7 +134,7 @@ pub(crate) fn run(
     let rest = format!(" --data {}{}", data.display(), dealing.command());
     let next = |only: &str| course.command(&format!("{command}{rest}"), only);
     let compare = |study: &Path| format!("consilium compare {}{rest}", study.display());
-    let ranking = Ranking::new(metric, candidates, &cells, &done, next, compare);
+    let ranking = Ranking::new(metric, candidates, &cells, &done.results, next, compare);
     output.show(&ranking, Ranking::text)?;
-    Ok(())
+    done.verdict()
 }

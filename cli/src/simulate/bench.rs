@@ -155,7 +155,7 @@ impl<'a> Bench<'a> {
             let redraw = Mutex::new(None::<Instant>);
             let (took, done) = self.work(waiting, |site, hospital| {
                 if hospital.train.is_empty() {
-                    return Err(Withdrawal::TooFewCases);
+                    return Err(Withdrawal::NothingToTrainOn);
                 }
                 let mut progress = |at: consilium_learning::Progress<'_>| {
                     if is_due(&redraw) {

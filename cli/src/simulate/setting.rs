@@ -12,6 +12,7 @@ use consilium_study::name::SiteName;
 
 use super::engine::Simulation;
 use super::hospitals::{self, Hospitals};
+use super::scratch::Scratch;
 use crate::demo::arms::{all_cases, figures};
 use crate::demo::progress::Story;
 use crate::partition::Partition;
@@ -40,7 +41,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// Deals the data out and reads everybody's cases, with the loader of an agent.
     pub(crate) fn new(mut plan: Plan, dealing: &Dealing<'_>, story: &Story) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("consilium-simulate-").tempdir()?;
+        let folder = Scratch::new()?;
         let dealt = hospitals::deal(&mut plan, dealing, folder.path())?;
         let draft = Draft::new(plan).context("the study, with the sites of this simulation")?;
         let hospitals = hospitals::load(&draft, &dealt, folder.path(), story)?;

@@ -48,8 +48,10 @@ pub struct Check {
     pub down_per_round: u64,
     /// Bytes from a site in a round.
     pub up_per_round: u64,
-    /// Bytes of memory that training takes at a site.
+    /// Most bytes of memory that training takes at a site.
     pub site_memory: u64,
+    /// Of those, activations of a batch.
+    pub activation_memory: u64,
     /// What an opened sum guarantees when all sites are selected.
     pub guarantee: Guarantee,
     /// What is lawful, and should be read before the study is proposed.
@@ -190,6 +192,7 @@ pub fn check(draft: &Draft, roster: Option<&Roster>) -> anyhow::Result<Check> {
         down_per_round: forecast.down_per_round.bytes(),
         up_per_round: forecast.up_per_round.bytes(),
         site_memory: forecast.site_memory.bytes(),
+        activation_memory: forecast.activation_memory.bytes(),
         notes: notes.into_iter().map(|note| Found::of(note.key(), &note)).collect(),
         guarantee,
         probe,

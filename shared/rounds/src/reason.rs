@@ -49,6 +49,7 @@ reasons!(
         10 VariateLost = "the site's control variate that others count on is gone",
         11 Unrepeatable = "what it trained on a GPU for this model is gone, and a second training would give another update",
         12 NothingHeldOut = "holds out no case to evaluate on",
+        13 NothingToTrainOn = "holds out every case and has none to train on",
     }
 );
 
@@ -92,7 +93,8 @@ impl Withdrawal {
             | Self::StoppedAtSite
             | Self::OutsideHours
             | Self::Unrepeatable
-            | Self::NothingHeldOut => true,
+            | Self::NothingHeldOut
+            | Self::NothingToTrainOn => true,
             // The next attempt begins without variates.
             Self::NoKeys | Self::ModelUnavailable | Self::VariateLost => false,
         }

@@ -371,9 +371,14 @@ pub enum InvalidStudy {
         /// Length of the text.
         bytes: usize,
     },
-    /// Not TOML, an unknown or missing key, or a value of the wrong kind; the text names line and key.
-    #[error("{0}")]
-    Syntax(String),
+    /// Not TOML, an unknown or missing key, or a value of the wrong kind; the text shows the line.
+    #[error("{what}")]
+    Syntax {
+        /// What is wrong.
+        what: String,
+        /// The key with its sections, where the file is TOML.
+        key: Option<String>,
+    },
     /// A key that means nothing here; said with the sections around it.
     #[error("{0}: there is no such key; remove it, or correct its spelling")]
     UnknownKey(String),
@@ -394,7 +399,7 @@ impl InvalidStudy {
         match self {
             Self::Rules(problems) => problems,
             Self::TooLong { .. }
-            | Self::Syntax(_)
+            | Self::Syntax { .. }
             | Self::UnknownKey(_)
             | Self::Layer(_)
             | Self::Model(_) => &[],
@@ -404,7 +409,8 @@ impl InvalidStudy {
     /// The key in `study.toml` of what is wrong where it is one thing, with its section and, in a model, its layer.
     pub fn key(&self) -> Option<String> {
         match self {
-            Self::TooLong { .. } | Self::Syntax(_) | Self::Rules(_) => None,
+            Self::TooLong { .. } | Self::Rules(_) => None,
+            Self::Syntax { key, .. } => key.clone(),
             Self::UnknownKey(path) => Some(path.clone()),
             Self::Layer(layer) => Some(layer.path()),
             Self::Model(error) => Some(match error.layer() {

@@ -78,8 +78,9 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
     if text.len() > MAX_BYTES {
         return Err(InvalidStudy::TooLong { bytes: text.len() });
     }
-    let syntax = |error: toml::de::Error| {
-        malformed::layer(text).map_or_else(|| InvalidStudy::Syntax(error.to_string()), InvalidStudy::Layer)
+    let syntax = |error: toml::de::Error| match malformed::layer(text) {
+        Some(layer) => InvalidStudy::Layer(layer),
+        None => InvalidStudy::Syntax { what: error.to_string(), key: malformed::key(text, &error) },
     };
     let file: File = toml::from_str(text).map_err(syntax)?;
     let written: Table = toml::from_str(text).map_err(syntax)?;
@@ -94,6 +95,8 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
     rounds.required.sort();
     // A number of labels beyond 32 bits cannot be the number of classes of a graph either.
     let classes = u32::try_from(data.labels.len()).unwrap_or(u32::MAX);
+    // A file without any is refused by the rules, whose words are of labels and not of a layer.
+    let classes = classes.max(1);
     let model = model.graph(data.model_input(), classes)?;
     let aggregation = file.aggregation.fill_in(sites.len());
     let mut evaluation = file.evaluation;
@@ -106,7 +109,10 @@ pub(crate) fn read(text: &str) -> Result<Plan, InvalidStudy> {
         training
     } else {
         let usual = training.with_loss(Loss::usual(data.task));
-        usual.map_err(|error| InvalidStudy::Syntax(format!("training: {error}")))?
+        usual.map_err(|error| InvalidStudy::Syntax {
+            what: format!("training: {error}"),
+            key: Some("training".to_owned()),
+        })?
     };
     Ok(Plan { format, name, title, sites, seed, data, model, training, rounds, aggregation, evaluation })
 }

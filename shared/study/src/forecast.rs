@@ -95,8 +95,10 @@ pub struct Forecast {
     pub coordinator_memory: HumanSize,
     /// Most disk for the uploads of one attempt at the coordinator.
     pub coordinator_spool: HumanSize,
-    /// Memory of one batch in training at a site: activations, and model, gradient and optimiser state.
+    /// Most memory that training takes at a site: model, gradient, optimiser state, and the activations of a batch.
     pub site_memory: HumanSize,
+    /// Of that, activations: what every layer gives for every case of a batch. Our own operations keep fewer of them.
+    pub activation_memory: HumanSize,
     /// Attempts when nothing fails: a `Train` and an `Evaluate` for every round.
     pub attempts: u64,
     /// Key setups for those attempts.
@@ -135,7 +137,7 @@ impl Forecast {
         let receipt = 2 * (sites * COMMITMENTS + MESSAGE);
         let attempts = 2 * u64::from(plan.rounds.count);
         let groups = plan.aggregation.groups.map_or(1, |groups| u64::from(groups.count));
-        let activations = plan.model.activations_per_case() * plan.training.batch() as u64;
+        let activations = plan.model.activations_per_case() * plan.training.batch() as u64 * WORD;
         // The mean of control variates travels like the model.
         let control = if plan.rounds.strategy.keeps_control() { model } else { 0 };
         Self {
@@ -159,7 +161,8 @@ impl Forecast {
             ),
             coordinator_spool: HumanSize::from_bytes(sites * update),
             // Start, weights, gradient and two moments.
-            site_memory: HumanSize::from_bytes(activations * WORD + 5 * model),
+            site_memory: HumanSize::from_bytes(activations + 5 * model),
+            activation_memory: HumanSize::from_bytes(activations),
             attempts,
             epochs: attempts.div_ceil(u64::from(plan.rounds.attempts_per_epoch)),
         }
@@ -208,7 +211,11 @@ impl fmt::Display for Forecast {
         writeln!(f, "), {model}")?;
         writeln!(f, "each case    {} multiply-adds to score", Rounded(self.multiply_adds))?;
         writeln!(f, "each round   about {} down and {} up per site", self.down_per_round, self.up_per_round)?;
-        writeln!(f, "each site    about {} of memory to train", self.site_memory)?;
+        writeln!(
+            f,
+            "each site    at most about {} of memory to train, {} of it activations of a batch",
+            self.site_memory, self.activation_memory
+        )?;
         writeln!(f, "             {} to train in a round", self.core_time)?;
         writeln!(
             f,

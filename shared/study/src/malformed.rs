@@ -1,4 +1,4 @@
-//! Which layer of a study file cannot be read, what of it, and in which line.
+//! Which key or which layer of a study file cannot be read, what of it, and in which line.
 //!
 //! A layer is read by its kind, and until serde has seen the kind it holds all else back and forgets where that stood. So
 //! the layers of a file that was refused are looked at again, one by one and each as the kind that it says it is. Nothing
@@ -167,17 +167,41 @@ fn read<T: DeserializeOwned>(value: Spanned<DeValue<'_>>) -> Option<Error> {
     T::deserialize(ValueDeserializer::from(value)).err()
 }
 
+/// The key that an error about a whole file is about, with its sections; none where the file is no TOML.
+pub(crate) fn key(text: &str, error: &Error) -> Option<String> {
+    let file = DeTable::parse(text).ok()?;
+    let mut path = error.span().and_then(|span| path_to(&span, file.get_ref())).unwrap_or_default();
+    path.extend(missing(error));
+    (!path.is_empty()).then(|| path.join("."))
+}
+
+/// The names of the keys that lead to what is written there.
+fn path_to<'t>(span: &Range<usize>, table: &'t DeTable<'_>) -> Option<Vec<&'t str>> {
+    table.iter().find_map(|(key, value)| {
+        // What stands below a header is outside of its span.
+        let below = value.get_ref().as_table().and_then(|table| path_to(span, table));
+        let is_here = || holds(&key.span(), span) || holds(&value.span(), span);
+        let below = below.or_else(|| is_here().then(Vec::new))?;
+        Some([vec![key.get_ref().as_ref()], below].concat())
+    })
+}
+
+fn holds(outer: &Range<usize>, inner: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end && !outer.is_empty()
+}
+
+/// The key that is missing, if that is what is wrong. Serde hands its name on in words only.
+fn missing(error: &Error) -> Option<&str> {
+    error.message().strip_prefix("missing field `")?.strip_suffix('`')
+}
+
 /// The key of a table that an error is about, and where it is written.
 fn place<'t>(error: &'t Error, table: &'t DeTable<'_>) -> (Option<&'t str>, Option<Range<usize>>) {
-    // The span of what is missing is that of the table, and serde hands its name on in words only.
-    let missing = error.message().strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    if missing.is_some() {
-        return (missing, None);
+    // The span of what is missing is that of the table.
+    if let Some(missing) = missing(error) {
+        return (Some(missing), None);
     }
     let span = error.span();
-    let holds = |outer: &Range<usize>, inner: &Range<usize>| {
-        outer.start <= inner.start && inner.end <= outer.end && !outer.is_empty()
-    };
     let key = span.as_ref().and_then(|span| {
         let mut entries = table.iter();
         entries.find(|(key, value)| holds(&key.span(), span) || holds(&value.span(), span))

@@ -335,7 +335,7 @@ impl Task<'_> {
     fn train(&self, trainer: &mut Trainer, ticker: &mut Ticker<'_>) -> Result<Vector, Halt> {
         let AttemptJob { context, weight, stop, parent, reference: last, .. } = self.job;
         if self.cohort.train.is_empty() {
-            return Err(Halt::Withdraw(Withdrawal::TooFewCases));
+            return Err(Halt::Withdraw(Withdrawal::NothingToTrainOn));
         }
         let before = self.own.and_then(|own| own.at_start(context.round, context.model));
         let start = self.model(&context.model, before)?;

@@ -1,28 +1,43 @@
 //! Words that a study does not know, and values of the wrong kind.
 
+use consilium_study::check::Problem;
 use consilium_study::document::{Draft, InvalidStudy};
 
 use super::{FULL, draft, edited};
 
 #[test]
 fn values_of_the_wrong_kind_are_refused_with_their_line() {
-    for (from, to) in [
-        ("\"2h\"", "7200"),
-        ("\"2h\"", "\"7200\""),
-        ("chunk = \"1MiB\"", "chunk = 1048576"),
-        ("seed = 1", "seed = -1"),
-        ("holdout = 0.2", "holdout = nan"),
-        ("clip_norm = 10.0", "clip_norm = inf"),
-        ("clip_norm = 10.0", "clip_norm = 0.0"),
-        ("name = \"pneumonia\"", "name = \"../pneumonia\""),
-        ("kind = \"fedavg\"", "kind = \"krum\""),
-        ("kind = \"fedavg\"", "kind = \"fedavg\", server_learning_rate = 0.0"),
-        ("recommend = \"auroc\"", "recommend = \"auruc\""),
+    for (from, to, key) in [
+        ("\"2h\"", "7200", "rounds.collect_timeout"),
+        ("\"2h\"", "\"7200\"", "rounds.collect_timeout"),
+        ("chunk = \"1MiB\"", "chunk = 1048576", "aggregation.chunk"),
+        ("seed = 1", "seed = -1", "seed"),
+        ("seed = 1\n", "", "seed"),
+        ("holdout = 0.2", "holdout = nan", "data.holdout"),
+        ("clip_norm = 10.0", "clip_norm = inf", "aggregation.clip_norm"),
+        ("clip_norm = 10.0", "clip_norm = 0.0", "aggregation.clip_norm"),
+        ("name = \"pneumonia\"", "name = \"../pneumonia\"", "name"),
+        ("kind = \"fedavg\"", "kind = \"krum\"", "rounds.strategy.kind"),
+        (
+            "kind = \"fedavg\"",
+            "kind = \"fedavg\", server_learning_rate = 0.0",
+            "rounds.strategy.server_learning_rate",
+        ),
+        ("recommend = \"auroc\"", "recommend = \"auruc\"", "evaluation.recommend"),
     ] {
         let error = Draft::from_toml(&edited(from, to)).expect_err(to);
-        assert!(matches!(error, InvalidStudy::Syntax(_)), "{to}: {error}");
+        assert!(matches!(error, InvalidStudy::Syntax { .. }), "{to}: {error}");
         assert!(error.to_string().contains("line "), "{to}: {error}");
+        assert_eq!(error.key().as_deref(), Some(key), "{to}: {error}");
     }
+}
+
+#[test]
+fn a_study_without_labels_is_told_of_labels_and_not_of_a_layer() {
+    let text = edited("\"normal\", \"pneumonia\"", "").replace("class_weights = [1.0, 2.0]\n", "");
+    let error = Draft::from_toml(&text).unwrap_err();
+    let keys: Vec<_> = error.problems().iter().map(Problem::key).collect();
+    assert_eq!(keys, ["data.labels"], "{error}");
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn a_study_of_values_says_between_which() {
         assert_eq!(Draft::from_toml(&text).unwrap_err().to_string(), said);
     }
     let smooth = good.replace("label_smoothing = 0.0", "label_smoothing = 0.1");
-    assert!(matches!(Draft::from_toml(&smooth), Err(InvalidStudy::Syntax(_))));
+    assert!(matches!(Draft::from_toml(&smooth), Err(InvalidStudy::Syntax { .. })));
     for delta in ["0.0", "1.5", "nan"] {
         assert!(
             Draft::from_toml(&huber.replace("delta = 0.1", &format!("delta = {delta}"))).is_err(),

@@ -236,7 +236,7 @@ fn a_site_with_too_few_cases_left_sits_an_attempt_out() {
     let cohort = site.worker.cohorts.get_mut(&study).unwrap();
     let empty = cohort.train.select(&[]);
     let train = std::mem::replace(&mut cohort.train, empty.clone());
-    assert_eq!(site.halted(again(&job)), too_few);
+    assert_eq!(site.halted(again(&job)), Some(Halt::Withdraw(Withdrawal::NothingToTrainOn)));
     let cohort = site.worker.cohorts.get_mut(&study).unwrap();
     (cohort.train, cohort.held_out) = (train, empty);
     let mut evaluation = again(&job);
