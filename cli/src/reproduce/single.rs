@@ -33,8 +33,8 @@ pub(super) fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> anyhow::
 
 /// Trains once through the whole study's budget, as one trainer does: the optimiser is never begun anew. After each stretch
 /// the model is scored on the held-out cases, and the best by the study's metric is chosen, as a federation chooses among its
-/// rounds; the last where none could be measured. Training that diverges before any was measured is an error. It ends early as the federation does: after `rounds.patience` stretches in
-/// a row that are no better, or that nobody can measure.
+/// rounds; the last where none could be measured. Training that diverges before any was measured is an error. It ends early as
+/// the federation does: after `rounds.patience` stretches in a row that are no better, or that nobody can measure.
 pub(super) fn choose(
     draft: &Draft,
     site: &SiteName,
