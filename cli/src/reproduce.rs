@@ -32,6 +32,7 @@ use self::summary::Summary;
 use crate::demo::progress::Story;
 use crate::output::Output;
 use crate::partition::Partition;
+use crate::simulate::engine::CannotGoOn;
 
 /// Run a published experiment again, and ours beside it; finished parts are kept and not run twice
 ///
@@ -163,23 +164,23 @@ fn conduct(
 /// What came of cells that were worked through.
 struct Worked<R> {
     results: Vec<R>,
-    /// Cells whose training diverged, and how.
-    diverged: Vec<String>,
+    /// Cells without one although they were run, and why.
+    failed: Vec<String>,
 }
 
 impl<R> Worked<R> {
-    /// An error if some cells have no result although they were run.
+    /// An error if some cells failed.
     fn verdict(&self) -> anyhow::Result<()> {
-        if let [first, rest @ ..] = self.diverged.as_slice() {
+        if let [first, rest @ ..] = self.failed.as_slice() {
             let others = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
-            bail!("no result of {first}{others}: its numbers ran away; try a lower learning_rate");
+            bail!("no result of {first}{others}");
         }
         Ok(())
     }
 }
 
 /// Runs the cells that are wanted and not kept yet, and tells of each. What is done is kept in `folder` at once. A cell whose
-/// training diverges costs none of the others.
+/// training comes to nothing costs none of the others.
 fn work_through<R: Outcome>(
     cells: &[Cell<'_>],
     data: &Path,
@@ -199,7 +200,7 @@ fn work_through<R: Outcome>(
         bail!("no cell is called like that; the arms are {}, each with /SEED", names.join(", "));
     }
     story.tell(about);
-    let (mut done, mut diverged) = (Vec::new(), Vec::new());
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
     for cell in cells {
         let (state, result) = match results.get(cell)? {
             Some(kept) => ("kept", kept),
@@ -214,10 +215,10 @@ fn work_through<R: Outcome>(
                 let result = R::perform(cell, data, cell.recipe(results.data), &story.clone().hushed());
                 let result = match result {
                     // The others may well go through.
-                    Err(error) if is_divergence(&error) => {
-                        let failed = format!("{}: {error:#}", cell.name());
-                        story.tell(&failed);
-                        diverged.push(failed);
+                    Err(error) if is_of_the_study(&error) => {
+                        let why = format!("{}: {error:#}", cell.name());
+                        story.tell(&why);
+                        failed.push(why);
                         continue;
                     }
                     result => result?,
@@ -234,11 +235,12 @@ fn work_through<R: Outcome>(
         done.push(result);
     }
     story.clear();
-    Ok(Worked { results: done, diverged })
+    Ok(Worked { results: done, failed })
 }
 
-fn is_divergence(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(TrainError::Diverged { .. }))
+/// Whether a study does not go through when it is trained in this way, while all that it needs is there.
+fn is_of_the_study(error: &anyhow::Error) -> bool {
+    error.is::<CannotGoOn>() || matches!(error.downcast_ref(), Some(TrainError::Diverged { .. }))
 }
 
 /// Whether a cell's name is `only`, or below it.

@@ -102,6 +102,26 @@ fn a_study_of_ones_own_is_compared_over_seeds() {
     assert_eq!(more.last().unwrap()["not_run"].as_array().unwrap().len(), 3);
 }
 
+/// Every cell is tried, whatever becomes of those before it.
+#[test]
+fn a_cell_that_comes_to_nothing_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    write_archive(&folder.path().join("cases.npz"), 8);
+    let text = "format = 1\nname = \"wild\"\ntitle = \"Wild\"\nsites = [\"a\", \"b\", \"c\"]\nseed = 1\n\
+         [data]\nlabels = [\"dark\", \"bright\"]\nchannels = 1\nheight = 8\nwidth = 8\nmean = 0.5\nstd = 0.25\n\
+         [model]\npreset = \"logistic\"\n\
+         [training]\noptimiser = \"sgd\"\nlearning_rate = 1e4\nweight_decay = 1.0\nbatch = 8\nepochs = 4\n\
+         [rounds]\ncount = 4\nquorum = 3\n";
+    fs::write(folder.path().join("study.toml"), text).unwrap();
+    let typed = ["compare", "study.toml", "--data", "cases.npz", "--partition", "iid", "--seeds", "1"];
+    let error = refused(folder.path(), &typed);
+    assert!(error.contains("no result of pooled/1: training diverged in step "), "{error}");
+    assert!(error.contains("(and 3 more)"), "{error}");
+    let error = refused(folder.path(), &[&typed[..], &["--only", "federated"]].concat());
+    assert!(error.contains("no result of federated/1: the study cannot go on; it waits for "), "{error}");
+    assert!(error.contains("a lower training.learning_rate helps"), "{error}");
+}
+
 /// Four hospitals with tables in the shape of UCI's files.
 #[test]
 fn rows_of_four_hospitals_are_learned_from() {

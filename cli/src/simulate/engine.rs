@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use consilium_learning::{ModelFile, initial};
 use consilium_rounds::local::{Federation, LocalSite, Models, Stuck};
-use consilium_rounds::reason::Dropout;
+use consilium_rounds::reason::{Dropout, Withdrawal};
 use consilium_rounds::record::{Record, Release};
 use consilium_rounds::status::{Kind, RoundLine, StudyStatus, Wait};
 use consilium_rounds::vector::study_pin;
@@ -116,7 +116,7 @@ pub(crate) fn simulate(
         Ok(release) => release,
         Err(Stuck(waits)) => {
             story.clear();
-            bail!("{}", hindrance(&study, &federation.machine().status(), &waits)?);
+            return Err(CannotGoOn(hindrance(&study, &federation.machine().status(), &waits)?).into());
         }
     };
     let rounds = watch.finish()?;
@@ -142,16 +142,26 @@ fn check_that_rounds_can_end(draft: &Draft, hospitals: &Hospitals) -> anyhow::Re
     Ok(())
 }
 
-/// Why a study cannot go on, in the words of `study status`, and what helps.
+/// A study that waits for what nobody here can bring.
+#[derive(Debug, thiserror::Error)]
+#[error("the study cannot go on; {0}")]
+pub(crate) struct CannotGoOn(String);
+
+/// What a study that cannot go on waits for, in the words of `study status`, and what helps.
 fn hindrance(study: &Study, status: &StudyStatus, waits: &[Wait]) -> anyhow::Result<String> {
     let awaited = |wait| -> anyhow::Result<String> {
         let view: WaitView = serde_json::from_value(serde_json::to_value(wait)?)?;
         Ok(view.awaited(study.name.as_str()))
     };
     let awaited = waits.iter().map(awaited).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut text = format!("the study cannot go on; it waits for {}", awaited.join("; it waits for "));
-    for missing in status.sites.iter().filter_map(|site| site.missing.as_ref()) {
+    let mut text = format!("it waits for {}", awaited.join("; it waits for "));
+    let missing = || status.sites.iter().filter_map(|site| site.missing.as_ref());
+    for missing in missing() {
         text.push_str(&format!(". {} {missing}", missing.site));
+    }
+    if missing().any(|missing| missing.withdrawal == Some(Withdrawal::TrainingFailed)) {
+        text.push_str(". Where numbers run away, a lower training.learning_rate helps");
+        return Ok(text);
     }
     let is_evaluated = status.kind == Some(Kind::Evaluate);
     text.push_str(match study.evaluation.gate {
